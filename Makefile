@@ -1,0 +1,59 @@
+# make up     everything on this machine: http://localhost:8080   (PORT=, WORKERS=, DATA=, DATABASE_URL=)
+# make test   make check, then every test                         (PYTEST_ARGS="-k name", CHROMIUM=path|none)
+# make check  lint, types, and which module may import which
+# make lock   pins and hashes anew after a change in pyproject.toml (UPGRADE=1: newest of everything)
+# make clean  removes the environment and the caches, never the data
+# Each sets up what it needs by itself.                           (PYTHON=python3.12, TORCH="torch==… --index-url …")
+
+PORT ?= 8080
+WORKERS ?= 1
+DATA ?= data
+DATABASE_URL ?=
+PYTHON ?=
+TORCH ?=
+CHROMIUM ?=
+PYTEST_ARGS ?=
+UPGRADE ?=
+
+export PYTHON TORCH CHROMIUM
+BIN := .venv/bin
+
+.PHONY: help up test check lock clean venv runtime chromium
+.NOTPARALLEL:
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+up: runtime
+	@exec $(BIN)/turboserve up --port '$(PORT)' --workers '$(WORKERS)' --data '$(DATA)' \
+		$(if $(DATABASE_URL),--database-url '$(DATABASE_URL)')
+
+test: venv chromium check
+	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: venv
+	@echo "check: ruff" && $(BIN)/ruff check -q . && $(BIN)/ruff format -q --check .
+	@echo "check: mypy" && $(BIN)/mypy
+	@echo "check: imports" && $(BIN)/lint-imports --cache-dir .cache/import-linter
+
+runtime:
+	@sh deploy/setup/environment.sh runtime
+
+venv:
+	@sh deploy/setup/environment.sh dev
+
+chromium:
+	@sh deploy/setup/chromium.sh
+
+UV_LOCK := UV_CACHE_DIR=.cache/uv $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+UV_LOCK_PROJECT := $(UV_LOCK) pyproject.toml requirements/unlisted.in --overrides requirements/without-torch.txt
+
+lock: venv
+	@echo "lock: requirements/" && $(UV_LOCK) requirements/bootstrap.in -o requirements/bootstrap.lock
+	@$(UV_LOCK_PROJECT) --extra all -o requirements/runtime.lock
+	@$(UV_LOCK_PROJECT) --extra dev -c requirements/runtime.lock -o requirements/dev.lock
+
+clean:
+	@rm -rf .venv .cache dist
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
