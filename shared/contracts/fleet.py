@@ -1,0 +1,204 @@
+"""What workers, placement and the autoscaler say to each other."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.contracts.session import Input
+
+
+class Own(msgspec.Struct, frozen=True):
+    """Placement to a worker: this is how the session should be. Absolute, so repeating it is harmless.
+
+    Opening, steering, pausing and resuming are all this one command with a higher `revision`; an older `epoch` or
+    `revision` than the copy's is ignored. `start_chunk` is where a worker without a copy begins (it looks into the
+    chunk log all the same). `granted_through` is the credit known so far. After `deadline_at` it must not be carried out.
+    """
+
+    session: str
+    tenant: str
+    epoch: int
+    revision: int
+    model: str
+    seed: int
+    inputs: list[Input]
+    inputs_version: int
+    deadline_at: float
+    rung: str = ""
+    start_chunk: int = 0
+    granted_through: int = -1
+    paused: bool = False
+    max_chunks: int | None = None
+    traceparent: str = ""
+
+
+class Owned(msgspec.Struct, frozen=True):
+    """`next_chunk`: the next index this worker will make. `from_chunk`: the first one showing the command's inputs."""
+
+    next_chunk: int
+    from_chunk: int
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Forget the copy if its epoch is at most `epoch`. Idempotent."""
+
+    session: str
+    epoch: int
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """`held`: whether there was a copy to drop."""
+
+    held: bool
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Take no further session and, once the worker holds none (or at `deadline_at`), stop."""
+
+    deadline_at: float
+
+
+class Draining(msgspec.Struct, frozen=True):
+    copies: int
+
+
+class CopyReport(msgspec.Struct, frozen=True):
+    """One session's copy on a worker.
+
+    `state`: "running" (has work or waits for credit), "paused", "finished" (max_chunks are in the log), "failed" (with
+    `error`), "superseded" (the log showed another owner). Unknown states count as running.
+    """
+
+    session: str
+    tenant: str
+    epoch: int
+    revision: int
+    state: str
+    next_chunk: int
+    granted_through: int
+    error: str = ""
+
+
+class LatencyPoint(msgspec.Struct, frozen=True):
+    """Measured: with `batch` rows stepped together, one chunk of every row takes `chunk_s`."""
+
+    batch: int
+    chunk_s: float
+    rung: str = ""
+
+
+class DeviceReport(msgspec.Struct, frozen=True):
+    """Of the worker's device. None: this device doesn't tell."""
+
+    name: str
+    kind: str
+    memory_total_bytes: int = 0
+    memory_used_bytes: int = 0
+    utilisation_ratio: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+
+
+class ModelReport(msgspec.Struct, frozen=True):
+    """The model a worker serves: enough for a gateway or placement to check a request without torch."""
+
+    name: str
+    width: int
+    height: int
+    fps: float
+    chunk_frames: int
+    first_chunk_frames: int
+    max_prompt_chars: int
+    rungs: list[str]
+    weights_digest: str
+    state_bytes: int
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """A worker's word on itself, on every change and at least twice a second. Latest wins; liveness is built on it.
+
+    `incarnation` is new with every process start. `state`: "starting", "ready", "draining", "stopped" (its last word).
+    `capacity` is how many active sessions keep up with real time here; `slots` how many copies fit, paused ones included.
+    """
+
+    worker: str
+    incarnation: str
+    sequence: int
+    state: str
+    model: ModelReport
+    capacity: int
+    slots: int
+    copies: list[CopyReport]
+    curve: list[LatencyPoint]
+    device: DeviceReport
+    sent_at: float
+    started_at: float
+    media_endpoint: str = ""
+
+
+class WorkerExited(msgspec.Struct, frozen=True):
+    """A provider saw a worker process end: quicker than waiting for its reports to stop. `exit_code` None: unknown."""
+
+    worker: str
+    exit_code: int | None = None
+
+
+class WorkerLoad(msgspec.Struct, frozen=True):
+    worker: str
+    state: str
+    capacity: int
+    active: int
+    copies: int
+
+
+class FleetLoad(msgspec.Struct, frozen=True):
+    """Placement to the autoscaler (and the gateways' readiness): demand and what serves it. On change and every second."""
+
+    placement: str
+    active: int
+    queued: int
+    paused: int
+    capacity: int
+    workers: list[WorkerLoad]
+    models: list[ModelReport]
+    sent_at: float
+
+
+class FleetWorker(msgspec.Struct, frozen=True):
+    """A worker as its provider sees it. `state`: "starting", "running", "stopping", "exited", "failed"."""
+
+    worker: str
+    state: str
+    restarts: int = 0
+    detail: str = ""
+
+
+class FleetPlan(msgspec.Struct, frozen=True):
+    """The autoscaler's newest decision with its reason and what it acted on. On change and every second."""
+
+    autoscaler: str
+    desired: int
+    minimum: int
+    maximum: int
+    reason: str
+    workers: list[FleetWorker]
+    sent_at: float
+
+
+class CheckPrompt(msgspec.Struct, frozen=True):
+    """To any worker of a model (queue group): which words of `prompt` does the model not know?"""
+
+    prompt: str
+
+
+class PromptChecked(msgspec.Struct, frozen=True):
+    warnings: list[str]
+
+
+class ServiceStatus(msgspec.Struct, frozen=True):
+    """A service process's own word on its state, on change and every second: "starting", "ready", "waiting", "stopping"."""
+
+    service: str
+    instance: str
+    state: str
+    detail: str = ""
