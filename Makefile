@@ -33,8 +33,8 @@ test: venv chromium check
 
 check: venv
 	@echo "check: ruff" && $(BIN)/ruff check -q . && $(BIN)/ruff format -q --check .
-	@echo "check: mypy" && $(BIN)/mypy
-	@echo "check: imports" && $(BIN)/lint-imports --cache-dir .cache/import-linter
+	@echo "check: mypy" && $(BIN)/mypy --no-error-summary
+	@echo "check: imports" && out=$$($(BIN)/lint-imports --no-logo --cache-dir .cache/import-linter 2>&1) || { echo "$$out"; exit 1; }
 
 runtime:
 	@sh deploy/setup/environment.sh runtime

@@ -1,0 +1,50 @@
+"""What every test gets: one thread per process, a printed seed, asyncio, real servers, and limits on time."""
+
+import os
+import random
+from pathlib import Path
+
+# Before torch or numpy can be imported, here or in a process that a test starts: two threads beside other work
+# are slower than one. The seed too is inherited, so that parallel test processes agree on it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("TURBOSERVE_TEST_SEED", str(random.SystemRandom().randrange(2**32)))
+
+import pytest
+from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+pytest_plugins = ["tests.fixtures.chromium", "tests.fixtures.nats_server", "tests.fixtures.postgres"]
+
+ROOT = Path(__file__).parent.parent
+
+settings.register_profile(
+    "turboserve",
+    deadline=None,
+    print_blob=True,
+    database=DirectoryBasedExampleDatabase(ROOT / ".cache" / "hypothesis"),
+)
+settings.load_profile("turboserve")
+
+
+def pytest_report_header() -> str:
+    return f"seed: TURBOSERVE_TEST_SEED={os.environ['TURBOSERVE_TEST_SEED']}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if Path("/dev/nvidiactl").exists():
+        return
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests" / "gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Chance for one test: another in every run, the same again with the seed that the run's header shows."""
+    return random.Random(f"{os.environ['TURBOSERVE_TEST_SEED']} {request.node.nodeid}")
