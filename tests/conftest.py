@@ -4,8 +4,8 @@ import os
 import random
 from pathlib import Path
 
-# Before torch or numpy can be imported, here or in a process that a test starts: two threads beside other work
-# are slower than one. The seed too is inherited, so that parallel test processes agree on it.
+# Before torch or numpy can be imported, here or in a process that a test starts: two threads beside
+# other work are slower than one. The seed too is inherited, so that parallel test processes agree on it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TURBOSERVE_TEST_SEED", str(random.SystemRandom().randrange(2**32)))
