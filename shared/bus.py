@@ -1,9 +1,9 @@
 """NATS as the services use it: typed publish, subscribe, request and serve, and nothing else.
 
-What differs from the bare client: a message is a struct, encoded and decoded here; undecodable bytes are counted, logged
-and answered, never raised into a handler; core messages published while disconnected are dropped instead of arriving
-late (every one of them is repeated by its sender); every request has a deadline; handlers of requests run as tasks with
-a bound; a request's trace context travels in its headers.
+What differs from the bare client: a message is a struct, encoded and decoded here; undecodable bytes are
+counted, logged and answered, never raised into a handler; core messages published while disconnected are
+dropped instead of arriving late (every one of them is repeated by its sender); every request has a deadline;
+handlers of requests run as tasks with a bound; a request's trace context travels in its headers.
 """
 
 from __future__ import annotations
@@ -78,9 +78,14 @@ class Meta:
 class Bus:
     """One connection of one process. `connect` first, `close` last."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self.url = url
+    def __init__(self, url: str, name: str, role: str = "client") -> None:
+        """`name` shows in the broker's list of connections; answers come to `_INBOX.<role>.…`, so that a broker
+        can let each service hear its own answers only. `url` may carry `user:password@`.
+        """
+        self.url = _without_password(url)
+        self._address = url
         self._name = name
+        self._role = role
         self._client = Client()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._connected_since: float | None = None
@@ -93,7 +98,9 @@ class Bus:
 
     @property
     def connected_s(self) -> float:
-        """How long the connection has stood, 0 while it is down. Who has just lost or regained NATS declares nobody dead."""
+        """How long the connection has stood, 0 while it is down. Who has just lost or regained NATS declares
+        nobody dead.
+        """
         if self._connected_since is None or not self._client.is_connected:
             return 0.0
         return time.monotonic() - self._connected_since
@@ -102,20 +109,24 @@ class Bus:
         self._on_reconnect.append(callback)
 
     async def connect(self, wait_s: float) -> None:
-        """Raises `BusAway` if NATS doesn't answer within `wait_s`. Afterwards the client reconnects by itself, for ever."""
+        """Raises `BusAway` if NATS doesn't answer within `wait_s`. Afterwards the client reconnects by
+        itself, for ever.
+        """
         try:
             await asyncio.wait_for(self._connect(), wait_s)
         except (TimeoutError, nats.errors.Error, OSError) as error:
             reason = str(error) or type(error).__name__
             raise BusAway(
-                f"no NATS server answered at {self.url} within {wait_s:g} s ({reason}); start one or set TURBOSERVE_NATS_URL"
+                f"no NATS server answered at {self.url} within {wait_s:g} s ({reason}); "
+                "start one or set TURBOSERVE_NATS_URL"
             ) from None
         self._connected_since = time.monotonic()
 
     async def _connect(self) -> None:
         await self._client.connect(
-            self.url,
+            self._address,
             name=self._name,
+            inbox_prefix=f"_INBOX.{self._role}".encode(),
             connect_timeout=2,
             reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]  # any float works
             max_reconnect_attempts=-1,
@@ -127,9 +138,7 @@ class Bus:
         )
 
     async def _error(self, error: Exception) -> None:
-        logger.warning(
-            "nats: %s", error or type(error).__name__, extra={"url": self.url}
-        )
+        logger.warning("nats: %s", error or type(error).__name__, extra={"url": self.url})
 
     async def _disconnected(self) -> None:
         if self._connected_since is not None:
@@ -156,7 +165,7 @@ class Bus:
     async def publish(self, address: Address[T], message: T) -> bool:
         """Core NATS, at most once. False if NATS is away: the caller repeats its message anyway."""
         if not self._client.is_connected:
-            dropped_messages.labels(_family(address.subject)).inc()
+            dropped_messages.labels(address.template).inc()
             return False
         try:
             await self._client.publish(
@@ -176,28 +185,21 @@ class Bus:
         except (nats.errors.Error, TimeoutError, OSError) as error:
             logger.debug("flush: %s", error)
 
-    async def request(
-        self, address: RequestAddress[T, R], message: T, timeout_s: float
-    ) -> R:
+    async def request(self, address: RequestAddress[T, R], message: T, timeout_s: float) -> R:
         """Raises `Refused` (the other side said no), `NoAnswer` (nobody there, or too late) or `BusAway`."""
-        with telemetry.tracer.start_as_current_span(
-            _family(address.subject), kind=SpanKind.CLIENT
-        ):
+        with telemetry.tracer.start_as_current_span(address.template, kind=SpanKind.CLIENT):
             answer = await self._ask(address, message, timeout_s)
-        if ERROR_HEADER in (answer.headers or {}):
+        refused = ERROR_HEADER in (answer.headers or {})
+        try:
+            if not refused:
+                return codec.decode(address.reply, answer.data)
             refusal = codec.decode(Refusal, answer.data)
             raise Refused(refusal.code, refusal.message, refusal.hint)
-        try:
-            return codec.decode(address.reply, answer.data)
         except codec.Undecodable as error:
-            undecodable_messages.labels(_family(address.subject)).inc()
-            raise NoAnswer(
-                f"{address.subject} answered with bytes nobody understands: {error}"
-            ) from None
+            undecodable_messages.labels(address.template).inc()
+            raise NoAnswer(f"{address.subject} answered with bytes nobody understands: {error}") from None
 
-    async def _ask(
-        self, address: RequestAddress[T, R], message: T, timeout_s: float
-    ) -> Msg:
+    async def _ask(self, address: RequestAddress[T, R], message: T, timeout_s: float) -> Msg:
         if not self._client.is_connected:
             raise BusAway(f"NATS at {self.url} is away")
         try:
@@ -210,13 +212,9 @@ class Bus:
         except nats.errors.NoRespondersError:
             raise NoAnswer(f"nobody serves {address.subject}") from None
         except (TimeoutError, nats.errors.TimeoutError):
-            raise NoAnswer(
-                f"no answer on {address.subject} within {timeout_s:g} s"
-            ) from None
+            raise NoAnswer(f"no answer on {address.subject} within {timeout_s:g} s") from None
         except (nats.errors.Error, OSError) as error:
-            raise BusAway(
-                f"NATS at {self.url}: {error or type(error).__name__}"
-            ) from None
+            raise BusAway(f"NATS at {self.url}: {error or type(error).__name__}") from None
 
     async def subscribe(
         self,
@@ -234,16 +232,12 @@ class Bus:
                 try:
                     handler(
                         message,
-                        Meta(
-                            subject.parse(raw.subject), telemetry.extract(raw.headers)
-                        ),
+                        Meta(subject.parse(raw.subject), telemetry.extract(raw.headers)),
                     )
                 except Exception:
                     logger.exception("handling a message on %s failed", raw.subject)
 
-        return await self._client.subscribe(
-            subject.pattern(**tokens), queue=queue, cb=deliver
-        )
+        return await self._client.subscribe(subject.pattern(**tokens), queue=queue, cb=deliver)
 
     async def serve(
         self,
@@ -253,24 +247,22 @@ class Bus:
         queue: str = "",
         **tokens: str,
     ) -> Subscription:
-        """Answer every request with `handler`'s reply, or with the refusal it raises, each in a task of its own."""
+        """Answer every request with `handler`'s reply, or with the refusal it raises, each in a task of its
+        own.
+        """
 
         async def deliver(raw: Msg) -> None:
             if len(self._in_flight) >= MAX_REQUESTS_IN_FLIGHT:
-                await _refuse(
+                await self._refuse(
                     raw,
-                    Refusal(
-                        "busy", "too many requests at once", "try again in a moment"
-                    ),
+                    Refusal("busy", "too many requests at once", "try again in a moment"),
                 )
                 return
             task = asyncio.create_task(self._handle(subject, handler, raw))
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
 
-        return await self._client.subscribe(
-            subject.pattern(**tokens), queue=queue, cb=deliver
-        )
+        return await self._client.subscribe(subject.pattern(**tokens), queue=queue, cb=deliver)
 
     async def _handle(
         self,
@@ -280,7 +272,7 @@ class Bus:
     ) -> None:
         message = self._decode(subject, raw)
         if message is None:
-            await _refuse(
+            await self._refuse(
                 raw,
                 Refusal(
                     "undecodable",
@@ -301,10 +293,10 @@ class Bus:
             try:
                 reply = codec.encode(await handler(message, meta))
             except Refused as refused:
-                await _refuse(raw, refused.refusal)
+                await self._refuse(raw, refused.refusal)
             except Exception:
                 logger.exception("serving %s failed", raw.subject)
-                await _refuse(
+                await self._refuse(
                     raw,
                     Refusal(
                         "internal",
@@ -313,38 +305,29 @@ class Bus:
                     ),
                 )
             else:
-                await _respond(raw, reply, None)
+                await self._respond(raw, reply, None)
+
+    async def _refuse(self, raw: Msg, refusal: Refusal) -> None:
+        await self._respond(raw, codec.encode(refusal), {ERROR_HEADER: refusal.code})
+
+    async def _respond(self, raw: Msg, payload: bytes, headers: dict[str, Any] | None) -> None:
+        if not raw.reply:
+            return
+        try:
+            await self._client.publish(raw.reply, payload, headers=headers)
+        except (nats.errors.Error, OSError) as error:
+            logger.warning("could not answer on %s: %s", raw.subject, error)
 
     def _decode(self, subject: Subject[T], raw: Msg) -> T | None:
         try:
             return codec.decode(subject.struct, raw.data)
         except codec.Undecodable as error:
             undecodable_messages.labels(subject.template).inc()
-            logger.warning(
-                "undecodable message: %s", error, extra={"subject": raw.subject}
-            )
+            logger.warning("undecodable message: %s", error, extra={"subject": raw.subject})
             return None
 
 
-def _family(subject: str) -> str:
-    """A subject without its ids, for metrics and span names: ts.main.worker.w-1.own → ts.worker.own."""
-    tokens = subject.split(".")
-    kept = [
-        tokens[0],
-        tokens[2],
-        *([tokens[-1]] if len(tokens) > 4 and "_" not in tokens[-1] else []),
-    ]
-    return ".".join(kept)
-
-
-async def _refuse(raw: Msg, refusal: Refusal) -> None:
-    await _respond(raw, codec.encode(refusal), {ERROR_HEADER: refusal.code})
-
-
-async def _respond(raw: Msg, payload: bytes, headers: dict[str, Any] | None) -> None:
-    if not raw.reply:
-        return
-    try:
-        await raw._client.publish(raw.reply, payload, headers=headers)
-    except (nats.errors.Error, OSError) as error:
-        logger.warning("could not answer on %s: %s", raw.subject, error)
+def _without_password(url: str) -> str:
+    """For logs and errors."""
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else rest.rpartition("@")[2]

@@ -1,9 +1,9 @@
 """The chunk log: the truth about which chunks were made, one JetStream subject per session.
 
-An append carries the stream sequence of the session's chunk before it and succeeds only if that is still the last one
-(compare-and-set). So it is at once the commit, the acknowledgement, the fence against a worker that lost its session,
-and the buffer from which any gateway serves `from=N`. Readers use direct gets: no consumer, no subscription and no
-memory per session or viewer exists on either side.
+An append carries the stream sequence of the session's chunk before it and succeeds only if that is still the
+last one (compare-and-set). So it is at once the commit, the acknowledgement, the fence against a worker that
+lost its session, and the buffer from which any gateway serves `from=N`. Readers use direct gets: no consumer,
+no subscription and no memory per session or viewer exists on either side.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Entry(NamedTuple):
 
 
 class LogConflict(Exception):
-    """Another chunk was appended to this session since: the caller doesn't own it (or its answer got lost). Read `last`."""
+    """Another chunk was appended to this session since: the caller doesn't own it (or its answer got lost).
+    Read `last`.
+    """
 
 
 class ChunkLog:
@@ -68,7 +70,9 @@ class ChunkLog:
         self._js: JetStreamContext = bus.client.jetstream(timeout=timeout_s)
 
     async def ensure(self) -> None:
-        """Create the stream if it is missing: at start, and again when NATS came back (memory streams end with it)."""
+        """Create the stream if it is missing: at start, and again when NATS came back (memory streams end
+        with it).
+        """
         config = api.StreamConfig(
             name=self._stream,
             subjects=[CHUNKS.pattern(cell=self._cell)],
@@ -91,9 +95,11 @@ class ChunkLog:
                 raise
 
     async def append(self, tenant: str, chunk: Chunk, after: int) -> int:
-        """Commit `chunk` as the successor of sequence `after` (0: the session has none in the log). Returns its sequence.
+        """Commit `chunk` as the successor of sequence `after` (0: the session has none in the log). Returns
+        its sequence.
 
-        Raises `LogConflict` or `BusAway`. After `BusAway` it may or may not be in the log: read `last`, or append again.
+        Raises `LogConflict` or `BusAway`. After `BusAway` it may or may not be in the log: read `last`, or
+        append again.
         """
         address = CHUNKS.at(cell=self._cell, tenant=tenant, session=chunk.session)
         headers = {str(api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value): str(after)}
@@ -112,9 +118,7 @@ class ChunkLog:
             raise BusAway(f"chunk log: {error.description}") from None
         except NoStreamResponseError:
             await self._recreate()
-            raise BusAway(
-                "the chunk log was missing and has been created again"
-            ) from None
+            raise BusAway("the chunk log was missing and has been created again") from None
         except (nats.errors.Error, TimeoutError, OSError) as error:
             raise BusAway(f"chunk log: {error or type(error).__name__}") from None
         return ack.seq
@@ -130,13 +134,16 @@ class ChunkLog:
         return await self._get(tenant, session, None)
 
     async def next_from(self, tenant: str, session: str, sequence: int) -> Entry | None:
-        """The first chunk held at or after stream sequence `sequence` (1: the oldest held), None if there is none."""
+        """The first chunk held at or after stream sequence `sequence` (1: the oldest held), None if there is
+        none.
+        """
         return await self._get(tenant, session, max(1, sequence))
 
     async def find(self, tenant: str, session: str, index: int) -> Entry | None:
         """The first chunk held whose index is at least `index`, None if there is none yet.
 
-        A binary search over stream sequences, along which a session's indices rise: about 20 gets in a full log.
+        A binary search over stream sequences, along which a session's indices rise: about 20 gets in a full
+        log.
         """
         newest = await self.last(tenant, session)
         if newest is None or newest.chunk.index < index:
@@ -151,9 +158,7 @@ class ChunkLog:
                 found, high = entry or found, middle
         return found
 
-    async def _get(
-        self, tenant: str, session: str, sequence: int | None
-    ) -> Entry | None:
+    async def _get(self, tenant: str, session: str, sequence: int | None) -> Entry | None:
         subject = CHUNKS.at(cell=self._cell, tenant=tenant, session=session).subject
         try:
             raw = await self._js.get_msg(

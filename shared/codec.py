@@ -30,7 +30,5 @@ def decode(struct: type[T], payload: bytes) -> T:
     try:
         message: T = _decoder(struct).decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Undecodable(
-            f"{len(payload)} bytes are not a {struct.__name__}: {error}"
-        ) from None
+        raise Undecodable(f"{len(payload)} bytes are not a {struct.__name__}: {error}") from None
     return message

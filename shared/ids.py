@@ -1,7 +1,7 @@
 """Identifiers, and what a name may look like on the wire.
 
-Every name below becomes one token of a NATS subject, a column value and a part of log lines, so the alphabet is the
-narrowest of the three: lower-case letters, digits and inner hyphens.
+Every name below becomes one token of a NATS subject, a column value and a part of log lines, so the alphabet
+is the narrowest of the three: lower-case letters, digits and inner hyphens.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ DEFAULT_CELL = "main"
 DEFAULT_TENANT = "default"
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
-_RANDOM_ALPHABET = (
-    "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, l, o, u
-)
+_RANDOM_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, l, o, u
 _RANDOM_CHARS = 20  # 100 bits
 
 
@@ -27,7 +25,8 @@ def check_name(kind: str, name: str) -> str:
     """Return `name` unchanged, or raise `InvalidName` saying what `kind` of name was wrong."""
     if not _NAME.fullmatch(name):
         raise InvalidName(
-            f"{kind} {name[:60]!r} is not a valid name: use 1 to 40 lower-case letters, digits and inner hyphens"
+            f"{kind} {name[:60]!r} is not a valid name: "
+            "use 1 to 40 lower-case letters, digits and inner hyphens"
         )
     return name
 
@@ -44,9 +43,7 @@ def new_session_id(cell: str) -> str:
 def check_session_id(session: str) -> str:
     """Return `session` unchanged if it has the shape of an id, or raise `InvalidName`."""
     cell, _, tail = session.partition("_")
-    if not _NAME.fullmatch(cell) or not re.fullmatch(
-        f"[{_RANDOM_ALPHABET}]{{{_RANDOM_CHARS}}}", tail
-    ):
+    if not _NAME.fullmatch(cell) or not re.fullmatch(f"[{_RANDOM_ALPHABET}]{{{_RANDOM_CHARS}}}", tail):
         raise InvalidName(
             f"{session[:60]!r} is not a session id: expected '<cell>_<{_RANDOM_CHARS} characters>'"
         )

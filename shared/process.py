@@ -1,6 +1,7 @@
 """The shell of a service process: signals, logs, traces, the bus, its tasks, and an orderly end.
 
-A service is `async def body(process)`: it sets itself up, calls `process.ready()`, and waits for `process.stopping`.
+A service is `async def body(process)`: it sets itself up, calls `process.ready()`, and waits for
+`process.stopping`.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ S = TypeVar("S", bound=ServiceSettings)
 
 STATUS_INTERVAL_S = 1.0
 STOP_DEADLINE_S = 10.0
-EXIT_UNAVAILABLE = (
-    69  # sysexits.h EX_UNAVAILABLE: something this process needs can't be reached
-)
+EXIT_UNAVAILABLE = 69  # sysexits.h EX_UNAVAILABLE: something this process needs can't be reached
 EXIT_SOFTWARE = 70  # EX_SOFTWARE: a task failed
 
 
 class StartupError(Exception):
-    """The service can't start: the message says what is wrong and what to do. Ends the process, without a traceback."""
+    """The service can't start: the message says what is wrong and what to do. Ends the process, without a
+    traceback.
+    """
 
 
 class Process(Generic[S]):
@@ -54,7 +55,9 @@ class Process(Generic[S]):
         self._status = ServiceStatus(service, instance, "starting")
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` until the process stops. If it raises, the process stops too: a half-dead service helps nobody."""
+        """Run `work` until the process stops. If it raises, the process stops too: a half-dead service helps
+        nobody.
+        """
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -77,9 +80,7 @@ class Process(Generic[S]):
         await self.say("ready", detail)
 
     async def _publish_status(self) -> None:
-        address = SERVICE_STATUS.at(
-            cell=self.settings.cell, service=self.service, instance=self.instance
-        )
+        address = SERVICE_STATUS.at(cell=self.settings.cell, service=self.service, instance=self.instance)
         await self.bus.publish(address, self._status)
 
     async def repeat_status(self) -> None:
@@ -117,14 +118,14 @@ def run(service: str, settings: S, body: Body[S], instance: str = "") -> int:
 
 
 async def _main(service: str, instance: str, settings: S, body: Body[S]) -> int:
-    bus = Bus(settings.nats_url, instance)
+    bus = Bus(settings.nats_url, instance, service)
     process = Process(service, instance, settings, bus)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, process.stopping.set)
     await _connect(process)
     try:
-        _serve_metrics(settings.metrics_port)
+        _serve_metrics(settings.metrics_host, settings.metrics_port)
         process.spawn("status", process.repeat_status())
         await body(process)
         with contextlib.suppress(Exception):
@@ -138,9 +139,7 @@ async def _main(service: str, instance: str, settings: S, body: Body[S]) -> int:
 
 async def _connect(process: Process[S]) -> None:
     """Connect to NATS, unless the process is told to stop first."""
-    connecting = asyncio.ensure_future(
-        process.bus.connect(process.settings.nats_wait_s)
-    )
+    connecting = asyncio.ensure_future(process.bus.connect(process.settings.nats_wait_s))
     stopped = asyncio.ensure_future(process.stopping.wait())
     await asyncio.wait({connecting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -150,11 +149,11 @@ async def _connect(process: Process[S]) -> None:
     connecting.result()
 
 
-def _serve_metrics(port: int) -> None:
+def _serve_metrics(host: str, port: int) -> None:
     if not port:
         return
     try:
-        start_http_server(port, addr="127.0.0.1")
+        start_http_server(port, addr=host)
     except OSError as error:
         raise StartupError(
             f"metrics port {port} can't be used: {error.strerror}; set TURBOSERVE_METRICS_PORT"
@@ -162,7 +161,9 @@ def _serve_metrics(port: int) -> None:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel send SIGTERM when the parent ends, so that a killed launcher leaves nothing behind (Linux only)."""
+    """Have the kernel send SIGTERM when the parent ends, so that a killed launcher leaves nothing behind
+    (Linux only).
+    """
     if sys.platform != "linux":
         return
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h

@@ -1,8 +1,9 @@
 """Traces, logs with trace ids, and how a trace crosses the bus.
 
-Tracing is off unless the standard variables ask for it (`OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_TRACES_EXPORTER=otlp`).
-One trace follows a session's opening through all services up to its first chunk. Every later chunk is a root span of its
-own, linked to that trace, and is sampled as its session was; a span tree would pretend that a batch has one parent.
+Tracing is off unless the standard variables ask for it (`OTEL_EXPORTER_OTLP_ENDPOINT` or
+`OTEL_TRACES_EXPORTER=otlp`). One trace follows a session's opening through all services up to its first
+chunk. Every later chunk is a root span of its own, linked to that trace, and is sampled as its session was; a
+span tree would pretend that a batch has one parent.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -36,8 +37,8 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class SessionSampler(Sampler):
-    """Follows the parent; a root with links follows its first link (a chunk is sampled as its session is); any other
-    root is sampled with `ratio`."""
+    """Follows the parent; a root with links follows its first link (a chunk is sampled as its session is);
+    any other root is sampled with `ratio`."""
 
     def __init__(self, ratio: float) -> None:
         self._roots = ParentBased(TraceIdRatioBased(ratio))
@@ -60,9 +61,7 @@ class SessionSampler(Sampler):
                 attributes,
                 trace_state,
             )
-        return self._roots.should_sample(
-            parent_context, trace_id, name, kind, attributes, links, trace_state
-        )
+        return self._roots.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
     def get_description(self) -> str:
         return "SessionSampler"
@@ -76,22 +75,18 @@ def exporting(environ: Mapping[str, str]) -> bool:
     ):
         return False
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    return environ.get("OTEL_TRACES_EXPORTER") == "otlp" or any(
-        environ.get(name) for name in endpoints
-    )
+    return environ.get("OTEL_TRACES_EXPORTER") == "otlp" or any(environ.get(name) for name in endpoints)
 
 
-def start_tracing(
-    service: str, instance: str, sample_ratio: float
-) -> TracerProvider | None:
-    """Export spans of this process if the environment asks for it. The caller shuts the provider down at the end."""
+def start_tracing(service: str, instance: str, sample_ratio: float) -> TracerProvider | None:
+    """Export spans of this process if the environment asks for it. The caller shuts the provider down at the
+    end.
+    """
     if not exporting(os.environ):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    resource = Resource.create(
-        {"service.name": f"turboserve-{service}", "service.instance.id": instance}
-    )
+    resource = Resource.create({"service.name": f"turboserve-{service}", "service.instance.id": instance})
     provider = TracerProvider(resource=resource, sampler=SessionSampler(sample_ratio))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
@@ -101,7 +96,7 @@ def start_tracing(
 def inject() -> dict[str, str]:
     """Headers that carry the current trace context; empty outside a trace."""
     headers: dict[str, str] = {}
-    propagate.inject(headers)
+    _propagator.inject(headers)
     return headers
 
 
@@ -117,12 +112,12 @@ def traceparent(context: Context | None = None) -> str:
 
 
 def session_links(session_traceparent: str) -> list[Link]:
-    """Link from a chunk's or batch's span to the trace its session was opened in; none if that was not traced."""
+    """Link from a chunk's or batch's span to the trace its session was opened in; none if that was not
+    traced.
+    """
     if not session_traceparent:
         return []
-    span_context = trace.get_current_span(
-        extract({"traceparent": session_traceparent})
-    ).get_span_context()
+    span_context = trace.get_current_span(extract({"traceparent": session_traceparent})).get_span_context()
     return [Link(span_context)] if span_context.is_valid else []
 
 
@@ -144,13 +139,13 @@ def _trace_ids() -> dict[str, str]:
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
-    return {
-        name: value for name, value in vars(record).items() if name not in _LOG_FIELDS
-    }
+    return {name: value for name, value in vars(record).items() if name not in _LOG_FIELDS}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, service, logger, message, trace ids, and what was passed as `extra`."""
+    """One JSON object a line: time, level, service, logger, message, trace ids, and what was passed as
+    `extra`.
+    """
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -175,15 +170,10 @@ class TextFormatter(logging.Formatter):
     """For a person at a terminal."""
 
     def __init__(self, service: str) -> None:
-        super().__init__(
-            "%(asctime)s %(levelname)-7s " + service + " %(message)s", "%H:%M:%S"
-        )
+        super().__init__("%(asctime)s %(levelname)-7s " + service + " %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        extras = " ".join(
-            f"{name}={value}"
-            for name, value in (_extras(record) | _trace_ids()).items()
-        )
+        extras = " ".join(f"{name}={value}" for name, value in (_extras(record) | _trace_ids()).items())
         first, *rest = super().format(record).split("\n")
         return "\n".join([f"{first} {extras}" if extras else first, *rest])
 

@@ -1,7 +1,8 @@
 """Public lifecycle events: CloudEvents 1.0 in JSON mode on a durable JetStream stream, for other platforms.
 
-Written to the outbox in the same transaction as the row they tell of, published with the event id as `Nats-Msg-Id`, so
-that a crash between the two loses nothing and repeats nothing inside the stream's duplicate window.
+Written to the outbox in the same transaction as the row they tell of, published with the event id as
+`Nats-Msg-Id`, so that a crash between the two loses nothing and repeats nothing inside the stream's duplicate
+window.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class SessionEventData(msgspec.Struct, frozen=True):
 
 
 class CloudEvent(msgspec.Struct, frozen=True):
-    """CloudEvents 1.0 (https://cloudevents.io): `time` is RFC 3339, `subject` the session id, `traceparent` the
-    distributed-tracing extension."""
+    """CloudEvents 1.0 (https://cloudevents.io): `time` is RFC 3339, `subject` the session id, `traceparent`
+    the distributed-tracing extension."""
 
     id: str
     source: str
@@ -48,8 +49,14 @@ class CloudEvent(msgspec.Struct, frozen=True):
     traceparent: str = ""
 
 
+def lifecycle_stream(cell: str) -> str:
+    """Name of the JetStream stream that keeps a cell's events."""
+    return f"TS_{check_name('cell', cell)}_EVENTS"
+
+
 def lifecycle_subject(cell: str, tenant: str, event_name: str) -> str:
-    return f"ts.{check_name('cell', cell)}.events.{check_name('tenant', tenant)}.{check_name('event', event_name)}"
+    tail = f"{check_name('tenant', tenant)}.{check_name('event', event_name)}"
+    return f"ts.{check_name('cell', cell)}.events.{tail}"
 
 
 def lifecycle_pattern(cell: str) -> str:

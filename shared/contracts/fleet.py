@@ -10,9 +10,10 @@ from shared.contracts.session import Input
 class Own(msgspec.Struct, frozen=True):
     """Placement to a worker: this is how the session should be. Absolute, so repeating it is harmless.
 
-    Opening, steering, pausing and resuming are all this one command with a higher `revision`; an older `epoch` or
-    `revision` than the copy's is ignored. `start_chunk` is where a worker without a copy begins (it looks into the
-    chunk log all the same). `granted_through` is the credit known so far. After `deadline_at` it must not be carried out.
+    Opening, steering, pausing and resuming are all this one command with a higher `revision`; an older
+    `epoch` or `revision` than the copy's is ignored. `start_chunk` is where a worker without a copy begins
+    (it looks into the chunk log all the same). `granted_through` is the credit known so far. After
+    `deadline_at` it must not be carried out.
     """
 
     session: str
@@ -33,7 +34,9 @@ class Own(msgspec.Struct, frozen=True):
 
 
 class Owned(msgspec.Struct, frozen=True):
-    """`next_chunk`: the next index this worker will make. `from_chunk`: the first one showing the command's inputs."""
+    """`next_chunk`: the next index this worker will make. `from_chunk`: the first one showing the command's
+    inputs.
+    """
 
     next_chunk: int
     from_chunk: int
@@ -65,8 +68,8 @@ class Draining(msgspec.Struct, frozen=True):
 class CopyReport(msgspec.Struct, frozen=True):
     """One session's copy on a worker.
 
-    `state`: "running" (has work or waits for credit), "paused", "finished" (max_chunks are in the log), "failed" (with
-    `error`), "superseded" (the log showed another owner). Unknown states count as running.
+    `state`: "running" (has work or waits for credit), "paused", "finished" (max_chunks are in the log),
+    "failed" (with `error`), "superseded" (the log showed another owner). Unknown states count as running.
     """
 
     session: str
@@ -115,10 +118,12 @@ class ModelReport(msgspec.Struct, frozen=True):
 
 
 class LoadReport(msgspec.Struct, frozen=True):
-    """A worker's word on itself, on every change and at least twice a second. Latest wins; liveness is built on it.
+    """A worker's word on itself, on every change and at least twice a second. Latest wins; liveness is built
+    on it.
 
-    `incarnation` is new with every process start. `state`: "starting", "ready", "draining", "stopped" (its last word).
-    `capacity` is how many active sessions keep up with real time here; `slots` how many copies fit, paused ones included.
+    `incarnation` is new with every process start. `state`: "starting", "ready", "draining", "stopped" (its
+    last word). `capacity` is how many active sessions keep up with real time here; `slots` how many copies
+    fit, paused ones included.
     """
 
     worker: str
@@ -137,7 +142,9 @@ class LoadReport(msgspec.Struct, frozen=True):
 
 
 class WorkerExited(msgspec.Struct, frozen=True):
-    """A provider saw a worker process end: quicker than waiting for its reports to stop. `exit_code` None: unknown."""
+    """A provider saw a worker process end: quicker than waiting for its reports to stop. `exit_code` None:
+    unknown.
+    """
 
     worker: str
     exit_code: int | None = None
@@ -152,7 +159,9 @@ class WorkerLoad(msgspec.Struct, frozen=True):
 
 
 class FleetLoad(msgspec.Struct, frozen=True):
-    """Placement to the autoscaler (and the gateways' readiness): demand and what serves it. On change and every second."""
+    """Placement to the autoscaler (and the gateways' readiness): demand and what serves it. On change and
+    every second.
+    """
 
     placement: str
     active: int
@@ -196,7 +205,9 @@ class PromptChecked(msgspec.Struct, frozen=True):
 
 
 class ServiceStatus(msgspec.Struct, frozen=True):
-    """A service process's own word on its state, on change and every second: "starting", "ready", "waiting", "stopping"."""
+    """A service process's own word on its state, on change and every second: "starting", "ready", "waiting",
+    "stopping".
+    """
 
     service: str
     instance: str

@@ -1,6 +1,7 @@
 """A session as its users see it, and the commands that drive it.
 
-A gateway sends these on behalf of HTTP users; any other platform may send them itself over NATS. Placement answers.
+A gateway sends these on behalf of HTTP users; any other platform may send them itself over NATS. Placement
+answers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ CREDIT_WINDOW = 2
 
 
 class Input(msgspec.Struct, frozen=True):
-    """One steering input. Today `kind` is "prompt" with `text`; keys, camera, image and audio come as new kinds."""
+    """One steering input. Today `kind` is "prompt" with `text`; keys, camera, image and audio come as new
+    kinds.
+    """
 
     kind: str
     text: str = ""
@@ -43,8 +46,8 @@ class OpenSession(msgspec.Struct, frozen=True):
 class SessionView(msgspec.Struct, frozen=True):
     """The answer to every session command, and what viewers are told when it changes.
 
-    `next_chunk` is advisory (the chunk log is the truth). `worker` is "" while none owns the session. `reason` says
-    why a session is closed, failed or paused. `revision` grows with every change of the row.
+    `next_chunk` is advisory (the chunk log is the truth). `worker` is "" while none owns the session.
+    `reason` says why a session is closed, failed or paused. `revision` grows with every change of the row.
     """
 
     id: str
@@ -75,14 +78,18 @@ class SessionView(msgspec.Struct, frozen=True):
 
 
 class SteerSession(msgspec.Struct, frozen=True):
-    """Replace the inputs of the kinds named here; newest wins. Shows in the next chunk that has not started."""
+    """Replace the inputs of the kinds named here; newest wins. Shows in the next chunk that has not
+    started.
+    """
 
     session: str
     inputs: list[Input]
 
 
 class Steered(msgspec.Struct, frozen=True):
-    """`from_chunk`: the first chunk that will show the inputs, as the owning worker says (the next one, while none owns)."""
+    """`from_chunk`: the first chunk that will show the inputs, as the owning worker says (the next one, while
+    none owns).
+    """
 
     from_chunk: int
     inputs_version: int
@@ -108,7 +115,9 @@ class GetSession(msgspec.Struct, frozen=True):
 
 
 class ListSessions(msgspec.Struct, frozen=True):
-    """Newest first. `cursor` is the one of the page before, "" for the first page. `live_only` leaves ended ones out."""
+    """Newest first. `cursor` is the one of the page before, "" for the first page. `live_only` leaves ended
+    ones out.
+    """
 
     limit: int = 50
     cursor: str = ""
@@ -123,7 +132,9 @@ class SessionPage(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a request was refused: `code` for programs, `message` what was wrong, `hint` what to do about it."""
+    """Why a request was refused: `code` for programs, `message` what was wrong, `hint` what to do about
+    it.
+    """
 
     code: str
     message: str

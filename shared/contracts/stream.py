@@ -20,8 +20,9 @@ class ChunkTimings(msgspec.Struct, frozen=True):
 class Chunk(msgspec.Struct, frozen=True):
     """One entry of the chunk log. Its append is the commit: index n exists once, whoever made it.
 
-    `media` is H.264 Annex-B that begins with a keyframe and its parameter sets, so every chunk is a join point. It is
-    empty when `media_endpoint` names where to fetch it instead (no worker does so yet). `inputs` are the ones it shows.
+    `media` is H.264 Annex-B that begins with a keyframe and its parameter sets, so every chunk is a join
+    point. It is empty when `media_endpoint` names where to fetch it instead (no worker does so yet). `inputs`
+    are the ones it shows.
     """
 
     session: str
@@ -43,7 +44,9 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class ChunkReady(msgspec.Struct, frozen=True):
-    """Chunk `index` is in the log at stream sequence `sequence`. A hint: readers also look by themselves now and then."""
+    """Chunk `index` is in the log at stream sequence `sequence`. A hint: readers also look by themselves now
+    and then.
+    """
 
     index: int
     sequence: int
@@ -59,9 +62,9 @@ class SessionChanged(msgspec.Struct, frozen=True):
 class ViewerReport(msgspec.Struct, frozen=True):
     """One gateway's viewers of one session: how many, and the furthest `granted_through` among them.
 
-    `granted_through` n means: a viewer is done with every chunk up to n, so chunks up to n + CREDIT_WINDOW may be made.
-    Absolute and monotone; -1 before the first. Sent on change and every second, so that a lost one only delays. A
-    gateway whose last viewer left says `viewers=0` once.
+    `granted_through` n means: a viewer is done with every chunk up to n, so chunks up to n + CREDIT_WINDOW
+    may be made. Absolute and monotone; -1 before the first. Sent on change and every second, so that a lost
+    one only delays. A gateway whose last viewer left says `viewers=0` once.
     """
 
     gateway: str

@@ -1,7 +1,8 @@
 """Every subject of the system, with the struct it carries. The only place with a subject string.
 
-The first token names the product, the second the cell; the third groups by who may publish, so that a broker's
-permissions can be least: `session.*` by gateways and outside platforms, `worker.*` by placement, `report.*` by workers.
+The first token names the product, the second the cell; the third groups by who may publish, so that a
+broker's permissions can be least: `session.*` by gateways and outside platforms, `worker.*` by placement,
+`report.*` by workers.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ def _token(name: str, value: str) -> str:
 
 
 class Address(Generic[T]):
-    """A subject with all its tokens filled in."""
+    """A subject with all its tokens filled in. `template` is its family, for metrics and span names."""
 
-    __slots__ = ("struct", "subject")
+    __slots__ = ("struct", "subject", "template")
 
-    def __init__(self, subject: str, struct: type[T]) -> None:
+    def __init__(self, subject: str, template: str, struct: type[T]) -> None:
         self.subject = subject
+        self.template = template
         self.struct = struct
 
 
@@ -40,8 +42,8 @@ class RequestAddress(Address[T], Generic[T, R]):
 
     __slots__ = ("reply",)
 
-    def __init__(self, subject: str, struct: type[T], reply: type[R]) -> None:
-        super().__init__(subject, struct)
+    def __init__(self, subject: str, template: str, struct: type[T], reply: type[R]) -> None:
+        super().__init__(subject, template, struct)
         self.reply = reply
 
 
@@ -51,29 +53,27 @@ class Subject(Generic[T]):
     def __init__(self, template: str, struct: type[T]) -> None:
         self.template = template
         self.struct = struct
-        self.tokens = tuple(
-            part[1:-1] for part in template.split(".") if part.startswith("{")
-        )
+        self.tokens = tuple(part[1:-1] for part in template.split(".") if part.startswith("{"))
 
     def at(self, **tokens: str) -> Address[T]:
-        return Address(self._fill(tokens), self.struct)
+        return Address(self._fill(tokens), self.template, self.struct)
 
     def pattern(self, **tokens: str) -> str:
         """NATS pattern with `*` for every token not given."""
-        return self.template.format_map(
-            {name: "*" for name in self.tokens} | self._checked(tokens)
-        )
+        if not set(tokens) <= set(self.tokens):
+            raise ValueError(f"{self.template} takes {self.tokens}, not {tuple(tokens)}")
+        return self.template.format_map(dict.fromkeys(self.tokens, "*") | self._checked(tokens))
 
     def parse(self, subject: str) -> dict[str, str]:
-        """The tokens of a subject that matches this family's pattern."""
-        pairs = zip(self.template.split("."), subject.split("."), strict=True)
+        """The tokens of a subject that matches this family's pattern; `ValueError` if it doesn't."""
+        pairs = list(zip(self.template.split("."), subject.split("."), strict=True))
+        if any(part != value for part, value in pairs if not part.startswith("{")):
+            raise ValueError(f"{subject} is not one of {self.template}")
         return {part[1:-1]: value for part, value in pairs if part.startswith("{")}
 
     def _fill(self, tokens: Mapping[str, str]) -> str:
         if set(tokens) != set(self.tokens):
-            raise ValueError(
-                f"{self.template} takes {self.tokens}, not {tuple(tokens)}"
-            )
+            raise ValueError(f"{self.template} takes {self.tokens}, not {tuple(tokens)}")
         return self.template.format_map(self._checked(tokens))
 
     @staticmethod
@@ -89,29 +89,17 @@ class Request(Subject[T], Generic[T, R]):
         self.reply = reply
 
     def at(self, **tokens: str) -> RequestAddress[T, R]:
-        return RequestAddress(self._fill(tokens), self.struct, self.reply)
+        return RequestAddress(self._fill(tokens), self.template, self.struct, self.reply)
 
 
 # Commands to placement, from gateways and from platforms that drive sessions without HTTP.
-OPEN = Request(
-    "ts.{cell}.session.{tenant}.open", session.OpenSession, session.SessionView
-)
-STEER = Request(
-    "ts.{cell}.session.{tenant}.steer", session.SteerSession, session.Steered
-)
-PAUSE = Request(
-    "ts.{cell}.session.{tenant}.pause", session.PauseSession, session.SessionView
-)
-RESUME = Request(
-    "ts.{cell}.session.{tenant}.resume", session.ResumeSession, session.SessionView
-)
-CLOSE = Request(
-    "ts.{cell}.session.{tenant}.close", session.CloseSession, session.SessionView
-)
+OPEN = Request("ts.{cell}.session.{tenant}.open", session.OpenSession, session.SessionView)
+STEER = Request("ts.{cell}.session.{tenant}.steer", session.SteerSession, session.Steered)
+PAUSE = Request("ts.{cell}.session.{tenant}.pause", session.PauseSession, session.SessionView)
+RESUME = Request("ts.{cell}.session.{tenant}.resume", session.ResumeSession, session.SessionView)
+CLOSE = Request("ts.{cell}.session.{tenant}.close", session.CloseSession, session.SessionView)
 GET = Request("ts.{cell}.session.{tenant}.get", session.GetSession, session.SessionView)
-LIST = Request(
-    "ts.{cell}.session.{tenant}.list", session.ListSessions, session.SessionPage
-)
+LIST = Request("ts.{cell}.session.{tenant}.list", session.ListSessions, session.SessionPage)
 
 # While a session plays.
 CHUNKS = Subject("ts.{cell}.chunks.{tenant}.{session}", stream.Chunk)
@@ -126,9 +114,7 @@ DRAIN = Request("ts.{cell}.worker.{worker}.drain", fleet.Drain, fleet.Draining)
 
 # Workers to everybody; answered by any worker of the model.
 LOAD_REPORT = Subject("ts.{cell}.report.{worker}", fleet.LoadReport)
-CHECK_PROMPT = Request(
-    "ts.{cell}.model.{model}.check-prompt", fleet.CheckPrompt, fleet.PromptChecked
-)
+CHECK_PROMPT = Request("ts.{cell}.model.{model}.check-prompt", fleet.CheckPrompt, fleet.PromptChecked)
 
 # Between placement, autoscaler and whoever watches them.
 WORKER_EXITED = Subject("ts.{cell}.exited.{worker}", fleet.WorkerExited)
