@@ -27,6 +27,7 @@ from prometheus_client import Counter
 from shared import codec, telemetry
 from shared.contracts.session import Refusal
 from shared.contracts.subjects import Address, Request, RequestAddress, Subject
+from shared.ids import InvalidName
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 ERROR_HEADER = "Ts-Error"
 MAX_REQUESTS_IN_FLIGHT = 512
+BUSY = Refusal("busy", "too many requests at once", "try again in a moment")
+INTERNAL = Refusal("internal", "the service failed on this request", "its log says more")
 _RECONNECT_WAIT_S = 0.25
 
 undecodable_messages = Counter(
@@ -79,8 +82,8 @@ class Bus:
     """One connection of one process. `connect` first, `close` last."""
 
     def __init__(self, url: str, name: str, role: str = "client") -> None:
-        """`name` shows in the broker's list of connections; answers come to `_INBOX.<role>.…`, so that a broker
-        can let each service hear its own answers only. `url` may carry `user:password@`.
+        """`name` shows in the broker's list of connections; answers come to `_INBOX.<role>.…`, so that a
+        broker can let each service hear its own answers only. `url` may carry `user:password@`.
         """
         self.url = _without_password(url)
         self._address = url
@@ -90,6 +93,7 @@ class Bus:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._connected_since: float | None = None
         self._on_reconnect: list[Callable[[], None]] = []
+        self._last_error = ""
 
     @property
     def client(self) -> Client:
@@ -138,14 +142,19 @@ class Bus:
         )
 
     async def _error(self, error: Exception) -> None:
-        logger.warning("nats: %s", error or type(error).__name__, extra={"url": self.url})
+        """Tries to reconnect come four times a second: the same error is said once."""
+        text = str(error) or type(error).__name__
+        level = logging.DEBUG if text == self._last_error else logging.WARNING
+        self._last_error = text
+        logger.log(level, "nats: %s", text, extra={"url": self.url})
 
     async def _disconnected(self) -> None:
-        if self._connected_since is not None:
+        if not self._client.is_closed:
             logger.warning("lost NATS, reconnecting", extra={"url": self.url})
         self._connected_since = None
 
     async def _reconnected(self) -> None:
+        self._last_error = ""
         self._connected_since = time.monotonic()
         logger.info("reconnected to NATS", extra={"url": self.url})
         for callback in self._on_reconnect:
@@ -227,13 +236,10 @@ class Bus:
         """Call `handler` with every message, one after another, in order. It must not block: hand work on."""
 
         async def deliver(raw: Msg) -> None:
-            message = self._decode(subject, raw)
-            if message is not None:
+            received = self._receive(subject, raw)
+            if received is not None:
                 try:
-                    handler(
-                        message,
-                        Meta(subject.parse(raw.subject), telemetry.extract(raw.headers)),
-                    )
+                    handler(*received)
                 except Exception:
                     logger.exception("handling a message on %s failed", raw.subject)
 
@@ -247,16 +253,11 @@ class Bus:
         queue: str = "",
         **tokens: str,
     ) -> Subscription:
-        """Answer every request with `handler`'s reply, or with the refusal it raises, each in a task of its
-        own.
-        """
+        """Answer every request with `handler`'s reply or the refusal it raises, each in a task of its own."""
 
         async def deliver(raw: Msg) -> None:
             if len(self._in_flight) >= MAX_REQUESTS_IN_FLIGHT:
-                await self._refuse(
-                    raw,
-                    Refusal("busy", "too many requests at once", "try again in a moment"),
-                )
+                await self._refuse(raw, BUSY)
                 return
             task = asyncio.create_task(self._handle(subject, handler, raw))
             self._in_flight.add(task)
@@ -270,40 +271,26 @@ class Bus:
         handler: Callable[[T, Meta], Awaitable[R]],
         raw: Msg,
     ) -> None:
-        message = self._decode(subject, raw)
-        if message is None:
-            await self._refuse(
-                raw,
-                Refusal(
-                    "undecodable",
-                    f"the request is not a {subject.struct.__name__}",
-                    "see docs/asyncapi.yaml",
-                ),
-            )
+        received = self._receive(subject, raw)
+        if received is None:
+            expected = f"the request is not a {subject.struct.__name__} on {subject.template}"
+            await self._refuse(raw, Refusal("undecodable", expected, "see docs/asyncapi.yaml"))
             return
-        meta = Meta(subject.parse(raw.subject), telemetry.extract(raw.headers))
         span = telemetry.tracer.start_as_current_span(
             subject.template,
-            context=meta.context,
+            context=received[1].context,
             kind=SpanKind.SERVER,
             record_exception=False,
             set_status_on_exception=False,
         )
         with span:
             try:
-                reply = codec.encode(await handler(message, meta))
+                reply = codec.encode(await handler(*received))
             except Refused as refused:
                 await self._refuse(raw, refused.refusal)
             except Exception:
                 logger.exception("serving %s failed", raw.subject)
-                await self._refuse(
-                    raw,
-                    Refusal(
-                        "internal",
-                        "the service failed on this request",
-                        "its log says more",
-                    ),
-                )
+                await self._refuse(raw, INTERNAL)
             else:
                 await self._respond(raw, reply, None)
 
@@ -318,13 +305,16 @@ class Bus:
         except (nats.errors.Error, OSError) as error:
             logger.warning("could not answer on %s: %s", raw.subject, error)
 
-    def _decode(self, subject: Subject[T], raw: Msg) -> T | None:
+    def _receive(self, subject: Subject[T], raw: Msg) -> tuple[T, Meta] | None:
+        """The message and its tokens, None if either is not what the subject promises."""
         try:
-            return codec.decode(subject.struct, raw.data)
-        except codec.Undecodable as error:
+            message = codec.decode(subject.struct, raw.data)
+            tokens = subject.parse(raw.subject)
+        except (codec.Undecodable, InvalidName) as error:
             undecodable_messages.labels(subject.template).inc()
             logger.warning("undecodable message: %s", error, extra={"subject": raw.subject})
             return None
+        return message, Meta(tokens, telemetry.extract(raw.headers))
 
 
 def _without_password(url: str) -> str:

@@ -8,6 +8,9 @@ no subscription and no memory per session or viewer exists on either side.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import nats.errors
@@ -21,12 +24,17 @@ from nats.js.errors import (
 )
 
 from shared import codec
-from shared.bus import Bus, BusAway
+from shared.bus import Bus, BusAway, undecodable_messages
 from shared.contracts.stream import Chunk
 from shared.contracts.subjects import CHUNKS
 
+logger = logging.getLogger(__name__)
+
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
-_WRONG_LAST_SEQUENCE = 10071  # JetStream error code of a failed compare-and-set
+_WRONG_LAST_SEQUENCE = 10071  # JetStream's error code of a failed compare-and-set
+_STREAM_HAS_OTHER_LIMITS = 10058
+_MESSAGE_TOO_LARGE = 10054
+_MAX_REMOVALS = 16
 
 
 class LogSettings(NamedTuple):
@@ -53,6 +61,10 @@ class LogConflict(Exception):
     """
 
 
+class ChunkTooLarge(Exception):
+    """The log can't take this chunk, however often it is tried."""
+
+
 class ChunkLog:
     """Append to and read from the log of one cell."""
 
@@ -71,7 +83,7 @@ class ChunkLog:
 
     async def ensure(self) -> None:
         """Create the stream if it is missing: at start, and again when NATS came back (memory streams end
-        with it).
+        with it). Raises `BusAway`.
         """
         config = api.StreamConfig(
             name=self._stream,
@@ -86,48 +98,41 @@ class ChunkLog:
             allow_direct=True,
             duplicate_window=0,
         )
-        try:
-            await self._js.add_stream(config)
-        except BadRequestError as error:
-            if (
-                error.err_code != 10058
-            ):  # stream name already in use, with other limits: a running fleet's win
-                raise
+        with _away():
+            try:
+                await self._js.add_stream(config)
+            except BadRequestError as error:
+                if error.err_code != _STREAM_HAS_OTHER_LIMITS:  # a running fleet's limits win
+                    raise
 
     async def append(self, tenant: str, chunk: Chunk, after: int) -> int:
         """Commit `chunk` as the successor of sequence `after` (0: the session has none in the log). Returns
         its sequence.
 
-        Raises `LogConflict` or `BusAway`. After `BusAway` it may or may not be in the log: read `last`, or
-        append again.
+        Raises `LogConflict`, `BusAway`, or `ChunkTooLarge`. After `BusAway` it may or may not be in the log: read
+        `last`, or append again.
         """
         address = CHUNKS.at(cell=self._cell, tenant=tenant, session=chunk.session)
+        payload = codec.encode(chunk)
+        name = f"chunk {chunk.index} of {chunk.session}"
         headers = {str(api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value): str(after)}
-        try:
-            ack = await self._js.publish(
-                address.subject,
-                codec.encode(chunk),
-                timeout=self._timeout_s,
-                headers=headers,
-            )
-        except APIError as error:
-            if error.err_code == _WRONG_LAST_SEQUENCE:
-                raise LogConflict(
-                    f"chunk {chunk.index} of {chunk.session} doesn't follow sequence {after}"
-                ) from None
-            raise BusAway(f"chunk log: {error.description}") from None
-        except NoStreamResponseError:
-            await self._recreate()
-            raise BusAway("the chunk log was missing and has been created again") from None
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise BusAway(f"chunk log: {error or type(error).__name__}") from None
+        with _away():
+            try:
+                ack = await self._js.publish(
+                    address.subject, payload, timeout=self._timeout_s, headers=headers
+                )
+            except NoStreamResponseError:
+                await self.ensure()
+                raise BusAway("the chunk log was missing and has been created again") from None
+            except nats.errors.MaxPayloadError:
+                raise ChunkTooLarge(f"{name} has {len(payload)} bytes, more than NATS takes") from None
+            except APIError as error:
+                if error.err_code == _WRONG_LAST_SEQUENCE:
+                    raise LogConflict(f"{name} doesn't follow sequence {after}") from None
+                if error.err_code == _MESSAGE_TOO_LARGE:
+                    raise ChunkTooLarge(f"{name} has {len(payload)} bytes, more than the log takes") from None
+                raise
         return ack.seq
-
-    async def _recreate(self) -> None:
-        try:
-            await self.ensure()
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise BusAway(f"chunk log: {error or type(error).__name__}") from None
 
     async def last(self, tenant: str, session: str) -> Entry | None:
         """The newest chunk held, None if there is none. Raises `BusAway`, like every reader."""
@@ -159,30 +164,49 @@ class ChunkLog:
         return found
 
     async def _get(self, tenant: str, session: str, sequence: int | None) -> Entry | None:
+        """Bytes in a session's log that are no chunk would stop it for ever: they are removed on sight."""
+        for _ in range(_MAX_REMOVALS):
+            raw = await self._get_raw(tenant, session, sequence)
+            if raw is None:
+                return None
+            try:
+                return Entry(raw.seq or 0, codec.decode(Chunk, raw.data or b""))
+            except codec.Undecodable as error:
+                undecodable_messages.labels(CHUNKS.template).inc()
+                logger.warning("removing what is no chunk: %s", error, extra={"session": session})
+                await self._remove(raw.seq or 0)
+        raise BusAway(f"chunk log: too many messages of {session} are no chunks")
+
+    async def _get_raw(self, tenant: str, session: str, sequence: int | None) -> api.RawStreamMsg | None:
         subject = CHUNKS.at(cell=self._cell, tenant=tenant, session=session).subject
-        try:
-            raw = await self._js.get_msg(
-                self._stream,
-                seq=sequence,
-                subject=subject,
-                direct=True,
-                next=sequence is not None,
-            )
-        except NotFoundError:
-            return None
-        except NoRespondersError:
-            await self._recreate()
-            return None
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise BusAway(f"chunk log: {error or type(error).__name__}") from None
-        return Entry(raw.seq or 0, codec.decode(Chunk, raw.data or b""))
+        following = sequence is not None
+        with _away():
+            try:
+                return await self._js.get_msg(
+                    self._stream, seq=sequence, subject=subject, direct=True, next=following
+                )
+            except NotFoundError:
+                return None
+            except NoRespondersError:
+                await self.ensure()
+                return None
+
+    async def _remove(self, sequence: int) -> None:
+        with _away(), contextlib.suppress(BadRequestError, NotFoundError):  # gone already
+            await self._js.delete_msg(self._stream, sequence)
 
     async def forget(self, tenant: str, session: str) -> None:
         """Remove a session's chunks: it is closed and its viewers had time to read them. Raises `BusAway`."""
         subject = CHUNKS.at(cell=self._cell, tenant=tenant, session=session).subject
-        try:
+        with _away(), contextlib.suppress(NotFoundError):
             await self._js.purge_stream(self._stream, subject=subject)
-        except NotFoundError:
-            return
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise BusAway(f"chunk log: {error or type(error).__name__}") from None
+
+
+@contextlib.contextmanager
+def _away() -> Iterator[None]:
+    """Whatever JetStream or the connection says inside, beyond what was caught there, is a `BusAway`."""
+    try:
+        yield
+    except (nats.errors.Error, TimeoutError, OSError) as error:
+        reason = (error.description if isinstance(error, APIError) else str(error)) or type(error).__name__
+        raise BusAway(f"chunk log: {reason}") from None

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from shared.contracts import fleet, session, stream
-from shared.ids import check_name, check_session_id
+from shared.ids import InvalidName, check_name, check_session_id
 
 T = TypeVar("T", bound=msgspec.Struct)
 R = TypeVar("R", bound=msgspec.Struct)
@@ -65,11 +65,13 @@ class Subject(Generic[T]):
         return self.template.format_map(dict.fromkeys(self.tokens, "*") | self._checked(tokens))
 
     def parse(self, subject: str) -> dict[str, str]:
-        """The tokens of a subject that matches this family's pattern; `ValueError` if it doesn't."""
-        pairs = list(zip(self.template.split("."), subject.split("."), strict=True))
-        if any(part != value for part, value in pairs if not part.startswith("{")):
-            raise ValueError(f"{subject} is not one of {self.template}")
-        return {part[1:-1]: value for part, value in pairs if part.startswith("{")}
+        """The tokens of a subject of this family. Raises `InvalidName` if it is none."""
+        parts, values = self.template.split("."), subject.split(".")
+        pairs = list(zip(parts, values, strict=False))
+        fixed = all(part == value for part, value in pairs if not part.startswith("{"))
+        if len(parts) != len(values) or not fixed:
+            raise InvalidName(f"{subject[:120]!r} is not one of {self.template}")
+        return self._checked({part[1:-1]: value for part, value in pairs if part.startswith("{")})
 
     def _fill(self, tokens: Mapping[str, str]) -> str:
         if set(tokens) != set(self.tokens):
