@@ -14,6 +14,7 @@ import nats
 import pytest
 from nats.js.errors import NotFoundError
 from packaging.requirements import Requirement
+from playwright.async_api import Browser
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -99,14 +100,10 @@ async def test_every_test_finds_its_database_empty(database_url: str, turn: int)
     await engine.dispose()
 
 
-async def test_chromium_runs_scripts(chromium_path: str, chromium_arguments: list[str]) -> None:
-    from playwright.async_api import async_playwright
-
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium_path, args=chromium_arguments)
-        page = await browser.new_page()
-        assert await page.evaluate("6 * 7") == 42
-        await browser.close()
+async def test_chromium_runs_scripts(browser: Browser) -> None:
+    page = await browser.new_page()
+    assert await page.evaluate("6 * 7") == 42
+    await page.close()
 
 
 def test_a_program_that_ends_early_tells_its_last_words(tmp_path: Path) -> None:
