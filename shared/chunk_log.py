@@ -109,8 +109,8 @@ class ChunkLog:
         """Commit `chunk` as the successor of sequence `after` (0: the session has none in the log). Returns
         its sequence.
 
-        Raises `LogConflict`, `BusAway`, or `ChunkTooLarge`. After `BusAway` it may or may not be in the log: read
-        `last`, or append again.
+        Raises `LogConflict`, `BusAway`, or `ChunkTooLarge`. After `BusAway` it may or may not be in the log:
+        read `last`, or append again.
         """
         address = CHUNKS.at(cell=self._cell, tenant=tenant, session=chunk.session)
         payload = codec.encode(chunk)
