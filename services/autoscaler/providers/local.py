@@ -1,0 +1,149 @@
+"""Workers as processes of this machine, children of the autoscaler: they end with it, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import sys
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from services.autoscaler.plan import Member
+from services.autoscaler.provider import Exit, OnExit
+from services.autoscaler.settings import AutoscalerSettings
+from shared.last_words import last_words
+
+logger = logging.getLogger(__name__)
+
+_KILL_DEADLINE_S = 5.0
+_SUFFIX_CHARS = 4
+
+
+class _Child:
+    """`log_start`: where in its log file, which earlier workers of the slot wrote too, its own lines begin."""
+
+    def __init__(self, worker: str, slot: int, process: Process, log: Path | None, log_start: int) -> None:
+        self.worker = worker
+        self.slot = slot
+        self.process = process
+        self.log = log
+        self.log_start = log_start
+        self.stopping = False
+        self.started_at = time.monotonic()
+        self.watch: asyncio.Task[None] | None = None
+
+
+class LocalProvider:
+    """`on_exit` is called in the event loop as soon as a process has ended."""
+
+    def __init__(self, settings: AutoscalerSettings, on_exit: OnExit) -> None:
+        self._settings = settings
+        self._on_exit = on_exit
+        self._children: dict[str, _Child] = {}
+        self._logs = Path(settings.log_folder) if settings.log_folder else None
+
+    def members(self) -> tuple[Member, ...]:
+        return tuple(
+            Member(c.worker, "stopping" if c.stopping else "alive", c.started_at)
+            for c in self._children.values()
+        )
+
+    async def start(self) -> str:
+        slot = self._free_slot()
+        # New with every process: no report or command of an old one can be taken for the new one's.
+        worker = f"worker-{slot}-{secrets.token_hex(_SUFFIX_CHARS // 2)}"
+        log = self._logs / f"worker-{slot}.log" if self._logs else None
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(_open_log(log)) if log else None
+            log_start = output.tell() if output else 0
+            process = await asyncio.create_subprocess_exec(
+                *self._command(worker),
+                stdin=DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            child = _Child(worker, slot, process, log, log_start)
+        self._children[worker] = child
+        child.watch = asyncio.create_task(self._watch(child), name=f"watch {worker}")
+        logger.info("started %s", worker, extra={"pid": process.pid})
+        return worker
+
+    def release(self, worker: str) -> None:
+        if child := self._children.get(worker):
+            child.stopping = True
+
+    async def stop(self, workers: Sequence[str]) -> None:
+        children = [self._children[w] for w in workers if w in self._children]
+        for child in children:
+            child.stopping = True
+            _signal(child.process, hard=False)
+        await self._wait(children, self._settings.worker_stop_s)
+        for child in children:
+            if child.process.returncode is None:
+                logger.warning(
+                    "%s did not end within %g s: killed", child.worker, self._settings.worker_stop_s
+                )
+                _signal(child.process, hard=True)
+        await self._wait(children, _KILL_DEADLINE_S)
+
+    async def kill(self, worker: str) -> None:
+        if child := self._children.get(worker):
+            _signal(child.process, hard=True)
+            await self._wait([child], _KILL_DEADLINE_S)
+
+    async def _wait(self, children: list[_Child], deadline_s: float) -> None:
+        if watches := [c.watch for c in children if c.watch is not None and not c.watch.done()]:
+            await asyncio.wait(watches, timeout=deadline_s)
+
+    async def _watch(self, child: _Child) -> None:
+        exit_code = await child.process.wait()
+        del self._children[child.worker]
+        # A worker that was told to go may still go wrongly; one that wasn't may not even go rightly.
+        self._on_exit(Exit(child.worker, exit_code, child.stopping, _why(child, exit_code)))
+
+    def _free_slot(self) -> int:
+        taken = {c.slot for c in self._children.values()}
+        return next(n for n in range(1, len(taken) + 2) if n not in taken)
+
+    def _command(self, worker: str) -> list[str]:
+        settings = self._settings
+        given = {
+            "worker-id": worker,
+            "nats-url": settings.nats_url,
+            "cell": settings.cell,
+            "log-level": settings.log_level,
+            "trace-sample-ratio": str(settings.trace_sample_ratio),
+            # Several share this machine: none may take the port of the other.
+            "metrics-port": "0",
+            "parent-pid": str(os.getpid()),
+            **({"model": settings.model} if settings.model else {}),
+        }
+        options = [word for name, value in given.items() for word in (f"--{name}", value)]
+        # -P: a folder named `shared` where the user happens to stand must not be taken for ours.
+        return [sys.executable, "-P", "-m", "turboserve", "worker", *options]
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
+
+
+def _signal(process: Process, *, hard: bool) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if hard:
+            process.kill()
+        else:
+            process.terminate()
+
+
+def _why(child: _Child, exit_code: int) -> str:
+    how = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+    words = last_words(child.log, child.log_start) if child.log else ""
+    return f"{how}: {words}" if words else how
