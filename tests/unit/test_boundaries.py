@@ -1,4 +1,4 @@
-"""The lists of deciding files in pyproject.toml: linters pass over a name that matches no file; this does not."""
+"""The lists of deciding files in pyproject.toml: linters pass over a name without a file; this does not."""
 
 import tomllib
 from pathlib import Path
