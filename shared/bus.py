@@ -101,6 +101,11 @@ class Bus:
         return self._client
 
     @property
+    def subscriptions(self) -> int:
+        """How many subscriptions this process holds, the client's own reply inbox included."""
+        return len(self._client._subs)  # noqa: SLF001
+
+    @property
     def connected_s(self) -> float:
         """How long the connection has stood, 0 while it is down. Who has just lost or regained NATS declares
         nobody dead.

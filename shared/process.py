@@ -16,11 +16,13 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+import msgspec
+import psutil
 from prometheus_client import start_http_server
 
 from shared import telemetry
 from shared.bus import Bus, BusAway
-from shared.contracts.fleet import ServiceStatus
+from shared.contracts.fleet import ServiceStatus, Vitals
 from shared.contracts.subjects import SERVICE_STATUS
 from shared.ids import new_instance_id
 from shared.settings import ServiceSettings
@@ -53,6 +55,7 @@ class Process(Generic[S]):
         self.failed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._status = ServiceStatus(service, instance, "starting")
+        self._system = psutil.Process()
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` until the process stops. If it raises, the process stops too: a half-dead service helps
@@ -81,7 +84,15 @@ class Process(Generic[S]):
 
     async def _publish_status(self) -> None:
         address = SERVICE_STATUS.at(cell=self.settings.cell, service=self.service, instance=self.instance)
-        await self.bus.publish(address, self._status)
+        await self.bus.publish(address, msgspec.structs.replace(self._status, vitals=self._vitals()))
+
+    def _vitals(self) -> Vitals:
+        return Vitals(
+            tasks=len(asyncio.all_tasks()),
+            subscriptions=self.bus.subscriptions,
+            open_files=self._system.num_fds(),
+            resident_bytes=self._system.memory_info().rss,
+        )
 
     async def repeat_status(self) -> None:
         while True:

@@ -204,12 +204,22 @@ class PromptChecked(msgspec.Struct, frozen=True):
     warnings: list[str]
 
 
+class Vitals(msgspec.Struct, frozen=True):
+    """What a process holds at the moment. All of it is back where it was once its sessions are gone."""
+
+    tasks: int
+    subscriptions: int
+    open_files: int
+    resident_bytes: int
+
+
 class ServiceStatus(msgspec.Struct, frozen=True):
     """A service process's own word on its state, on change and every second: "starting", "ready", "waiting",
-    "stopping".
+    "stopping", "stopped".
     """
 
     service: str
     instance: str
     state: str
     detail: str = ""
+    vitals: Vitals | None = None

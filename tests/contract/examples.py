@@ -137,7 +137,9 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
         workers=[fleet.FleetWorker("worker-1", "running", 1, "pid 4711")],
         sent_at=1_790_000_004.0,
     ),
-    fleet.ServiceStatus("gateway", "gateway-1", "ready", "http://127.0.0.1:8080"),
+    fleet.ServiceStatus(
+        "gateway", "gateway-1", "ready", "http://127.0.0.1:8080", fleet.Vitals(14, 21, 30, 80_000_000)
+    ),
 )
 
 EVENT = events.CloudEvent(

@@ -2,7 +2,7 @@
 round.
 
 To change it on purpose: `python -m tests.contract.test_golden` writes the golden files anew. Read the diff: a
-field that moved, went or changed its type breaks every service and platform that still runs the version before.
+field that moved, went or changed its type breaks whoever still runs the version before.
 """
 
 from pathlib import Path

@@ -1,0 +1,185 @@
+"""The store keeps its promises on every database it supports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from shared.contracts.session import Input
+from shared.ids import new_session_id
+from shared.store import leases, outbox, sessions
+from shared.store.engine import Store, open_store
+from shared.store.leases import Lease, LeaseLost
+from shared.store.outbox import OutboxEvent
+from shared.store.rows import SessionRow
+from shared.store.sessions import Conflict
+from shared.store.tables import metadata
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    store = await open_store(database_url, wait_s=10)
+    yield store
+    await store.close()
+
+
+def make_row(**changes: object) -> SessionRow:
+    fields: dict[str, object] = {
+        "id": new_session_id("main"),
+        "tenant": "default",
+        "cell": "main",
+        "status": "queued",
+        "phase": "waiting",
+        "model": "sprites",
+        "seed": 2**63 - 1,
+        "inputs": [Input("prompt", "a red circle \x00 é 🎈")],
+        "created_at": 1_700_000_000.125,
+        "updated_at": 1_700_000_000.125,
+    }
+    return SessionRow(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_every_field_of_a_row_is_a_column_at_its_place() -> None:
+    assert tuple(metadata.tables["sessions"].columns.keys()) == SessionRow.__struct_fields__
+
+
+async def test_migrations_make_the_tables_the_code_knows(store: Store) -> None:
+    async with store.begin() as transaction:
+        differences = await transaction.run_sync(
+            lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)
+        )
+    assert differences == []
+
+
+async def test_a_row_comes_back_as_it_was(store: Store) -> None:
+    row = make_row(max_chunks=7, warnings=["unknown word: zorp"], unwatched_since=1.5, idempotency_key="k")
+    async with store.begin() as transaction:
+        await sessions.insert(transaction, row)
+    async with store.begin() as transaction:
+        assert await sessions.get(transaction, row.id) == row
+        assert await sessions.find_by_key(transaction, "default", "k") == row
+        assert await sessions.find_by_key(transaction, "other", "k") is None
+        assert await sessions.get(transaction, new_session_id("main")) is None
+
+
+async def test_a_session_and_its_event_are_saved_together_or_not_at_all(store: Store) -> None:
+    row = make_row(idempotency_key="once")
+    async with store.begin() as transaction:
+        await sessions.insert(transaction, row)
+        await outbox.add(transaction, [OutboxEvent("e-1", "s", b"{}")], now=1.0)
+    with pytest.raises(Conflict):
+        async with store.begin() as transaction:
+            await outbox.add(transaction, [OutboxEvent("e-2", "s", b"{}")], now=1.0)
+            await sessions.insert(transaction, make_row(idempotency_key="once"))
+    async with store.begin() as transaction:
+        assert [event.id for event in await outbox.unpublished(transaction, 10)] == ["e-1"]
+        await sessions.insert(transaction, make_row(idempotency_key="once", tenant="other"))
+        await sessions.insert(transaction, make_row(idempotency_key=None))
+        await sessions.insert(transaction, make_row(idempotency_key=None))
+
+
+async def test_an_update_needs_the_revision_it_was_decided_on(store: Store) -> None:
+    row = make_row()
+    async with store.begin() as transaction:
+        await sessions.insert(transaction, row)
+    newer = make_row(id=row.id, revision=2, status="active", worker="w-1", epoch=1)
+    async with store.begin() as transaction:
+        await sessions.update(transaction, newer, was_revision=1)
+    with pytest.raises(Conflict):
+        async with store.begin() as transaction:
+            await sessions.update(transaction, make_row(id=row.id, revision=2), was_revision=1)
+    async with store.begin() as transaction:
+        assert await sessions.get(transaction, row.id) == newer
+
+
+async def test_pages_run_newest_first_through_equal_times(store: Store) -> None:
+    rows = [make_row(created_at=1_000.1 + n // 2) for n in range(7)]
+    foreign = make_row(tenant="other")
+    ended = make_row(created_at=1.0, status="closed", ended_at=5.0)
+    async with store.begin() as transaction:
+        for row in [*rows, foreign, ended]:
+            await sessions.insert(transaction, row)
+    expected = sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)
+    seen: list[SessionRow] = []
+    cursor = ""
+    async with store.begin() as transaction:
+        for _ in range(3):
+            page = await sessions.page(transaction, "default", limit=3, cursor=cursor)
+            seen += page.rows
+            cursor = page.cursor
+        assert cursor == ""
+        assert seen == [*expected, ended]
+        assert len((await sessions.page(transaction, "default", 50, live_only=True)).rows) == 7
+        assert {row.id for row in await sessions.live(transaction, "main")} == {
+            row.id for row in [*rows, foreign]
+        }
+        assert [e.session for e in await sessions.ended_since(transaction, "main", 4.0)] == [ended.id]
+        assert await sessions.ended_since(transaction, "main", 6.0) == []
+
+
+@pytest.mark.parametrize("cursor", ["x", "zz~main_x", "0x1p+0~\0"])
+async def test_a_foreign_cursor_is_an_error(store: Store, cursor: str) -> None:
+    async with store.begin() as transaction:
+        with pytest.raises(ValueError):  # noqa: PT011  # which one it is depends on the cursor
+            await sessions.page(transaction, "default", limit=3, cursor=cursor)
+
+
+async def test_events_wait_in_order_until_they_are_published(store: Store) -> None:
+    events = [OutboxEvent(f"e-{n}", "ts.main.events.default.opened", b"\x00" + bytes([n])) for n in range(5)]
+    async with store.begin() as transaction:
+        await outbox.add(transaction, events[:3], now=1.0)
+        await outbox.add(transaction, events[3:], now=2.0)
+    async with store.begin() as transaction:
+        assert await outbox.unpublished(transaction, limit=4) == events[:4]
+        await outbox.mark_published(transaction, ["e-0", "e-1"], now=3.0)
+        assert await outbox.unpublished(transaction, limit=9) == events[2:]
+        assert await outbox.waiting(transaction) == (3, 1.0)
+        await outbox.forget_published(transaction, before=4.0)
+        left = await transaction.scalar(sa.select(sa.func.count()).select_from(metadata.tables["outbox"]))
+        assert left == 3
+
+
+async def test_a_lease_has_one_holder_at_a_time(store: Store) -> None:
+    async with store.begin() as transaction:
+        first = await leases.acquire(transaction, "placement", "p-1", ttl_s=60)
+        assert first == Lease("placement", "p-1", 1)
+        assert await leases.acquire(transaction, "placement", "p-2", ttl_s=60) is None
+        assert await leases.acquire(transaction, "other", "p-2", ttl_s=60) is not None
+        await leases.renew(transaction, first, ttl_s=30)
+        state = await leases.look(transaction, "placement")
+        assert state is not None
+        assert state.holder == "p-1"
+        assert 20 < state.left_s <= 30.1
+
+
+async def test_an_expired_lease_is_taken_over_and_fences_the_old_holder(store: Store) -> None:
+    async with store.begin() as transaction:
+        first = await leases.acquire(transaction, "placement", "p-1", ttl_s=-1)
+        assert first is not None
+        await leases.check(transaction, first)
+    async with store.begin() as transaction:
+        second = await leases.acquire(transaction, "placement", "p-2", ttl_s=60)
+        assert second is not None
+        assert second.token == first.token + 1
+        with pytest.raises(LeaseLost):
+            await leases.renew(transaction, first, ttl_s=60)
+        with pytest.raises(LeaseLost):
+            await leases.check(transaction, first)
+        await leases.release(transaction, first)
+        await leases.check(transaction, second)
+        await leases.release(transaction, second)
+        assert await leases.acquire(transaction, "placement", "p-3", ttl_s=60) is not None
+
+
+async def test_opening_twice_changes_nothing(store: Store, database_url: str) -> None:
+    row = make_row()
+    async with store.begin() as transaction:
+        await sessions.insert(transaction, row)
+    again = await open_store(database_url, wait_s=10)
+    async with again.begin() as transaction:
+        assert await sessions.get(transaction, row.id) == row
+    await again.close()
