@@ -67,19 +67,20 @@ async def test_a_row_comes_back_as_it_was(store: Store) -> None:
 
 
 async def test_a_session_and_its_event_are_saved_together_or_not_at_all(store: Store) -> None:
-    row = make_row(idempotency_key="once")
-    async with store.begin() as transaction:
-        await sessions.insert(transaction, row)
-        await outbox.add(transaction, [OutboxEvent("e-1", "s", b"{}")], now=1.0)
+    await _save_with_event(store, make_row(idempotency_key="once"), "e-1")
     with pytest.raises(Conflict):
-        async with store.begin() as transaction:
-            await outbox.add(transaction, [OutboxEvent("e-2", "s", b"{}")], now=1.0)
-            await sessions.insert(transaction, make_row(idempotency_key="once"))
+        await _save_with_event(store, make_row(idempotency_key="once"), "e-2")
     async with store.begin() as transaction:
         assert [event.id for event in await outbox.unpublished(transaction, 10)] == ["e-1"]
         await sessions.insert(transaction, make_row(idempotency_key="once", tenant="other"))
         await sessions.insert(transaction, make_row(idempotency_key=None))
         await sessions.insert(transaction, make_row(idempotency_key=None))
+
+
+async def _save_with_event(store: Store, row: SessionRow, event_id: str) -> None:
+    async with store.begin() as transaction:
+        await outbox.add(transaction, [OutboxEvent(event_id, "s", b"{}")], now=1.0)
+        await sessions.insert(transaction, row)
 
 
 async def test_an_update_needs_the_revision_it_was_decided_on(store: Store) -> None:

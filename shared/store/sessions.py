@@ -1,0 +1,115 @@
+"""Reading and writing sessions' rows. Placement is the only writer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.contracts.session import LIVE
+from shared.store.rows import SessionRow
+from shared.store.tables import sessions
+
+
+class Conflict(Exception):
+    """The row is not as the caller believes: another revision, or an id or idempotency key that exists
+    already."""
+
+
+class Page(NamedTuple):
+    """`cursor` "" means there is no further page."""
+
+    rows: list[SessionRow]
+    cursor: str
+
+
+class Ended(NamedTuple):
+    session: str
+    tenant: str
+    ended_at: float
+
+
+def _from_record(record: sa.Row[Any]) -> SessionRow:
+    return msgspec.convert(dict(zip(SessionRow.__struct_fields__, record, strict=True)), SessionRow)
+
+
+async def insert(transaction: AsyncConnection, row: SessionRow) -> None:
+    """Raises `Conflict` if the tenant used the row's idempotency key before; the transaction is then of no
+    use."""
+    try:
+        await transaction.execute(sa.insert(sessions).values(**msgspec.to_builtins(row)))
+    except IntegrityError as error:
+        raise Conflict(f"session {row.id}: {error.orig}") from None
+
+
+async def update(transaction: AsyncConnection, row: SessionRow, was_revision: int) -> None:
+    """Save `row` over the one with `was_revision`. Raises `Conflict` if the row has another revision."""
+    values = msgspec.to_builtins(row)
+    guarded = sa.update(sessions).where(sessions.c.id == row.id, sessions.c.revision == was_revision)
+    result = await transaction.execute(guarded.values(**values))
+    if cast("sa.CursorResult[Any]", result).rowcount != 1:
+        raise Conflict(f"session {row.id} is not at revision {was_revision} any more")
+
+
+async def get(transaction: AsyncConnection, session: str) -> SessionRow | None:
+    record = (await transaction.execute(sa.select(sessions).where(sessions.c.id == session))).first()
+    return None if record is None else _from_record(record)
+
+
+async def find_by_key(transaction: AsyncConnection, tenant: str, idempotency_key: str) -> SessionRow | None:
+    asking = sa.select(sessions).where(
+        sessions.c.tenant == tenant, sessions.c.idempotency_key == idempotency_key
+    )
+    record = (await transaction.execute(asking)).first()
+    return None if record is None else _from_record(record)
+
+
+async def live(transaction: AsyncConnection, cell: str) -> list[SessionRow]:
+    """Every session of the cell that has not ended, oldest first."""
+    asking = (
+        sa.select(sessions)
+        .where(sessions.c.ended_at.is_(None), sessions.c.cell == cell)
+        .order_by(sessions.c.created_at, sessions.c.id)
+    )
+    return [_from_record(record) for record in await transaction.execute(asking)]
+
+
+async def ended_since(transaction: AsyncConnection, cell: str, since: float) -> list[Ended]:
+    """Sessions of the cell that ended after `since` (seconds since the epoch)."""
+    asking = (
+        sa.select(sessions.c.id, sessions.c.tenant, sessions.c.ended_at)
+        .where(sessions.c.ended_at > since, sessions.c.cell == cell)
+        .order_by(sessions.c.ended_at)
+    )
+    return [Ended(*record) for record in await transaction.execute(asking)]
+
+
+async def page(
+    transaction: AsyncConnection, tenant: str, limit: int, cursor: str = "", live_only: bool = False
+) -> Page:
+    """A tenant's sessions, newest first. Raises `ValueError` for a cursor that no page gave."""
+    asking = sa.select(sessions).where(sessions.c.tenant == tenant)
+    if live_only:
+        asking = asking.where(sessions.c.status.in_(sorted(LIVE)))
+    if cursor:
+        asking = asking.where(
+            sa.tuple_(sessions.c.created_at, sessions.c.id) < sa.tuple_(*_parse_cursor(cursor))
+        )
+    asking = asking.order_by(sessions.c.created_at.desc(), sessions.c.id.desc()).limit(limit + 1)
+    rows = [_from_record(record) for record in await transaction.execute(asking)]
+    more = len(rows) > limit
+    return Page(rows[:limit], _make_cursor(rows[limit - 1]) if more else "")
+
+
+def _make_cursor(row: SessionRow) -> str:
+    return f"{row.created_at.hex()}~{row.id}"
+
+
+def _parse_cursor(cursor: str) -> tuple[sa.ColumnElement[float], sa.ColumnElement[str]]:
+    created_at, separator, session = cursor.partition("~")
+    if not separator or "\0" in session:
+        raise ValueError(f"{cursor[:80]!r} is not a cursor that a page gave")
+    return sa.literal(float.fromhex(created_at), sa.Double), sa.literal(session, sa.Text)
