@@ -1,0 +1,125 @@
+"""The `turboserve` command."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shared.settings import SettingsError
+from turboserve.launch_error import LaunchError
+from turboserve.service_command import ServiceCommand
+
+DEFAULT_URL = "http://localhost:8080"
+
+_EPILOG = """\b
+Examples:
+  turboserve up                                   everything on this machine; prints the page's address
+  turboserve stream --prompt "a red circle bouncing" --chunks 10 -o out.mp4
+  turboserve stream --prompt "a red circle" --then "a blue star@4" --chunks 10 -o out.mp4
+  turboserve sessions --url http://video.example:8080
+
+Every setting of a service is an option of its command and a variable, TURBOSERVE_GATEWAY_PORT for the
+gateway's --port.
+"""
+
+
+class _Commands(click.Group):
+    """Its help shows the commands by what one wants to do."""
+
+    groups = {  # noqa: RUF012 - never changed
+        "Run everything here": ("up",),
+        "Use a running turboserve": ("stream", "sessions"),
+        "Run one service": ("gateway", "placement", "autoscaler", "worker"),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [name for names in self.groups.values() for name in names]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        for title, names in self.groups.items():
+            with formatter.section(title):
+                formatter.write_dl([(n, self.commands[n].get_short_help_str(80)) for n in names])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Errors that a person can do something about end in a sentence, not in a traceback."""
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            raise _failure(str(error)) from None
+        except LaunchError as error:
+            raise _failure(error.message, error.hint) from None
+
+
+def _failure(message: str, hint: str = "") -> click.ClickException:
+    return click.ClickException(f"{message}\n{hint}" if hint else message)
+
+
+@click.group(
+    cls=_Commands,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(version("turboserve"), message="turboserve %(version)s")
+def main() -> None:
+    """Live video from a prompt: serve causal video diffusion models to many users at once."""
+
+
+@main.command(short_help="NATS, the four services and the first worker; Ctrl-C stops all of it.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port of the page and the API; 0: any free one.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0: every one of this machine.",
+)
+@click.option(
+    "--workers", type=click.IntRange(0, 256), default=1, show_default=True, help="Workers that always run."
+)
+@click.option(
+    "--max-workers",
+    type=click.IntRange(1, 256),
+    help="Most workers that demand may lead to. [one for every two processors]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Folder for everything that is kept: streams, database, logs.",
+)
+@click.option(
+    "--database-url", help="Database to use instead of SQLite in the data folder: postgresql+asyncpg://…"
+)
+@click.option(
+    "--nats-url",
+    envvar="TURBOSERVE_NATS_URL",
+    help="A running NATS (with JetStream) to use instead of starting one.",
+)
+def up(**given: Any) -> None:
+    """Run everything on this machine: NATS, placement, autoscaler, gateway, and through the autoscaler the
+    workers.
+
+    Prints a line whenever a service's state changes, and the page's address once a picture can be had. What
+    is in the data folder is found again by the next start. Ctrl-C stops everything in order.
+    """
+    from turboserve import launcher
+
+    launcher.up(launcher.Options(**given))
+
+
+for _name, _help in {
+    "gateway": "The front door: HTTP, WebSocket and the page.",
+    "placement": "Keeps the sessions and decides which worker has which.",
+    "autoscaler": "Starts and releases workers as demand goes.",
+    "worker": "Makes the video: one device, one model, many sessions.",
+}.items():
+    main.add_command(ServiceCommand(_name, _help))

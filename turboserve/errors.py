@@ -1,0 +1,47 @@
+"""What can go wrong for a client, as one exception type with a code for programs and words for people."""
+
+from __future__ import annotations
+
+
+class TurboserveError(Exception):
+    """`code`: for programs. `message`: what was wrong. `hint`: what to do about it ("": nothing known)."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+class Unreachable(TurboserveError):
+    """No gateway answers at the URL, or the one there can't serve now, after all tries."""
+
+
+class UnknownSession(TurboserveError):
+    """There is no such session."""
+
+
+class InvalidRequest(TurboserveError):
+    """A field is wrong: an empty prompt, an unknown model, `from` out of range."""
+
+
+class SessionEnded(TurboserveError):
+    """The session is closed or failed: it can't be steered, paused or watched any further."""
+
+
+class ChunksGone(TurboserveError):
+    """The chunk asked for is no longer held. `oldest_held`: the oldest that is (None: not told)."""
+
+    def __init__(self, code: str, message: str, hint: str = "", oldest_held: int | None = None) -> None:
+        super().__init__(code, message, hint)
+        self.oldest_held = oldest_held
+
+
+def of_status(status: int, code: str, message: str, hint: str = "") -> TurboserveError:
+    """The exception for an HTTP status and the error body that came with it."""
+    if status in (502, 503, 504):
+        return Unreachable(code, message, hint)
+    kind = {404: UnknownSession, 409: SessionEnded, 400: InvalidRequest, 413: InvalidRequest}.get(status)
+    if kind is None:
+        kind = InvalidRequest if status == 422 else TurboserveError
+    return kind(code, message, hint)
