@@ -1,0 +1,62 @@
+"""Placement as the gateway asks it: each call is one request on the bus. Raises `Refused`, `NoAnswer` or `BusAway`."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from shared.bus import Bus
+from shared.contracts import session, subjects
+from shared.contracts.subjects import Request
+from shared.ids import InvalidName, cell_of, check_session_id
+
+from services.gateway.problems import session_not_found
+
+T = TypeVar("T", bound=msgspec.Struct)
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class Placement:
+    """The sessions of one tenant in one cell."""
+
+    def __init__(self, bus: Bus, cell: str, tenant: str, timeout_s: float) -> None:
+        self._bus = bus
+        self._cell = cell
+        self._tenant = tenant
+        self._timeout_s = timeout_s
+
+    async def open(self, opening: session.OpenSession) -> session.SessionView:
+        return await self._ask(subjects.OPEN, opening)
+
+    async def page(self, asked: session.ListSessions) -> session.SessionPage:
+        return await self._ask(subjects.LIST, asked)
+
+    async def get(self, session_id: str) -> session.SessionView:
+        return await self._ask(subjects.GET, session.GetSession(self._known(session_id)))
+
+    async def steer(self, session_id: str, inputs: list[session.Input]) -> session.Steered:
+        return await self._ask(subjects.STEER, session.SteerSession(self._known(session_id), inputs))
+
+    async def pause(self, session_id: str) -> session.SessionView:
+        return await self._ask(subjects.PAUSE, session.PauseSession(self._known(session_id)))
+
+    async def resume(self, session_id: str) -> session.SessionView:
+        return await self._ask(subjects.RESUME, session.ResumeSession(self._known(session_id)))
+
+    async def close(self, session_id: str) -> session.SessionView:
+        return await self._ask(subjects.CLOSE, session.CloseSession(self._known(session_id)))
+
+    def _known(self, session_id: str) -> str:
+        """What can't be an id here needs no question to placement."""
+        try:
+            check_session_id(session_id)
+        except InvalidName:
+            raise session_not_found(session_id) from None
+        if cell_of(session_id) != self._cell:
+            raise session_not_found(session_id)
+        return session_id
+
+    async def _ask(self, subject: Request[T, R], message: T) -> R:
+        address = subject.at(cell=self._cell, tenant=self._tenant)
+        return await self._bus.request(address, message, self._timeout_s)

@@ -1,0 +1,112 @@
+"""Whatever goes wrong, said one way: `{"error": {"code", "message", "hint"}}` with the right status."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from shared.bus import BusAway, NoAnswer, Refused
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1
+
+_STATUS_OF_REFUSAL = {
+    "idempotency_conflict": 409,
+    "session_ended": 409,
+    "session_not_found": 404,
+    "busy": 503,
+    "store_unavailable": 503,
+    "too_many_sessions": 429,
+    "internal": 500,
+    "undecodable": 500,
+}
+_REFUSED_BY_DEFAULT = 422  # a refusal nobody named here is about what the caller asked for
+_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_HINT_OF_STATUS = {
+    404: "/openapi.json lists what there is",
+    405: "the Allow header names the methods of this path",
+    413: "a body may have 64 KiB",
+}
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """`code` for programs, `message` what was wrong, `hint` what to do about it."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: ErrorDetail
+
+
+class Problem(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = ErrorDetail(code, message, hint)
+
+
+def session_not_found(session: str) -> Problem:
+    return Problem(
+        404, "session_not_found", f"there is no session {session[:60]!r}", "GET /v1/sessions lists them"
+    )
+
+
+def problem_of(error: Exception) -> Problem:
+    """What a caller is told of `error`. Unexpected ones are logged here and told without details."""
+    match error:
+        case Problem():
+            return error
+        case Refused():
+            refusal = error.refusal
+            status = _STATUS_OF_REFUSAL.get(refusal.code, _REFUSED_BY_DEFAULT)
+            return Problem(status, refusal.code, refusal.message, refusal.hint)
+        case NoAnswer():
+            return _away("placement_away", "the placement service doesn't answer")
+        case BusAway():
+            return _away("service_away", "NATS, through which the services talk, is away")
+        case ValidationException():
+            return Problem(422, "invalid_field", _fields_of(error), "see /openapi.json")
+        case HTTPException():
+            return _of_status(error)
+    logger.error("a request failed", exc_info=error)
+    return Problem(500, "internal", "the gateway failed on this request", "its log says more")
+
+
+def answer(_: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
+    """Litestar's exception handler for everything."""
+    problem = problem_of(error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if problem.status in {429, 503}:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return Response(
+        ErrorBody(problem.detail), status_code=problem.status, headers=headers, media_type=MediaType.JSON
+    )
+
+
+def _away(code: str, message: str) -> Problem:
+    hint = "try again in a moment; a POST /v1/sessions with an Idempotency-Key can be repeated safely"
+    return Problem(503, code, message, hint)
+
+
+def _of_status(error: HTTPException) -> Problem:
+    status = error.status_code
+    if status >= 500:
+        logger.error("a request failed", exc_info=error)
+    code = _CODE_OF_STATUS.get(status, "bad_request" if status < 500 else "internal")
+    return Problem(status, code, error.detail, _HINT_OF_STATUS.get(status, ""))
+
+
+def _fields_of(error: ValidationException) -> str:
+    problems = error.extra if isinstance(error.extra, list) else []
+    named = [f"{p.get('key', 'request')}: {p.get('message', '')}" for p in problems if isinstance(p, dict)]
+    return "; ".join(named) or error.detail

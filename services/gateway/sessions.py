@@ -1,0 +1,174 @@
+"""The HTTP calls that open, show, steer and close sessions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Request, Response, Router, delete, get, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+
+from services.gateway import admission
+from services.gateway.bodies import (
+    OpenBody,
+    SessionBody,
+    SessionsBody,
+    SteerBody,
+    SteeredBody,
+    session_body,
+)
+from services.gateway.gateway import Gateway, socket_base
+from services.gateway.problems import ErrorBody, Problem
+from shared.contracts.session import Input, ListSessions, OpenSession
+
+MAX_PAGE = 200
+MAX_CURSOR_CHARS = 200
+
+Caller = Request[Any, Any, Any]
+
+
+def _errors(**described: str) -> dict[int, ResponseSpec]:
+    """Error answers for the OpenAPI document: `e404="unknown session"`."""
+    answers = described | {"e503": "Placement or NATS is away: see Retry-After."}
+    return {
+        int(name[1:]): ResponseSpec(ErrorBody, generate_examples=False, description=text)
+        for name, text in answers.items()
+    }
+
+
+_BODY = {"e400": "The body is not JSON.", "e413": "The body is too large."}
+_KNOWN = {"e404": "There is no such session."}
+_RUNNING = _KNOWN | {"e409": "The session has ended."}
+
+
+@post(
+    "/",
+    operation_id="openSession",
+    summary="Open a session: its video is made while viewers watch it",
+    responses=_errors(
+        **_BODY,
+        e409="The Idempotency-Key was used with another body.",
+        e422="A field is wrong; the message names it.",
+        e429="Too many sessions.",
+    ),
+)
+async def open_session(
+    request: Caller,
+    data: OpenBody,
+    gateway: Gateway,
+    idempotency_key: Annotated[
+        str | None,
+        Parameter(
+            header="Idempotency-Key",
+            description="Repeating a call with the same key opens no second session.",
+        ),
+    ] = None,
+) -> SessionBody:
+    """The answer's `stream_url` is the WebSocket to watch it at."""
+    try:
+        prompt = admission.check_opening(
+            gateway.fleet.rules(), data.prompt, data.model, data.rung, data.seed, data.max_chunks
+        )
+        key = "" if idempotency_key is None else admission.check_idempotency_key(idempotency_key)
+    except admission.Denied as denied:
+        raise _problem(denied) from None
+    opening = OpenSession(
+        inputs=[Input("prompt", prompt)],
+        model=data.model,
+        seed=data.seed,
+        max_chunks=data.max_chunks,
+        rung=data.rung,
+        idempotency_key=key,
+    )
+    return session_body(await gateway.placement.open(opening), socket_base(request))
+
+
+@get(
+    "/",
+    operation_id="listSessions",
+    summary="List sessions, newest first",
+    responses=_errors(e422="A parameter is wrong; the message names it."),
+)
+async def list_sessions(
+    request: Caller,
+    gateway: Gateway,
+    limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 50,
+    cursor: Annotated[
+        str, Parameter(max_length=MAX_CURSOR_CHARS, description="That of the page before.")
+    ] = "",
+    live: Annotated[bool, Parameter(description="Leave out sessions that have ended.")] = False,
+) -> SessionsBody:
+    page = await gateway.placement.page(ListSessions(limit, cursor, live))
+    base = socket_base(request)
+    return SessionsBody([session_body(view, base) for view in page.sessions], page.cursor)
+
+
+@get("/{session_id:str}", operation_id="getSession", summary="One session", responses=_errors(**_KNOWN))
+async def get_session(request: Caller, session_id: str, gateway: Gateway) -> SessionBody:
+    return session_body(await gateway.placement.get(session_id), socket_base(request))
+
+
+@post(
+    "/{session_id:str}/prompt",
+    status_code=202,
+    operation_id="steerSession",
+    summary="Change the prompt while it plays; newest wins",
+    responses=_errors(**_BODY, **_RUNNING, e422="The prompt is wrong."),
+)
+async def steer_session(session_id: str, data: SteerBody, gateway: Gateway) -> SteeredBody:
+    try:
+        prompt = admission.check_prompt(gateway.fleet.rules(), data.prompt)
+    except admission.Denied as denied:
+        raise _problem(denied) from None
+    steered = await gateway.placement.steer(session_id, [Input("prompt", prompt)])
+    return SteeredBody(steered.from_chunk, steered.inputs_version, steered.warnings)
+
+
+@post(
+    "/{session_id:str}/pause",
+    status_code=202,
+    operation_id="pauseSession",
+    summary="Pause: no further chunk is begun",
+    responses=_errors(**_RUNNING),
+)
+async def pause_session(request: Caller, session_id: str, gateway: Gateway) -> SessionBody:
+    return session_body(await gateway.placement.pause(session_id), socket_base(request))
+
+
+@post(
+    "/{session_id:str}/resume",
+    status_code=202,
+    operation_id="resumeSession",
+    summary="Go on where it paused",
+    responses=_errors(**_RUNNING),
+)
+async def resume_session(request: Caller, session_id: str, gateway: Gateway) -> SessionBody:
+    return session_body(await gateway.placement.resume(session_id), socket_base(request))
+
+
+@delete(
+    "/{session_id:str}",
+    operation_id="closeSession",
+    summary="Close a session; closing it again is fine",
+    responses=_errors(**_KNOWN),
+)
+async def close_session(session_id: str, gateway: Gateway) -> Response[None]:
+    await gateway.placement.close(session_id)
+    return Response(None, status_code=204)
+
+
+def _problem(denied: admission.Denied) -> Problem:
+    return Problem(422, denied.code, str(denied), denied.hint)
+
+
+def router() -> Router:
+    handlers = [
+        open_session,
+        list_sessions,
+        get_session,
+        steer_session,
+        pause_session,
+        resume_session,
+        close_session,
+    ]
+    return Router("/v1/sessions", route_handlers=handlers, tags=["sessions"])

@@ -1,0 +1,39 @@
+"""What a gateway can be told. Every name is `TURBOSERVE_GATEWAY_<NAME>` in the environment and `--<name>` on the command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from shared.ids import DEFAULT_TENANT
+from shared.settings import Port, PositiveSeconds, ServiceSettings
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+class GatewaySettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`max_prompt_chars` holds until a worker has said what its model takes. `allowed_origins`: origins of foreign pages
+    that may call this gateway, separated by commas; its own page always may. `trust_trace_context`: join traces begun by
+    callers, only for callers that are trusted. `viewer_silent_s`: how long a viewer may take neither a byte nor answer a
+    ping. `away_limit_s`: viewers are sent away when NATS stays away for longer. `linger_s`: how long an ended session
+    waits for a viewer's next grant. `refresh_s`: how often a session's row is read again in case a change was not heard.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    tenant: str = DEFAULT_TENANT
+    request_timeout_s: PositiveSeconds = 5.0
+    max_prompt_chars: Count = 500
+    max_viewers: Count = 5_000
+    allowed_origins: str = ""
+    trust_trace_context: bool = False
+    viewer_silent_s: PositiveSeconds = 60.0
+    away_limit_s: PositiveSeconds = 60.0
+    linger_s: PositiveSeconds = 10.0
+    poll_s: PositiveSeconds = 0.5
+    refresh_s: PositiveSeconds = 5.0
+
+    @property
+    def origins(self) -> list[str]:
+        return [origin.strip() for origin in self.allowed_origins.split(",") if origin.strip()]
