@@ -1,0 +1,194 @@
+// Draws what a `Watch` knows into the page. Reads only; what buttons do is in main.js.
+
+import { drawBuffer, drawLatency } from "./charts.js";
+import { attribute, byId, element, text } from "./dom.js";
+import { made_s, promptOf } from "./watch.js";
+import { ending } from "./words.js";
+
+const HUES = 6;
+const STRIP_CELLS = 32;
+const STRIP_AHEAD = 3;
+const ARRIVED_SHOWN_MS = 6000;
+const SAMPLES_KEPT = 400;
+const WELCOME = ["Type a prompt, watch it come alive", "Every chunk of video is generated while you look at it. Change the prompt at any time."];
+const STATUS_WORDS = { queued: "Queued", active: "Live", paused: "Paused", closed: "Ended", failed: "Failed" };
+
+const hueOf = (version) => version % HUES;
+const seconds = (value_s, digits = 1) => [`${value_s.toFixed(digits)} `, element("small", {}, "s")];
+
+export class View {
+  #samples = [];
+  #stallsSeen = 0;
+  #drawnChunks = "";
+  #arrivedAt_ms = null;
+  #refused = null;
+
+  /** Forget the session before. */
+  reset() {
+    this.#samples = [];
+    this.#stallsSeen = 0;
+    this.#drawnChunks = "";
+    this.#arrivedAt_ms = null;
+    this.#refused = null;
+    this.problem(null);
+    byId("stage").dataset.state = "empty";
+  }
+
+  /** A line over the picture while something is wrong; null takes it away. */
+  problem(words) {
+    byId("problem").hidden = words === null;
+    if (words) text(byId("problem-words"), `${words.message} ${words.hint}`);
+  }
+
+  refused(words) {
+    this.#refused = words;
+    this.problem(null);
+  }
+
+  /** `watch` null: no session. `pending`: {prompt, from} of a change on its way. */
+  show(watch, { opening, pending }) {
+    this.#veil(watch, opening);
+    this.#now(watch, pending);
+    this.#buttons(watch, opening);
+    this.#figures(watch);
+    this.#strip(watch);
+    this.#story(watch, pending);
+  }
+
+  #veil(watch, opening) {
+    const [title, hint] = this.#veilWords(watch, opening) ?? [];
+    const veil = byId("veil");
+    attribute(veil, "data-shown", title ? "" : null);
+    attribute(veil, "data-over", watch?.shown ? "" : null);
+    if (title) {
+      text(byId("veil-title"), title);
+      text(byId("veil-hint"), hint ?? "");
+    }
+    if (watch?.shown) byId("stage").dataset.state = "playing";
+  }
+
+  #veilWords(watch, opening) {
+    if (this.#refused) return [this.#refused.message, this.#refused.hint];
+    if (opening) return ["Starting …"];
+    if (!watch) return WELCOME;
+    const { status, reason, position, phase } = watch.session ?? {};
+    if (watch.ended && watch.buffered_s < 0.05) return ["This session has ended", `${ending(status, reason)} Type a prompt to start a new one.`];
+    if (watch.held || (status === "paused" && watch.buffered_s < 0.05)) return pausedWords(phase);
+    if (watch.shown) return null;
+    if (status === "queued") return ["Waiting for a free worker …", position > 0 ? `${position} before this one.` : "It starts by itself."];
+    return ["Making the first picture …"];
+  }
+
+  #now(watch, pending) {
+    const status = watch?.session?.status ?? "none";
+    const known = watch?.held && status === "active" ? "paused" : status;
+    byId("status").dataset.status = known;
+    text(byId("status"), STATUS_WORDS[known] ?? "Ready");
+    const prompt = watch?.shown ? promptOf(watch.shown) : "";
+    text(byId("now-prompt"), prompt);
+    const label = watch?.shown ? `Live video: ${prompt}` : "Nothing is playing";
+    for (const screen of ["canvas", "video"]) attribute(byId(screen), "aria-label", label);
+    text(document.querySelector("title"), prompt ? `${prompt} · turboserve` : "turboserve");
+    this.#next(watch, pending);
+  }
+
+  #next(watch, pending) {
+    const line = byId("next-prompt");
+    const arrived = pending && watch?.shown && watch.shown.index >= pending.from;
+    if (arrived) this.#arrivedAt_ms ??= performance.now();
+    else this.#arrivedAt_ms = null;
+    line.hidden = !pending || (arrived && performance.now() - this.#arrivedAt_ms > ARRIVED_SHOWN_MS);
+    if (line.hidden) return;
+    attribute(line, "data-arrived", arrived ? "" : null);
+    const words = arrived ? `Showing your change since chunk ${pending.from}` : `Next, from chunk ${pending.from}: “${pending.prompt}”`;
+    if (line.textContent !== words) line.replaceChildren(element("b", {}, words));
+  }
+
+  #buttons(watch, opening) {
+    const live = watch !== null && !watch.ended && !this.#refused;
+    text(byId("submit"), live ? "Change" : "Start");
+    text(byId("prompt-label"), live ? "Change what you see" : "What do you want to see?");
+    byId("submit").disabled = opening;
+    byId("pause").hidden = byId("close").hidden = !live;
+    byId("new").hidden = watch === null && !this.#refused;
+    byId("seed-field").hidden = live;
+    text(byId("pause"), watch?.held || watch?.session?.status === "paused" ? "Resume" : "Pause");
+  }
+
+  #figures(watch) {
+    byId("first").replaceChildren(...(watch?.firstPicture_s ? seconds(watch.firstPicture_s, 2) : ["–"]));
+    byId("ahead").replaceChildren(...(watch?.shown ? seconds(watch.buffered_s) : ["–"]));
+    text(byId("chunk"), watch?.shown ? String(watch.shown.index) : "–");
+    text(byId("stalls"), watch?.shown ? String(watch.stalls) : "–");
+  }
+
+  #strip(watch) {
+    const newest = watch?.shown?.index ?? -1;
+    const first = Math.max(0, newest - STRIP_CELLS + STRIP_AHEAD + 1);
+    const known = new Map((watch?.chunks ?? []).slice(-2 * STRIP_CELLS).map(({ header }) => [header.index, header]));
+    const strip = byId("strip");
+    while (strip.children.length < STRIP_CELLS) strip.append(element("li"));
+    [...strip.children].forEach((cell, i) => {
+      const header = known.get(first + i);
+      const part = !header ? null : header.index < newest ? "past" : header.index === newest ? "now" : "ahead";
+      attribute(cell, "data-part", part);
+      attribute(cell, "data-hue", header ? hueOf(header.inputs_version) : null);
+      attribute(cell, "title", header ? `Chunk ${header.index}: ${promptOf(header)}` : null);
+    });
+  }
+
+  #story(watch, pending) {
+    const told = changesIn(watch?.chunks ?? []);
+    const current = watch?.shown?.inputs_version;
+    if (pending && !told.some((change) => change.from >= pending.from)) told.push({ ...pending, version: null });
+    const key = JSON.stringify([told, current]);
+    if (key === this.#drawnChunks) return;
+    this.#drawnChunks = key;
+    byId("story-card").hidden = told.length === 0;
+    const rows = told.slice(-6).reverse().map(({ version, prompt, from }) =>
+      element(
+        "li",
+        { "data-hue": version === null ? null : hueOf(version), "aria-current": version === current && version !== null ? "true" : null },
+        element("i", { "aria-hidden": "true" }),
+        prompt,
+        element("span", {}, `${version === null ? "soon, " : ""}from chunk ${from}`),
+      ),
+    );
+    byId("story").replaceChildren(...rows);
+  }
+
+  /** A few times a second. */
+  charts(watch) {
+    const now_s = performance.now() / 1000;
+    if (watch?.shown) {
+      this.#samples.push({ at_s: now_s, buffered_s: watch.buffered_s, stalled: watch.stalls > this.#stallsSeen });
+      this.#samples = this.#samples.slice(-SAMPLES_KEPT);
+      this.#stallsSeen = watch.stalls;
+    }
+    drawBuffer(byId("buffer"), this.#samples, now_s);
+    drawLatency(byId("latency"), (watch?.chunks ?? []).slice(-80).map(bar));
+  }
+}
+
+function pausedWords(phase) {
+  if (phase === "unwatched") return ["Waking up …", "It was paused while nobody watched."];
+  return ["Paused", "Resume to go on where it stopped."];
+}
+
+const bar = ({ header, latency_s }, i, all) => ({
+  latency_s,
+  made_s: made_s(header),
+  chunk_s: header.frames / header.fps,
+  changed: i > 0 && all[i - 1].header.inputs_version !== header.inputs_version,
+});
+
+/** [{version, prompt, from}]: where the inputs that chunks show change. */
+function changesIn(chunks) {
+  const changes = [];
+  for (const { header } of chunks) {
+    if (changes.at(-1)?.version !== header.inputs_version) {
+      changes.push({ version: header.inputs_version, prompt: promptOf(header), from: header.index });
+    }
+  }
+  return changes;
+}
