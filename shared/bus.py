@@ -193,9 +193,13 @@ class Bus:
         return True
 
     async def flush(self, timeout_s: float = 2.0) -> None:
-        """Wait until the server has seen everything published so far. Best effort."""
+        """Wait until the server has seen everything published and subscribed so far. Best effort.
+
+        The client's flush overtakes what still waits in its buffer; a second one comes behind all of it.
+        """
         try:
-            await self._client.flush(timeout=max(1, int(timeout_s)))
+            for _ in range(2):
+                await self._client.flush(timeout=max(1, int(timeout_s)))
         except (nats.errors.Error, TimeoutError, OSError) as error:
             logger.debug("flush: %s", error)
 

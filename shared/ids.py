@@ -12,7 +12,8 @@ import secrets
 DEFAULT_CELL = "main"
 DEFAULT_TENANT = "default"
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
+NAME_PATTERN = r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?"
+_NAME = re.compile(NAME_PATTERN)
 _RANDOM_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, l, o, u
 _RANDOM_CHARS = 20  # 100 bits
 

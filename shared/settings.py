@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from shared.ids import DEFAULT_CELL
+from shared.ids import DEFAULT_CELL, NAME_PATTERN
 
 SERVICES = ("gateway", "placement", "autoscaler", "worker")
 _PREFIX = "TURBOSERVE_"
@@ -24,6 +24,7 @@ _FOREIGN = frozenset({"TURBOSERVE_URL", "TURBOSERVE_TEST_SEED"})  # the client l
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=86_400)]
+Name = Annotated[str, Meta(pattern=rf"\A{NAME_PATTERN}\Z")]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -41,7 +42,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     nats_url: str = "nats://127.0.0.1:4222"
     nats_wait_s: PositiveSeconds = 30.0
-    cell: str = DEFAULT_CELL
+    cell: Name = DEFAULT_CELL
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
     metrics_port: Port = 0
