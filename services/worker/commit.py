@@ -1,0 +1,201 @@
+"""From encoded chunks to the log: one line per session, in order, each append a compare-and-set.
+
+An append is tried for as long as this worker holds the copy. When the log refuses, `fence` says what that
+means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+from opentelemetry import trace
+from opentelemetry.trace import Span
+
+from services.worker import fence, metrics
+from services.worker.copies import FAILED, SUPERSEDED, Copy, Roster
+from services.worker.engine import Made
+from services.worker.models.protocol import ModelSpec
+from shared import telemetry
+from shared.bus import Bus, BusAway
+from shared.chunk_log import ChunkLog, ChunkTooLarge, LogConflict
+from shared.contracts.session import CREDIT_WINDOW
+from shared.contracts.stream import Chunk, ChunkReady
+from shared.contracts.subjects import CHUNK_READY
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 0.5
+_MAX_CONFLICTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every line of a worker shares."""
+
+    bus: Bus
+    log: ChunkLog
+    roster: Roster
+    spec: ModelSpec
+    cell: str
+    worker: str
+
+
+@dataclass(eq=False, slots=True)
+class Line:
+    """One copy's way to the log: `run` is its task, `put` takes what the engine made. Event loop only."""
+
+    desk: Desk
+    copy: Copy
+    first_span: Span | None
+    located: asyncio.Event = field(default_factory=asyncio.Event)
+    _after: int = 0
+    _made: asyncio.Queue[Made] = field(default_factory=lambda: asyncio.Queue(CREDIT_WINDOW))
+
+    def put(self, made: Made) -> None:
+        """Planning lets no more chunks be under way than the queue holds."""
+        if made.order.stale:
+            made.span.end()
+        else:
+            self._made.put_nowait(made)
+
+    async def run(self) -> None:
+        """Until cancelled: find the session's place in the log, then append."""
+        try:
+            await self._locate()
+            while not self.copy.ended:
+                made = await self._made.get()
+                with trace.use_span(made.span, end_on_exit=True):
+                    await self._commit(made)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        if self.first_span is not None:
+            self.first_span.end()
+            self.first_span = None
+
+    async def _locate(self) -> None:
+        copy = self.copy
+        last = await self._insist(lambda: self.desk.log.last(copy.own.tenant, copy.session))
+        if last is not None and last.chunk.epoch > copy.own.epoch:
+            self._superseded(last.chunk.worker, last.chunk.epoch)
+        else:
+            self._after = last.sequence if last else 0
+            self.desk.roster.locate(copy, last.chunk.index + 1 if last else copy.own.start_chunk)
+        self.located.set()
+
+    async def _commit(self, made: Made) -> None:
+        if made.order.stale:
+            return
+        started = time.perf_counter()
+        chunk = self._chunk(made)
+        try:
+            sequence = await self._append(chunk)
+        except ChunkTooLarge as error:
+            self.desk.roster.end(self.copy, FAILED, str(error))
+            return
+        if sequence is not None:
+            metrics.stage_seconds.labels("append").observe(time.perf_counter() - started)
+            await self._appended(made, sequence)
+
+    async def _append(self, chunk: Chunk) -> int | None:
+        """The chunk's sequence; None if the log must not have it: the copy has ended or begins anew."""
+        for _ in range(_MAX_CONFLICTS):
+            match await self._insist(lambda: self._try_append(chunk)):
+                case fence.Appended(sequence):
+                    return sequence
+                case fence.AppendAfter(sequence):
+                    self._after = sequence
+                case fence.Superseded(worker, epoch):
+                    self._superseded(worker, epoch)
+                    return None
+                case fence.StartAgain(next_chunk, sequence):
+                    self._start_again(next_chunk, sequence)
+                    return None
+        text = f"the chunk log refused chunk {chunk.index} {_MAX_CONFLICTS} times"
+        self.desk.roster.end(self.copy, FAILED, text)
+        return None
+
+    async def _try_append(self, chunk: Chunk) -> fence.Verdict:
+        own = self.copy.own
+        chunk = msgspec.structs.replace(chunk, epoch=own.epoch)
+        try:
+            return fence.Appended(await self.desk.log.append(own.tenant, chunk, self._after))
+        except LogConflict:
+            last = await self.desk.log.last(own.tenant, own.session)
+            return fence.judge(chunk, last.chunk if last else None, last.sequence if last else 0)
+
+    def _superseded(self, worker: str, epoch: int) -> None:
+        logger.info("superseded by %s at epoch %d", worker, epoch, extra={"session": self.copy.session})
+        self.desk.roster.end(self.copy, SUPERSEDED)
+
+    def _start_again(self, next_chunk: int, sequence: int) -> None:
+        logger.warning(
+            "the log went on, beginning anew at chunk %d", next_chunk, extra={"session": self.copy.session}
+        )
+        self._after = sequence
+        while not self._made.empty():
+            self._made.get_nowait().span.end()
+        self.desk.roster.locate(self.copy, next_chunk)
+
+    async def _insist(self, attempt: Callable[[], Awaitable[R]]) -> R:
+        """Try until the log answers: NATS may be away for as long as it likes while this worker holds the
+        copy.
+        """
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                if not self.desk.bus.client.is_connected:
+                    raise BusAway(f"NATS at {self.desk.bus.url} is away")
+                return await attempt()
+            except BusAway as error:
+                logger.log(
+                    logging.WARNING if wait_s == _FIRST_WAIT_S else logging.DEBUG,
+                    "%s; trying again",
+                    error,
+                    extra={"session": self.copy.session},
+                )
+            metrics.append_retries.inc()
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    async def _appended(self, made: Made, sequence: int) -> None:
+        order = made.order
+        self._after = sequence
+        self.desk.roster.appended(order)
+        metrics.chunks_made.inc()
+        if time.monotonic() > order.needed_at and order.index > 0:
+            metrics.late_appends.inc()
+        self.close()
+        own = self.copy.own
+        address = CHUNK_READY.at(cell=self.desk.cell, tenant=own.tenant, session=own.session)
+        await self.desk.bus.publish(address, ChunkReady(order.index, sequence, own.epoch))
+
+    def _chunk(self, made: Made) -> Chunk:
+        own, order, spec = self.copy.own, made.order, self.desk.spec
+        span = self.first_span or made.span
+        return Chunk(
+            session=own.session,
+            index=order.index,
+            epoch=own.epoch,
+            worker=self.desk.worker,
+            frames=made.media.frames,
+            fps=spec.fps,
+            width=spec.width,
+            height=spec.height,
+            codec=made.media.codec,
+            media=made.media.data,
+            inputs_version=order.inputs_version,
+            inputs=order.inputs,
+            rung=order.rung,
+            timings=made.timings,
+            traceparent=telemetry.traceparent(trace.set_span_in_context(span)),
+        )

@@ -1,0 +1,65 @@
+"""What the worker's device says of itself. Telling nothing is never an error."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from shared.contracts.fleet import DeviceReport
+
+
+class Device:
+    """`torch_device` as the model was given it: "cpu", "cuda", "cuda:1"."""
+
+    def __init__(self, torch_device: str) -> None:
+        self.kind = torch_device.partition(":")[0]
+        self._gpu = _gpu(int(torch_device.partition(":")[2] or 0)) if self.kind == "cuda" else None
+        self._name = _cpu_name()
+
+    def report(self) -> DeviceReport:
+        if self._gpu is not None:
+            with contextlib.suppress(Exception):  # a driver in trouble says so elsewhere
+                return self._gpu_report(*self._gpu)
+        memory = psutil.virtual_memory()
+        return DeviceReport(
+            self._name,
+            self.kind,
+            memory_total_bytes=memory.total,
+            memory_used_bytes=memory.total - memory.available,
+            utilisation_ratio=psutil.cpu_percent() / 100 if self.kind == "cpu" else None,
+        )
+
+    def _gpu_report(self, nvml: Any, handle: Any) -> DeviceReport:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        name = nvml.nvmlDeviceGetName(handle)
+        return DeviceReport(
+            name if isinstance(name, str) else name.decode(),
+            self.kind,
+            memory_total_bytes=int(memory.total),
+            memory_used_bytes=int(memory.used),
+            utilisation_ratio=nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+            power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            temperature_c=float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        )
+
+
+def _gpu(index: int) -> tuple[Any, Any] | None:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)
+    except Exception:  # noqa: BLE001 no driver, no library, no such GPU
+        return None
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

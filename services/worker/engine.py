@@ -1,0 +1,201 @@
+"""The beat of a worker: plan a batch, step it, hand finished frames on, again.
+
+Runs on the device thread until `stop`. Everything it needs to know lies in the roster; what it makes goes
+to `deliver`, called on the encode thread, while the next step already runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+
+from services.worker import encode, metrics
+from services.worker.copies import FAILED, Copy, Order, Roster
+from services.worker.plan_batch import plan_batch
+from services.worker.runner import Runner, State
+from shared import telemetry
+from shared.contracts.stream import ChunkTimings
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = 1  # sessions are stepped one after another
+MAX_FRAMES_WAITING = 4  # chunks decoded but not encoded; beyond, the device waits
+_LOOK_AGAIN_S = 1.0
+
+
+class Made(NamedTuple):
+    """An encoded chunk on its way to the log."""
+
+    order: Order
+    media: encode.Media
+    timings: ChunkTimings
+    span: Span
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """One chunk under way on the device."""
+
+    order: Order
+    state: State
+    span: Span
+    steps_left: int = 0
+    forward_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Resident:
+    """The model's state of a copy, and which generation and prompt it stands for."""
+
+    generation: int
+    prompt: str
+    state: State
+
+
+@dataclass(slots=True)
+class Engine:
+    """`run` on the device thread; `stop` from anywhere."""
+
+    runner: Runner
+    roster: Roster
+    encode_settings: encode.EncodeSettings
+    deliver: Callable[[Made], None]
+    _residents: dict[Copy, _Resident] = field(default_factory=dict)
+    _chunks: dict[Copy, _Chunk] = field(default_factory=dict)
+    _stopping: bool = False
+    _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_FRAMES_WAITING))
+
+    def run(self) -> None:
+        """Until told to stop and the chunks in hand are finished."""
+        with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
+            while orders := self._next_batch():
+                self._step(orders, encoder)
+
+    def stop(self) -> None:
+        """Begin no further chunk."""
+        with self.roster.changed:
+            self._stopping = True
+            self.roster.changed.notify_all()
+
+    def abandon(self) -> None:
+        """Also leave the chunks in hand: the time for them is over."""
+        for copy in self.roster.copies():
+            self.roster.remove(copy)
+
+    def _next_batch(self) -> list[Order]:
+        """The orders to step now; waits while there is none. Empty: stopped."""
+        with self.roster.changed:
+            while True:
+                self._forget()
+                copies = {copy.key: copy for copy in self.roster.copies()}
+                under_way = {copy: chunk.order for copy, chunk in self._chunks.items()}
+                candidates = [self.roster.candidate(c, under_way.get(c)) for c in copies.values()]
+                keys = plan_batch(candidates, MAX_ROWS, beginning=not self._stopping)
+                if keys or self._stopping:
+                    chosen = [copies[key] for key in keys]
+                    return [under_way.get(copy) or self.roster.begin(copy) for copy in chosen]
+                self.roster.changed.wait(_LOOK_AGAIN_S)
+
+    def _forget(self) -> None:
+        """Free what belongs to copies that were dropped, ended or begun anew."""
+        for copy, chunk in list(self._chunks.items()):
+            if chunk.order.stale:
+                chunk.span.end()
+                del self._chunks[copy]
+        for copy, resident in list(self._residents.items()):
+            if copy.gone or copy.ended or copy.generation != resident.generation:
+                del self._residents[copy]
+
+    def _step(self, orders: list[Order], encoder: ThreadPoolExecutor) -> None:
+        """One step of every order's chunk. What the model raises ends the copies of this step, never the
+        worker.
+        """
+        try:
+            chunks = [self._chunks.get(order.copy) or self._begin(order) for order in orders]
+            self._forward(chunks)
+            for chunk in chunks:
+                if chunk.steps_left == 0:
+                    self._finish(chunk, encoder)
+        except Exception as error:  # noqa: BLE001 a model may raise anything
+            for order in orders:
+                self._fail(order, error)
+
+    def _begin(self, order: Order) -> _Chunk:
+        resident = self._resident(order)
+        span = telemetry.tracer.start_span(
+            "worker.chunk",
+            context=Context(),
+            links=telemetry.session_links(order.traceparent),
+            attributes={"session": order.copy.session, "index": order.index},
+        )
+        chunk = _Chunk(order, resident.state, span)
+        self._chunks[order.copy] = chunk
+        chunk.steps_left = self.runner.begin_chunk(resident.state, order.rung)
+        return chunk
+
+    def _resident(self, order: Order) -> _Resident:
+        resident = self._residents.get(order.copy)
+        if resident is None:
+            state = self.runner.open(order.seed, order.prompt, order.index)
+            resident = self._residents[order.copy] = _Resident(order.generation, order.prompt, state)
+        elif resident.prompt != order.prompt:
+            self.runner.set_prompt(resident.state, order.prompt)
+            resident.prompt = order.prompt
+        return resident
+
+    def _forward(self, chunks: list[_Chunk]) -> None:
+        links = [link for chunk in chunks for link in telemetry.session_links(chunk.order.traceparent)]
+        with telemetry.tracer.start_as_current_span(
+            "worker.batch", context=Context(), links=links, attributes={"rows": len(chunks)}
+        ):
+            step_s = self.runner.forward([chunk.state for chunk in chunks])
+        for chunk in chunks:
+            chunk.forward_s += step_s
+            chunk.steps_left -= 1
+
+    def _finish(self, chunk: _Chunk, encoder: ThreadPoolExecutor) -> None:
+        started = time.perf_counter()
+        frames = self.runner.decode(chunk.state)
+        chunk.decode_s = time.perf_counter() - started
+        del self._chunks[chunk.order.copy]
+        self._room.acquire()
+        encoder.submit(self._encode, chunk, frames)
+
+    def _encode(self, chunk: _Chunk, frames: encode.Frames) -> None:
+        """On the encode thread."""
+        try:
+            started = time.perf_counter()
+            media = encode.encode(frames, self.runner.spec.fps, self.encode_settings)
+            encode_s = time.perf_counter() - started
+            self.deliver(Made(chunk.order, media, _timings(chunk, encode_s), chunk.span))
+        except Exception as error:  # noqa: BLE001 one chunk fails, not the thread
+            self._fail(chunk.order, error)
+        finally:
+            self._room.release()
+
+    def _fail(self, order: Order, error: Exception) -> None:
+        logger.error("chunk %d failed", order.index, exc_info=error, extra={"session": order.copy.session})
+        self.roster.end(order.copy, FAILED, f"{type(error).__name__}: {error}"[:500])
+
+
+def _timings(chunk: _Chunk, encode_s: float) -> ChunkTimings:
+    observed = {
+        "wait": chunk.order.due_to_start_s,
+        "forward": chunk.forward_s,
+        "decode": chunk.decode_s,
+        "encode": encode_s,
+    }
+    for stage, seconds in observed.items():
+        metrics.stage_seconds.labels(stage).observe(seconds)
+    return ChunkTimings(
+        chunk.order.due_to_start_s, chunk.forward_s, chunk.decode_s, encode_s, made_at=time.time()
+    )

@@ -1,0 +1,21 @@
+"""What Prometheus learns of a worker. No label names a session."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
+
+stage_seconds = Histogram(
+    "turboserve_worker_stage_seconds",
+    "Seconds a chunk spent in a stage: wait (due but not begun), forward, decode, encode, append",
+    ["stage"],
+    buckets=_STAGE_BUCKETS_S,
+)
+chunks_made = Counter("turboserve_worker_chunks", "Chunks in the log")
+late_appends = Counter(
+    "turboserve_worker_late_appends",
+    "Chunks in the log only after the furthest viewer had played what was before",
+)
+copies_held = Gauge("turboserve_worker_copies", "Copies held, by state", ["state"])
+append_retries = Counter("turboserve_worker_append_retries", "Appends tried again because the log was away")

@@ -1,0 +1,81 @@
+"""The model on its device: the only file of the engine that reaches torch, always on the device thread."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from services.worker.encode import Frames
+from services.worker.models.protocol import ModelSpec, Rung, SessionModel
+
+State = Any
+"""What a model keeps of a session. Opaque here."""
+
+
+class Runner:
+    """Opens, steps and decodes sessions' states. Whatever the model raises passes through."""
+
+    def __init__(self, model: SessionModel, device: str) -> None:
+        self.device = device
+        self.spec: ModelSpec = model.spec
+        self._model = model
+
+    def rung(self, name: str) -> Rung | None:
+        """ "" is the model's default: its first rung."""
+        return next((r for r in self.spec.rungs if name in {"", r.name}), None)
+
+    def warnings(self, prompt: str) -> list[str]:
+        """Needs no device: any thread may ask."""
+        return list(self._model.prompt_warnings(prompt))
+
+    def open(self, seed: int, prompt: str, first_chunk: int) -> State:
+        return self._model.open(seed=seed, prompt=prompt, first_chunk=first_chunk)
+
+    def set_prompt(self, state: State, prompt: str) -> None:
+        self._model.set_prompt(state, prompt)
+
+    def begin_chunk(self, state: State, rung: str) -> int:
+        """How many steps the chunk takes."""
+        named = self.rung(rung)
+        assert named is not None, f"control lets no rung {rung!r} through"
+        return self._model.begin_chunk(state, named)
+
+    def forward(self, states: list[State]) -> float:
+        """One step of each. Returns the seconds it took."""
+        started = time.perf_counter()
+        self._model.forward(states)
+        self._synchronize()
+        return time.perf_counter() - started
+
+    def decode(self, state: State) -> Frames:
+        frames: Frames = np.asarray(self._model.decode(state))
+        return frames
+
+    def _synchronize(self) -> None:
+        """Without it a GPU step's time would be counted in whatever waits for it."""
+        if self.device.startswith("cuda"):
+            sys.modules["torch"].cuda.synchronize()
+
+
+def load(loader: str, name: str, device: str, weights_path: str) -> Runner:
+    """Import the model's code and weights. Raises what `loader.load_model` raises; ImportError if there is
+    no such loader.
+    """
+    device = _choose_device(device)
+    given = {"weights_path": weights_path} if weights_path else {}
+    model = importlib.import_module(loader).load_model(name, device=device, **given)
+    if (torch := sys.modules.get("torch")) is not None:  # models without torch exist
+        torch.set_num_threads(1)
+    return Runner(model, device)
+
+
+def _choose_device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

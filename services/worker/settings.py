@@ -1,0 +1,31 @@
+"""Settings of one worker process."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from shared.settings import PositiveSeconds, ServiceSettings
+
+
+class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
+    """`worker_id` "": a new one. `device`: "auto" (a GPU if there is one), or as torch names it.
+    `weights_path` "": the weights that come with the model. `model_loader`: the module whose
+    `load_model` makes the model.
+
+    `capacity` 0: as many active sessions as a measurement at start says. `slots`: copies kept, paused ones
+    included. `drain_s`: how long a worker told to stop finishes the chunks in hand.
+    """
+
+    worker_id: str = ""
+    model: str = "sprites"
+    model_loader: str = "services.worker.models"
+    device: str = "auto"
+    weights_path: str = ""
+    capacity: Annotated[int, Meta(ge=0)] = 0
+    slots: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    encode_preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "ultrafast"
+    encode_crf: Annotated[int, Meta(ge=0, le=51)] = 20
+    encode_max_bits_per_pixel: Annotated[float, Meta(gt=0, le=24)] = 1.5
+    drain_s: PositiveSeconds = 3.0
