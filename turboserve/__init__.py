@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from turboserve.client import Client as Client
     from turboserve.errors import TurboserveError as TurboserveError
-    from turboserve.session import Chunk as Chunk
+    from turboserve.messages import Chunk as Chunk
     from turboserve.session import Session as Session
 
 __all__ = ["Chunk", "Client", "Session", "TurboserveError"]
 
 _HOMES = {
     "Client": "turboserve.client",
-    "Chunk": "turboserve.session",
+    "Chunk": "turboserve.messages",
     "Session": "turboserve.session",
     "TurboserveError": "turboserve.errors",
 }

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from shared.settings import SettingsError
+from shared.settings import ServiceSettings, SettingsError, load
+from turboserve.errors import TurboserveError
 from turboserve.launch_error import LaunchError
 from turboserve.service_command import ServiceCommand
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DEFAULT_URL = "http://localhost:8080"
 
@@ -49,8 +54,10 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except SettingsError as error:
             raise _failure(str(error)) from None
-        except LaunchError as error:
+        except (LaunchError, TurboserveError) as error:
             raise _failure(error.message, error.hint) from None
+        except KeyboardInterrupt:
+            ctx.exit(130)
 
 
 def _failure(message: str, hint: str = "") -> click.ClickException:
@@ -114,6 +121,64 @@ def up(**given: Any) -> None:
     from turboserve import launcher
 
     launcher.up(launcher.Options(**given))
+
+
+_url = click.option(
+    "--url", envvar="TURBOSERVE_URL", metavar="URL", help=f"The gateway (or TURBOSERVE_URL). [{DEFAULT_URL}]"
+)
+
+
+@main.command(short_help="Open a session, watch it, and keep it as an MP4.")
+@click.option("--prompt", required=True, help="What the video shows.")
+@click.option(
+    "--then",
+    "then",
+    multiple=True,
+    metavar="PROMPT@CHUNK",
+    help="Change the prompt at a chunk (12 frames each); may be given several times.",
+)
+@click.option("--chunks", type=click.IntRange(1), help="Stop after so many chunks. [at Ctrl-C]")
+@click.option("--seed", type=click.IntRange(0), help="The same seed and prompts make the same video.")
+@click.option("--model", default="", help="Name of the model. [the server's]")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="MP4 file to write.")
+@_url
+def stream(url: str | None, then: tuple[str, ...], **given: Any) -> None:
+    """Open a session and watch it; with -o keep it as an MP4, without encoding it again.
+
+    Ctrl-C closes the session and finishes the file.
+
+    \b
+      turboserve stream --prompt "a red circle bouncing" --then "a blue star@4" --chunks 10 -o out.mp4
+    """
+    from turboserve import stream_command
+
+    request = stream_command.Request(url=url, then=[stream_command.parse_then(t) for t in then], **given)
+    _run_client(lambda console: stream_command.stream(request, console))
+
+
+@main.command(short_help="List the sessions of a running turboserve, newest first.")
+@click.option("--all", "ended", is_flag=True, help="Ended ones too.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_url
+def sessions(url: str | None, ended: bool, limit: int, as_json: bool) -> None:
+    """List sessions, newest first: those that run, or with --all every one."""
+    from turboserve.sessions_command import sessions as show
+
+    _run_client(lambda console: show(url, limit, live=not ended, as_json=as_json, console=console))
+
+
+def _run_client(command: Callable[[Console], Coroutine[Any, Any, None]]) -> None:
+    import asyncio
+    import os
+
+    from rich.console import Console
+
+    # The variables of services may be set beside TURBOSERVE_URL; a misspelt one may not.
+    load(ServiceSettings, "client", os.environ, {})
+    asyncio.run(command(Console()))
 
 
 for _name, _help in {

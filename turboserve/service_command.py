@@ -58,8 +58,12 @@ def _options(struct: type[ServiceSettings]) -> typing.Iterator[click.Option]:
 def _texts(struct: type[ServiceSettings]) -> dict[str, str]:
     """What the struct's docstring says of each field: the text that follows its name in backquotes."""
     doc = " ".join((struct.__doc__ or "").split())
-    found = re.findall(r"(?:^|(?<=[.;] ))`(\w+)`(?: [^:`]{0,12})?:? ?(.*?)(?=[.;] `\w+`|$)", doc)
-    return {name: text.rstrip(". ") for name, text in found}
+    found = re.findall(r"(?:^|(?<=[.;] ))`(\w+)`(?:(?: (\S{1,12}))?:)? (.*?)(?=[.;] `\w+`|$)", doc)
+    return {name: ": ".join(filter(None, (_value(value), text.rstrip(". ")))) for name, value, text in found}
+
+
+def _value(value: str) -> str:
+    return "not given" if value in ('""', "None") else value
 
 
 def _help(text: str, default: object) -> str:

@@ -1,0 +1,90 @@
+"""The async client library: `async with Client(url) as c: async for chunk in await c.open(prompt=…)`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from types import TracebackType
+from urllib.parse import quote
+
+import msgspec
+
+from turboserve.http_api import HttpApi
+from turboserve.messages import SessionInfo
+from turboserve.session import Session
+
+DEFAULT_URL = "http://localhost:8080"
+
+
+class _Page(msgspec.Struct, frozen=True):
+    sessions: list[SessionInfo]
+    cursor: str = ""
+
+
+class Client:
+    """One gateway, at `url` (None: TURBOSERVE_URL, or else http://localhost:8080).
+
+    Leaving `async with` closes this client's connections, not its sessions: those pause when nobody watches,
+    and close by themselves after a longer while. `async with session:` closes that session at once.
+    `patience_s`: how long a watched session whose connection is lost is tried again. `trace`: send the
+    current OpenTelemetry trace's context along. Every call raises `TurboserveError`.
+    """
+
+    def __init__(self, url: str | None = None, *, patience_s: float = 30.0, trace: bool = False) -> None:
+        self._api = HttpApi(url or os.environ.get("TURBOSERVE_URL") or DEFAULT_URL, trace=trace)
+        self._patience_s = patience_s
+
+    @property
+    def url(self) -> str:
+        return self._api.url
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._api.close()
+
+    async def open(
+        self,
+        prompt: str,
+        *,
+        seed: int | None = None,
+        max_chunks: int | None = None,
+        model: str = "",
+        rung: str = "",
+    ) -> Session:
+        """Open a session. `seed` None: a random one. `max_chunks` None: until it is closed. Iterate over it
+        to watch.
+        """
+        given = {"seed": seed, "max_chunks": max_chunks, "model": model or None, "rung": rung or None}
+        body = {"prompt": prompt} | {name: value for name, value in given.items() if value is not None}
+        # A key makes a repeated call, after an answer was lost, return the session opened the first time.
+        key = {"Idempotency-Key": secrets.token_hex(16)}
+        info = await self._api.call("POST", "/v1/sessions", SessionInfo, body=body, headers=key)
+        return Session(self._api, info, 0, self._patience_s)
+
+    async def watch(self, session: str, from_: int | None = None) -> Session:
+        """Watch a session that somebody opened, from chunk `from_` (None: what is made next)."""
+        return Session(self._api, await self.get(session), from_, self._patience_s)
+
+    async def get(self, session: str) -> SessionInfo:
+        return await self._api.call("GET", f"/v1/sessions/{quote(session, safe='')}", SessionInfo)
+
+    async def sessions(self, *, limit: int = 50, live: bool = False) -> list[SessionInfo]:
+        """The newest `limit` sessions, newest first. `live`: only those that have not ended."""
+        found: list[SessionInfo] = []
+        cursor = ""
+        while len(found) < limit:
+            asked = {"limit": min(limit - len(found), 200), "live": live, "cursor": cursor}
+            page = await self._api.call("GET", "/v1/sessions", _Page, params=asked)
+            found += page.sessions
+            cursor = page.cursor
+            if not cursor:
+                break
+        return found

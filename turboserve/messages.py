@@ -1,0 +1,75 @@
+"""What a gateway says of sessions and chunks, as a client keeps it. Fields that a newer gateway adds are
+skipped.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+
+class Input(msgspec.Struct, frozen=True):
+    """One steering input; `kind` is "prompt" today."""
+
+    kind: str
+    text: str = ""
+
+
+class SessionInfo(msgspec.Struct, frozen=True):
+    """A session as the gateway describes it. `status`: queued, active, paused, closed or failed; `phase` says
+    more.
+    """
+
+    id: str
+    status: str
+    phase: str = ""
+    reason: str = ""
+    model: str = ""
+    prompt: str = ""
+    seed: int = 0
+    next_chunk: int = 0
+    max_chunks: int | None = None
+    worker: str = ""
+    warnings: list[str] = []
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+class Steered(msgspec.Struct, frozen=True):
+    """`from_chunk`: the first chunk that shows the new prompt. `warnings`: words the model doesn't know."""
+
+    from_chunk: int
+    warnings: list[str] = []
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """One piece of the video. `media`: H.264 Annex-B that begins with a keyframe, `frames` frames at `fps`.
+
+    `inputs` are the ones it shows. `timings`: seconds spent in each stage. `made_at`: wall clock of the
+    worker.
+    """
+
+    index: int
+    frames: int
+    fps: float
+    width: int
+    height: int
+    codec: str
+    inputs_version: int
+    inputs: list[Input]
+    media: bytes = b""
+    rung: str = ""
+    worker: str = ""
+    epoch: int = 0
+    timings: dict[str, float] = {}
+    made_at: float = 0.0
+
+    @property
+    def duration_s(self) -> float:
+        return self.frames / self.fps
+
+    @property
+    def prompt(self) -> str:
+        """Text of the newest prompt it shows, "" if there is none."""
+        return next((i.text for i in reversed(self.inputs) if i.kind == "prompt"), "")
