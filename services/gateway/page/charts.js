@@ -2,7 +2,7 @@
 
 const BAR_PX = 7;
 const SPAN_S = 60;
-const LABEL_PX = 30;
+const LABEL_PX = 36;
 const FOOT_PX = 3;
 
 function prepared(canvas) {
@@ -89,7 +89,7 @@ export function drawBuffer(canvas, samples, now_s) {
   const plot = prepared(canvas);
   const { context, width, colour } = plot;
   const recent = samples.filter((sample) => now_s - sample.at_s <= SPAN_S);
-  const y = axis(plot, topFor(Math.max(2, ...recent.map((sample) => sample.buffered_s))));
+  const y = axis(plot, topFor(Math.max(4, ...recent.map((sample) => sample.buffered_s))));
   const x = (at_s) => width - ((now_s - at_s) / SPAN_S) * (width - LABEL_PX);
   if (recent.length > 0) area(plot, recent.map((sample) => [x(sample.at_s), y(sample.buffered_s)]), y(0));
   context.fillStyle = colour("bad");

@@ -73,7 +73,7 @@ export function fleetWords(answer) {
   if (!answer) return { state: "away", words: "Server not reachable" };
   const { ready, reasons = [], workers = 0, active = 0, queued = 0, capacity = 0 } = answer;
   if (!ready) return { state: "busy", words: reasons.length ? `Not ready: ${reasons.join(", ")}` : "Not ready yet" };
-  const parts = [`${workers} ${workers === 1 ? "worker" : "workers"}`, `${active} of ${capacity} streams in use`];
+  const parts = [`${workers} ${workers === 1 ? "worker" : "workers"}`, `${active} of ${capacity} streams`];
   if (queued > 0) parts.push(`${queued} waiting`);
   return { state: queued > 0 ? "busy" : "ready", words: parts.join(" · ") };
 }

@@ -11,10 +11,9 @@ import { BAD_SEED, EMPTY_PROMPT, NO_PLAYER } from "./words.js";
 
 const FIRST_EXAMPLES = [
   "a yellow star orbits at night",
-  "a big red ball bouncing over a meadow",
-  "a pink heart rising slowly from the sea",
-  "a blue diamond moves fast through the desert",
-  "a small white box, still, at night",
+  "a red ball bouncing over a meadow",
+  "a pink heart rising from the sea",
+  "a blue diamond, fast, in the desert",
 ];
 const NEXT_EXAMPLES = ["turn it blue", "a big green heart", "over the sea", "orbiting fast", "stand still at night"];
 const CHARTS_EVERY_MS = 250;
@@ -24,6 +23,7 @@ const view = new View();
 const fleet = new Fleet((id) => choose(id));
 let watch = null;
 let pending = null;
+let refused = null;
 let opening = false;
 
 async function playerClass() {
@@ -35,8 +35,11 @@ async function playerClass() {
 }
 const player = playerClass();
 
+let offered = null;
+
 function show() {
-  view.show(watch, { opening, pending });
+  examples(isLive() ? NEXT_EXAMPLES : FIRST_EXAMPLES);
+  view.show(watch, { opening, pending, refused });
 }
 
 function say(kind, { message, hint = "" } = { message: "" }) {
@@ -52,9 +55,8 @@ function sayWarnings(warnings = []) {
 
 function leave() {
   watch?.close();
-  watch = pending = null;
+  watch = pending = refused = null;
   view.reset();
-  examples(FIRST_EXAMPLES);
 }
 
 /** Watch session `id` from chunk `from`, null for the live edge. */
@@ -67,15 +69,16 @@ async function follow(id, from, startedAt_ms) {
   byId("video").hidden = screen !== byId("video");
   const makePlayer = (on) => new Player(screen, on);
   watch = new Watch({ id, from, makePlayer, startedAt_ms, on: { changed: show, problem: (words) => view.problem(words), refused: refuse, notice } });
-  examples(NEXT_EXAMPLES);
   fleet.current(id);
   show();
 }
 
+const isLive = () => watch !== null && !watch.ended && !refused;
 const notice = (words) => say("warning", words);
 
 function refuse(words) {
-  view.refused(words);
+  refused = words;
+  view.problem(null);
   show();
 }
 
@@ -97,9 +100,10 @@ async function start(prompt, seed) {
 
 async function steer(prompt) {
   const of = watch;
-  const { from_chunk, warnings } = await api.steer(of.id, prompt);
+  const { from_chunk, inputs_version, warnings } = await api.steer(of.id, prompt);
   if (of !== watch) return;
-  pending = { prompt, from: from_chunk };
+  pending = { prompt, from: from_chunk, version: inputs_version };
+  byId("prompt").select();
   sayWarnings(warnings);
   show();
 }
@@ -168,13 +172,15 @@ function submit() {
     byId("prompt").focus();
     return say("error", EMPTY_PROMPT);
   }
-  const live = watch !== null && !watch.ended;
+  const live = isLive();
   const seed = byId("seed").value.trim();
   if (!live && !/^\d{0,15}$/.test(seed)) return say("error", BAD_SEED);
   return doing(byId("submit"), () => (live ? steer(prompt) : start(prompt, seed === "" ? null : Number(seed))));
 }
 
 function examples(prompts) {
+  if (prompts === offered) return;
+  offered = prompts;
   const chips = prompts.map((prompt) => {
     const chip = element("button", { type: "button" }, prompt);
     chip.addEventListener("click", () => {
@@ -233,7 +239,6 @@ const readings = {
 const getters = Object.entries(readings).map(([name, get]) => [name, { get, enumerable: true }]);
 Object.defineProperty(window, "turboserve", { value: Object.freeze(Object.defineProperties({}, Object.fromEntries(getters))) });
 
-examples(FIRST_EXAMPLES);
 show();
 arrive();
 setInterval(tick, CHARTS_EVERY_MS);

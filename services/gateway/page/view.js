@@ -8,6 +8,7 @@ import { ending } from "./words.js";
 const HUES = 6;
 const STRIP_CELLS = 32;
 const STRIP_AHEAD = 3;
+const STORY_ROWS = 6;
 const ARRIVED_SHOWN_MS = 6000;
 const SAMPLES_KEPT = 400;
 const WELCOME = ["Type a prompt, watch it come alive", "Every chunk of video is generated while you look at it. Change the prompt at any time."];
@@ -21,7 +22,6 @@ export class View {
   #stallsSeen = 0;
   #drawnChunks = "";
   #arrivedAt_ms = null;
-  #refused = null;
 
   /** Forget the session before. */
   reset() {
@@ -29,7 +29,6 @@ export class View {
     this.#stallsSeen = 0;
     this.#drawnChunks = "";
     this.#arrivedAt_ms = null;
-    this.#refused = null;
     this.problem(null);
     byId("stage").dataset.state = "empty";
   }
@@ -40,23 +39,18 @@ export class View {
     if (words) text(byId("problem-words"), `${words.message} ${words.hint}`);
   }
 
-  refused(words) {
-    this.#refused = words;
-    this.problem(null);
-  }
-
-  /** `watch` null: no session. `pending`: {prompt, from} of a change on its way. */
-  show(watch, { opening, pending }) {
-    this.#veil(watch, opening);
+  /** `watch` null: no session. `pending`: {prompt, from, version} of a change on its way. `refused`: words, when it is over. */
+  show(watch, { opening, pending, refused }) {
+    this.#veil(watch, { opening, refused });
     this.#now(watch, pending);
-    this.#buttons(watch, opening);
+    this.#buttons(watch, { opening, refused });
     this.#figures(watch);
     this.#strip(watch);
     this.#story(watch, pending);
   }
 
-  #veil(watch, opening) {
-    const [title, hint] = this.#veilWords(watch, opening) ?? [];
+  #veil(watch, doing) {
+    const [title, hint] = this.#veilWords(watch, doing) ?? [];
     const veil = byId("veil");
     attribute(veil, "data-shown", title ? "" : null);
     attribute(veil, "data-over", watch?.shown ? "" : null);
@@ -67,8 +61,8 @@ export class View {
     if (watch?.shown) byId("stage").dataset.state = "playing";
   }
 
-  #veilWords(watch, opening) {
-    if (this.#refused) return [this.#refused.message, this.#refused.hint];
+  #veilWords(watch, { opening, refused }) {
+    if (refused) return [refused.message, refused.hint];
     if (opening) return ["Starting …"];
     if (!watch) return WELCOME;
     const { status, reason, position, phase } = watch.session ?? {};
@@ -89,28 +83,25 @@ export class View {
     const label = watch?.shown ? `Live video: ${prompt}` : "Nothing is playing";
     for (const screen of ["canvas", "video"]) attribute(byId(screen), "aria-label", label);
     text(document.querySelector("title"), prompt ? `${prompt} · turboserve` : "turboserve");
-    this.#next(watch, pending);
+    this.#detail(watch, pending);
   }
 
-  #next(watch, pending) {
-    const line = byId("next-prompt");
-    const arrived = pending && watch?.shown && watch.shown.index >= pending.from;
+  #detail(watch, pending) {
+    const arrived = pending && watch?.shown && watch.shown.inputs_version >= pending.version;
     if (arrived) this.#arrivedAt_ms ??= performance.now();
     else this.#arrivedAt_ms = null;
-    line.hidden = !pending || (arrived && performance.now() - this.#arrivedAt_ms > ARRIVED_SHOWN_MS);
-    if (line.hidden) return;
-    attribute(line, "data-arrived", arrived ? "" : null);
-    const words = arrived ? `Showing your change since chunk ${pending.from}` : `Next, from chunk ${pending.from}: “${pending.prompt}”`;
-    if (line.textContent !== words) line.replaceChildren(element("b", {}, words));
+    const over = !pending || (arrived && performance.now() - this.#arrivedAt_ms > ARRIVED_SHOWN_MS);
+    byId("detail").dataset.kind = over ? "plain" : "coming";
+    text(byId("detail"), over ? plainDetail(watch) : comingDetail(pending, arrived));
   }
 
-  #buttons(watch, opening) {
-    const live = watch !== null && !watch.ended && !this.#refused;
+  #buttons(watch, { opening, refused }) {
+    const live = watch !== null && !watch.ended && !refused;
     text(byId("submit"), live ? "Change" : "Start");
     text(byId("prompt-label"), live ? "Change what you see" : "What do you want to see?");
     byId("submit").disabled = opening;
     byId("pause").hidden = byId("close").hidden = !live;
-    byId("new").hidden = watch === null && !this.#refused;
+    byId("new").hidden = watch === null && !refused;
     byId("seed-field").hidden = live;
     text(byId("pause"), watch?.held || watch?.session?.status === "paused" ? "Resume" : "Pause");
   }
@@ -124,6 +115,7 @@ export class View {
 
   #strip(watch) {
     const newest = watch?.shown?.index ?? -1;
+    byId("strip").hidden = !watch?.shown;
     const first = Math.max(0, newest - STRIP_CELLS + STRIP_AHEAD + 1);
     const known = new Map((watch?.chunks ?? []).slice(-2 * STRIP_CELLS).map(({ header }) => [header.index, header]));
     const strip = byId("strip");
@@ -140,21 +132,13 @@ export class View {
   #story(watch, pending) {
     const told = changesIn(watch?.chunks ?? []);
     const current = watch?.shown?.inputs_version;
-    if (pending && !told.some((change) => change.from >= pending.from)) told.push({ ...pending, version: null });
+    if (pending && !told.some((change) => change.version >= pending.version)) told.push({ ...pending, coming: true });
     const key = JSON.stringify([told, current]);
     if (key === this.#drawnChunks) return;
     this.#drawnChunks = key;
     byId("story-card").hidden = told.length === 0;
-    const rows = told.slice(-6).reverse().map(({ version, prompt, from }) =>
-      element(
-        "li",
-        { "data-hue": version === null ? null : hueOf(version), "aria-current": version === current && version !== null ? "true" : null },
-        element("i", { "aria-hidden": "true" }),
-        prompt,
-        element("span", {}, `${version === null ? "soon, " : ""}from chunk ${from}`),
-      ),
-    );
-    byId("story").replaceChildren(...rows);
+    byId("story").replaceChildren(...told.slice(-STORY_ROWS).reverse().map((change) => storyRow(change, current)));
+    text(byId("about"), watch?.shown ? aboutWords(watch) : "");
   }
 
   /** A few times a second. */
@@ -170,9 +154,34 @@ export class View {
   }
 }
 
+function plainDetail(watch) {
+  if (!watch?.shown) return watch ? "" : "Pick an example, or write your own.";
+  return `Chunk ${watch.shown.index} on screen, ${watch.nextIndex} made`;
+}
+
+function comingDetail({ prompt, from }, arrived) {
+  return arrived ? `There it is: your change, from chunk ${from} on` : `Coming with chunk ${from}: “${prompt}”`;
+}
+
 function pausedWords(phase) {
   if (phase === "unwatched") return ["Waking up …", "It was paused while nobody watched."];
   return ["Paused", "Resume to go on where it stopped."];
+}
+
+function storyRow({ version, prompt, from, coming }, current) {
+  return element(
+    "li",
+    { "data-hue": coming ? null : hueOf(version), "aria-current": version === current ? "true" : null },
+    element("i", { "aria-hidden": "true" }),
+    element("b", {}, prompt),
+    element("span", {}, `${coming ? "soon, " : ""}from chunk ${from}`),
+  );
+}
+
+function aboutWords({ shown, session }) {
+  const { width, height, fps, worker } = shown;
+  const parts = [`seed ${session.seed}`, session.model, `${width} × ${height} at ${fps} frames/s`, `by ${worker}`];
+  return parts.filter((part) => !part.includes("undefined")).join(" · ");
 }
 
 const bar = ({ header, latency_s }, i, all) => ({
