@@ -41,8 +41,7 @@ _NOTES = {
     "chunks": (
         "The chunk log: JetStream stream TS_{cell}_CHUNKS, in memory, bounded by age and size. Read it by "
         "direct get ($JS.API.DIRECT.GET.TS_{cell}_CHUNKS with next_by_subj and seq). Only the owning worker "
-        "appends, with Nats-Expected-Last-Subject-Sequence: the sequence of the session's chunk before, 0 for "
-        "none."
+        "appends, with Nats-Expected-Last-Subject-Sequence: the sequence of the session's chunk before, or 0."
     ),
     "events": (
         "JetStream stream TS_{cell}_EVENTS, kept in files. Read it with a durable consumer. An event may be "
@@ -81,8 +80,7 @@ def _info() -> Json:
         "version": "1",
         "description": (
             "MessagePack maps, except for the lifecycle events, which are CloudEvents JSON. Readers skip "
-            "fields they don't know; fields with a default may be left out. docs/nats.md shows how to drive a "
-            "session."
+            "fields they don't know; fields with a default may be left out. See docs/nats.md."
         ),
         "license": {"name": "Apache-2.0"},
     }
