@@ -27,16 +27,14 @@ _STATE_CHARS = 9
 
 
 class Board:
-    """`on_ready(service)` is called whenever a service says it is ready; `first_worker` is set by the first
-    ready one.
-
-    `worker_failed` gets how a worker ended if it did before any was ready.
+    """`on_ready(service)` is called whenever a service says it is ready, `on_no_worker(why)` if a worker ends
+    before any was ready. `first_worker` is set by the first ready one.
     """
 
-    def __init__(self, on_ready: Callable[[str], None]) -> None:
+    def __init__(self, on_ready: Callable[[str], None], on_no_worker: Callable[[str], None]) -> None:
         self.first_worker = asyncio.Event()
-        self.worker_failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._on_ready = on_ready
+        self._on_no_worker = on_no_worker
         self._states: dict[str, str] = {}
         self._ends_told: set[str] = set()
         self._desired: int | None = None
@@ -92,8 +90,8 @@ class Board:
     def _worker_ended(self, worker: str, detail: str) -> None:
         self._ends_told.add(worker)
         self.say(worker, "ended", detail)
-        if not self.first_worker.is_set() and not self.worker_failed.done():
-            self.worker_failed.set_result(f"{worker} ended before it was ready, {detail}")
+        if not self.first_worker.is_set():
+            self._on_no_worker(f"{worker} ended before it was ready, {detail}")
 
 
 def _sessions(count: int) -> str:

@@ -56,9 +56,13 @@ def up(options: Options) -> None:
     try:
         # The launcher's own lines are the board's; what its libraries log goes beside the services' logs.
         logging.basicConfig(filename=data.log("up"), level=logging.INFO, format="%(asctime)s %(message)s")
-        asyncio.run(_Launcher(options, data).run())
+        asyncio.run(_launch(options, data))
     finally:
         data.close()
+
+
+async def _launch(options: Options, data: DataFolder) -> None:
+    await _Launcher(options, data).run()
 
 
 def _check_settings() -> None:
@@ -90,7 +94,7 @@ class _Launcher:
         self._data = data
         self._port = options.port or free_port()
         self._cell = load(ServiceSettings, "up", os.environ, {}).cell
-        self._board = Board(self._on_ready)
+        self._board = Board(self._on_ready, self._on_no_worker)
         self._children: dict[str, Child] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
@@ -124,7 +128,8 @@ class _Launcher:
             command = [sys.executable, "-P", "-m", "turboserve", service]
             self._launch(service, command + [f"--{k}={v}" for k, v in options.items() if v is not None])
         await self._services_ready()
-        await self._first_worker()
+        if self._options.workers:
+            await self._board.first_worker.wait()  # the autoscaler ends one that takes too long
         click.echo(f"\nturboserve is up: {click.style(self.address, bold=True)}   (Ctrl-C stops it)\n")
 
     @property
@@ -205,20 +210,9 @@ class _Launcher:
                 f"its log says more: {self._data.log(late)}",
             ) from None
 
-    async def _first_worker(self) -> None:
+    def _on_no_worker(self, why: str) -> None:
         """A model that can't start is better said now than by a page on which nothing plays."""
-        if not self._options.workers:
-            return
-        ready: asyncio.Future[Any] = asyncio.ensure_future(self._board.first_worker.wait())
-        failed: asyncio.Future[Any] = self._board.worker_failed
-        try:
-            await asyncio.wait({ready, failed}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ready.cancel()
-        if not self._board.first_worker.is_set():
-            raise LaunchError(
-                self._board.worker_failed.result(), f"its log says more: {self._data.log('worker-1')}"
-            )
+        self._fail(LaunchError(why, f"its log says more: {self._data.log('worker-1')}"))
 
     async def _tail_logs(self) -> None:
         tail = LogTail(self._data.logs)

@@ -52,7 +52,7 @@ class Loop:
         """Until the process is told to stop; then ends all workers."""
         await self._process.bus.subscribe(FLEET_LOAD, self._observe, cell=self._settings.cell)
         self._process.spawn("wake at stop", self._wake_at_stop())
-        await self._process.ready(f"{self._limits.minimum} to {self._limits.maximum} workers")
+        await self._process.ready(f"keeps {self._limits.minimum} to {self._limits.maximum} workers")
         try:
             while not self._process.stopping.is_set():
                 self._wake.clear()

@@ -198,7 +198,7 @@ def _hanging(seen: Seen, history: History, limits: Limits, now: float) -> dict[s
 
 
 def _starts(missing: int, history: History, limits: Limits, now: float) -> tuple[int, float]:
-    """How many to start now, and how long to wait before the next may start (infinite: too many have ended)."""
+    """How many to start now, and how long until the next may start (infinite: too many have ended)."""
     if missing <= 0:
         return 0, 0.0
     if not history.crashes:

@@ -26,7 +26,7 @@ _SUFFIX_CHARS = 4
 
 
 class _Child:
-    """`log_start`: where in its log file, which earlier workers of the slot wrote too, its own lines begin."""
+    """`log_start`: where in the log file, which earlier workers of the slot wrote too, its lines begin."""
 
     def __init__(self, worker: str, slot: int, process: Process, log: Path | None, log_start: int) -> None:
         self.worker = worker
