@@ -4,7 +4,6 @@ import * as api from "./api.js";
 import { attribute, byId, element, text } from "./dom.js";
 
 const EVERY_MS = 4000;
-const MOST_SHOWN = 40;
 const LIVE = { queued: "Queued", active: "Live", paused: "Paused" };
 
 export class Fleet {
@@ -49,7 +48,7 @@ export class Fleet {
     const focused = document.activeElement?.dataset?.session;
     text(byId("sessions-count"), sessions.length > 0 ? `(${sessions.length})` : "");
     byId("sessions-none").hidden = sessions.length > 0;
-    byId("sessions").replaceChildren(...sessions.slice(0, MOST_SHOWN).map((session) => this.#row(session)));
+    byId("sessions").replaceChildren(...sessions.map((session) => this.#row(session)));
     if (focused) document.querySelector(`[data-session="${CSS.escape(focused)}"]`)?.focus();
   }
 

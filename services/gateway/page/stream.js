@@ -31,6 +31,7 @@ export class Stream {
   #lostAt_ms = null;
   #done = false;
   #opened = false;
+  #troubled = null;
 
   /** `from` null: the live edge. */
   constructor(id, from, on) {
@@ -80,8 +81,9 @@ export class Stream {
     const message = JSON.parse(data);
     if (message.type === "session") this.#welcomed(message);
     else if (message.type === "chunk") this.#header = message;
-    else if (message.type === "state") this.#on.state(message);
+    else if (message.type === "state") this.#state(message);
     else if (message.type === "cut") this.#cut(message);
+    else if (message.type === "error" && message.code === "service_away") this.#trouble(AWAY);
     else if (message.type === "end") this.#end(message);
   }
 
@@ -100,7 +102,21 @@ export class Stream {
     this.#header = null;
     if (!header || header.index < this.next) return;
     this.next = header.index + 1;
+    this.#trouble(null);
     this.#on.chunk(header, bytes);
+  }
+
+  #state(message) {
+    this.#trouble(null);
+    this.#on.state(message);
+  }
+
+  // The connection stands, but what is behind the gateway is away; the next news says that it is back.
+  #trouble(words) {
+    if (words === this.#troubled) return;
+    this.#troubled = words;
+    if (words) this.#on.lost(words);
+    else this.#on.connected();
   }
 
   #cut(message) {

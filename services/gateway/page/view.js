@@ -68,16 +68,17 @@ export class View {
     const { status, reason, position, phase } = watch.session ?? {};
     if (watch.ended && watch.buffered_s < 0.05) return ["This session has ended", `${ending(status, reason)} Type a prompt to start a new one.`];
     if (watch.held || (status === "paused" && watch.buffered_s < 0.05)) return pausedWords(phase);
+    if (status === "queued" && watch.buffered_s < 0.05) return queuedWords(phase, position);
     if (watch.shown) return null;
-    if (status === "queued") return ["Waiting for a free worker …", position > 0 ? `${position} before this one.` : "It starts by itself."];
     return ["Making the first picture …"];
   }
 
   #now(watch, pending) {
     const status = watch?.session?.status ?? "none";
     const known = watch?.held && status === "active" ? "paused" : status;
-    byId("status").dataset.status = known;
-    text(byId("status"), STATUS_WORDS[known] ?? "Ready");
+    const away = !byId("problem").hidden;
+    byId("status").dataset.status = away ? "queued" : known;
+    text(byId("status"), away ? "Reconnecting" : (STATUS_WORDS[known] ?? "Ready"));
     const prompt = watch?.shown ? promptOf(watch.shown) : "";
     text(byId("now-prompt"), prompt);
     const label = watch?.shown ? `Live video: ${prompt}` : "Nothing is playing";
@@ -161,6 +162,11 @@ function plainDetail(watch) {
 
 function comingDetail({ prompt, from }, arrived) {
   return arrived ? `There it is: your change, from chunk ${from} on` : `Coming with chunk ${from}: “${prompt}”`;
+}
+
+function queuedWords(phase, position) {
+  if (phase === "recovering") return ["Recovering …", "The worker stopped; the next free one goes on from here."];
+  return ["Waiting for a free worker …", position ? `Place ${position} in the queue.` : "It starts by itself."];
 }
 
 function pausedWords(phase) {

@@ -23,7 +23,7 @@ export class Watch {
   #startedAt_ms;
   #timer;
 
-  /** `makePlayer(on)` gives the player; `on` has: changed(), problem(words | null), refused(words), notice(words), firstShown(header). */
+  /** `makePlayer(on)` gives the player; `on` has: changed(), problem(words | null), refused(words), notice(words) */
   constructor({ id, from, makePlayer, startedAt_ms, on }) {
     this.id = id;
     this.#on = on;
@@ -91,8 +91,8 @@ export class Watch {
     const now_s = performance.now() / 1000;
     if (this.#pacing) this.#pacing.connected(message.from, now_s);
     else this.#pacing = new Pacing(message.from, now_s);
+    if (this.nextIndex !== null && message.from > this.nextIndex) this.#skipped(this.nextIndex, message.from);
     this.nextIndex = message.from;
-    if (this.#pacing.granted >= message.from) this.#stream.grant(this.#pacing.granted);
     this.#became(message.session);
   }
 
@@ -138,9 +138,13 @@ export class Watch {
 
   #cut({ from, to }) {
     this.#pacing.cut(to, performance.now() / 1000);
+    this.#skipped(from, to);
     this.nextIndex = to;
-    const message = `Skipped chunks ${from} to ${to - 1}: they were dropped before this page took them.`;
-    this.#on.notice({ message, hint: "Playback goes on with the newest." });
+  }
+
+  #skipped(from, to) {
+    const which = to - from === 1 ? `Chunk ${from} was` : `Chunks ${from} to ${to - 1} were`;
+    this.#on.notice({ message: `${which} dropped before this page took them.`, hint: "Playback goes on with the newest." });
   }
 
   #giveCredit() {

@@ -28,18 +28,9 @@ export function fromAnswer(status, body) {
 
 export const fromFailure = (failure) => (failure?.name === "TimeoutError" ? TIMEOUT : NETWORK);
 
-const REASONS = {
-  closed_by_user: "It was closed.",
-  closed: "It was closed.",
-  user: "It was closed.",
-  finished: "It reached its last chunk.",
-  max_chunks: "It reached its last chunk.",
-  unwatched: "Nobody was watching.",
-};
-
 /** Why a session ended, in one sentence. */
 export function ending(status, reason) {
-  if (REASONS[reason]) return REASONS[reason];
+  if (reason === "finished") return "It reached its last chunk.";
   if (reason) return sentence(reason);
   return status === "failed" ? "Something went wrong while making it." : "It was closed.";
 }
