@@ -1,8 +1,8 @@
 """Open and close many sessions on a running system and see that nothing is left:
 `python -m bench.churn --sessions 1000 --nats-url nats://127.0.0.1:4222`.
 
-After a warm-up the tasks, subscriptions and open files of every process must be exactly back, JetStream must hold no
-consumer, and resident memory may have grown by 5 MB at most. Every `--watch-every`-th session is watched for a chunk.
+After a warm-up the tasks, subscriptions and open files of every process are exactly back, JetStream holds no
+consumer, and resident memory may have grown by 5 MB at most. Every `--watch-every`-th session is watched.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class VitalsWatch:
         return {instance: samples[-1].vitals for instance, samples in self.samples.items()}
 
     def memory_slopes_mb(self, since: float) -> dict[str, float]:
-        """Growth of resident memory since `since` in MB (10⁶ bytes): the median of the newest fifth of the samples
-        less that of the oldest fifth.
+        """Growth of resident memory since `since` in MB (10⁶ bytes): the median of the newest fifth of the
+        samples less that of the oldest fifth.
         """
         slopes = {}
         for instance, samples in self.samples.items():
