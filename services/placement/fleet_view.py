@@ -1,0 +1,133 @@
+"""Who is alive, and with which copies: the newest report of every worker, and when silence means death.
+
+Times are any steady clock's seconds, as long as it is the same one in every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from shared.contracts.fleet import CopyReport, LoadReport, ModelReport
+
+_EXIT_SETTLES_S = 1.0
+"""A process's last reports may arrive after the word of its end; one that comes later than this shows that it
+lives."""
+_FORGET_AFTER_S = 300.0
+_MAX_WORKERS = 10_000
+_PAUSE_OF_ITS_OWN_S = 2.0
+"""Asked less often than this, the view was itself not running, and its workers' reports are still to be
+read."""
+
+
+class WorkerState(msgspec.Struct, frozen=True):
+    """`exited_at` None: its provider has not said that it ended."""
+
+    report: LoadReport
+    heard_at: float
+    exited_at: float | None = None
+    copies: dict[str, CopyReport] = {}
+
+    @property
+    def gone(self) -> bool:
+        return self.exited_at is not None or self.report.state == "stopped"
+
+
+class FleetView:
+    """Filled by reports, asked by placement. Without effects: nothing happens between calls."""
+
+    def __init__(self, silent_s: float, now: float) -> None:
+        self._silent_s = silent_s
+        self._workers: dict[str, WorkerState] = {}
+        self._listening_since = now
+        self._asked_at = now
+
+    def report(self, report: LoadReport, now: float) -> bool:
+        """Take a worker's report in. False: it was an old one, of this process or one before it."""
+        known = self._workers.get(report.worker)
+        if known is not None and not _supersedes(report, now, known, self._silent_s):
+            return False
+        if known is None and len(self._workers) >= _MAX_WORKERS:
+            return False
+        copies = {copy.session: copy for copy in report.copies}
+        self._workers[report.worker] = WorkerState(report, now, None, copies)
+        return True
+
+    def exited(self, worker: str, now: float) -> None:
+        """A provider saw the worker's process end."""
+        known = self._workers.get(worker)
+        if known is not None:
+            self._workers[worker] = msgspec.structs.replace(known, exited_at=now)
+
+    def observe(self, now: float) -> None:
+        """To be called at least every second: notices when the caller itself had stopped, and forgets the
+        long gone."""
+        if now - self._asked_at > _PAUSE_OF_ITS_OWN_S:
+            self._listening_since = now
+        self._asked_at = now
+        for worker in [w for w, state in self._workers.items() if now - state.heard_at > _FORGET_AFTER_S]:
+            del self._workers[worker]
+
+    def why_lost(self, worker: str, incarnation: str, now: float, connected_s: float) -> str:
+        """Why the process `incarnation` of `worker` can't own anything any more, "" as long as it can.
+
+        `connected_s`: how long the bus has stood. Who just (re)gained it, or was not running, declares nobody
+        dead.
+        """
+        known = self._workers.get(worker)
+        deaf = min(connected_s, now - self._listening_since) < self._silent_s
+        if known is None:
+            return "" if deaf else "its worker has not been heard of"
+        if known.report.incarnation != incarnation:
+            return "its worker was started anew"
+        if known.gone:
+            return "its worker ended"
+        if now - known.heard_at > self._silent_s and not deaf:
+            return "its worker fell silent"
+        return ""
+
+    def alive(self, now: float) -> list[WorkerState]:
+        """Those heard lately, by name."""
+        lately = (state for state in self._workers.values() if now - state.heard_at <= self._silent_s)
+        return sorted((state for state in lately if not state.gone), key=lambda state: state.report.worker)
+
+    def hears(self, worker: str, incarnation: str) -> bool:
+        """Whether this very process of the worker has reported, and was not the last word."""
+        known = self._workers.get(worker)
+        return known is not None and not known.gone and known.report.incarnation == incarnation
+
+    def state(self, worker: str) -> str:
+        """What the worker calls its state, "" if it is not known."""
+        known = self._workers.get(worker)
+        return "" if known is None else known.report.state
+
+    def copy(self, worker: str, session: str) -> CopyReport | None:
+        known = self._workers.get(worker)
+        return None if known is None or known.gone else known.copies.get(session)
+
+    def holders(self, session: str, now: float) -> dict[str, CopyReport]:
+        """Every copy of a session on workers that are alive."""
+        return {
+            state.report.worker: state.copies[session] for state in self.alive(now) if session in state.copies
+        }
+
+    def copies(self, now: float) -> Iterator[tuple[str, CopyReport]]:
+        """(worker, copy) of every worker that is alive."""
+        for state in self.alive(now):
+            for copy in state.report.copies:
+                yield state.report.worker, copy
+
+    def models(self, now: float) -> dict[str, ModelReport]:
+        """What the workers that are alive serve, by name. One that still starts doesn't know yet."""
+        told = (state.report for state in self.alive(now) if state.report.state != "starting")
+        return {report.model.name: report.model for report in told}
+
+
+def _supersedes(report: LoadReport, now: float, known: WorkerState, silent_s: float) -> bool:
+    if report.incarnation == known.report.incarnation:
+        if known.exited_at is not None and now - known.exited_at < _EXIT_SETTLES_S:
+            return False
+        return report.sequence > known.report.sequence
+    silent = now - known.heard_at > silent_s
+    return known.gone or silent or report.started_at > known.report.started_at

@@ -1,0 +1,18 @@
+"""What Prometheus sees of placement. No label has a value per session."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+sessions = Gauge("turboserve_placement_sessions", "Sessions that have not ended", ["status"])
+decisions = Histogram(
+    "turboserve_placement_decision_seconds",
+    "From an event to its saved row",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+commands = Counter("turboserve_placement_commands", "Commands sent to workers", ["command", "outcome"])
+repeats = Counter(
+    "turboserve_placement_commands_repeated", "Commands whose effect no report showed in time", ["command"]
+)
+outbox_waiting = Gauge("turboserve_placement_outbox_waiting", "Public events not published yet")
+outbox_lag_s = Gauge(
+    "turboserve_placement_outbox_lag_seconds", "Age of the oldest public event not published yet"
+)

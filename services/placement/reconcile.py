@@ -1,0 +1,278 @@
+"""Repeating what should be true: reports, viewers and time against the rows, twice a second and when
+something changed.
+
+No step depends on one before it. Whatever fails is tried again in the next round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
+
+from opentelemetry import context
+
+from services.placement import choose, metrics
+from services.placement.lifecycle import (
+    CopyFailed,
+    CopyFinished,
+    Event,
+    OwnerLost,
+    Placed,
+    Unwatched,
+    UnwatchedTooLong,
+    Watched,
+)
+from services.placement.requests import resuming
+from services.placement.sessions import Live
+from services.placement.viewers import EXPIRY_S
+from shared import telemetry
+from shared.bus import BusAway, Meta, Refused
+from shared.contracts.fleet import CopyReport, LoadReport, WorkerExited
+from shared.contracts.stream import ViewerReport
+from shared.contracts.subjects import LOAD_REPORT, VIEWERS, WORKER_EXITED
+
+if TYPE_CHECKING:
+    from services.placement.service import Placement
+
+logger = logging.getLogger(__name__)
+
+_EVERY_S = 0.5
+_AT_MOST_EVERY_S = 0.02
+_REFUSALS_MEAN_NO = 3
+# Refusals that speak of the worker, not of the session.
+_ELSEWHERE = frozenset({"draining", "no_slot"})
+_DROP_AGAIN_S = 2.0
+_LOGS_PER_ROUND = 20
+
+
+class Reconciler:
+    """Listens to reports, and runs rounds."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._dropped_at: dict[tuple[str, str, int], float] = {}
+        self._last_problem = ""
+        self._gists: dict[str, tuple[str, str, int, int]] = {}
+        self._load_said: tuple[object, ...] = ()
+
+    async def listen(self) -> None:
+        cell, bus = self._placement.settings.cell, self._placement.bus
+        await bus.subscribe(LOAD_REPORT, self._hear_worker, cell=cell)
+        await bus.subscribe(WORKER_EXITED, self._hear_exit, cell=cell)
+        await bus.subscribe(VIEWERS, self._hear_viewers, cell=cell)
+
+    def _hear_worker(self, report: LoadReport, meta: Meta) -> None:
+        placement = self._placement
+        if meta.tokens["worker"] != report.worker or not placement.fleet.report(report, time.monotonic()):
+            return
+        ended = False
+        for copy in report.copies:
+            live = placement.sessions.live.get(copy.session)
+            if live is not None and copy.epoch == live.row.epoch:
+                live.next_chunk = max(live.next_chunk, copy.next_chunk)
+                ended = ended or copy.state in choose.OVER
+        gist = (report.incarnation, report.state, report.capacity, report.slots)
+        if ended or self._gists.get(report.worker) != gist:
+            self._gists[report.worker] = gist
+            placement.nudged.set()
+
+    def _hear_exit(self, exited: WorkerExited, _: Meta) -> None:
+        self._placement.fleet.exited(exited.worker, time.monotonic())
+        self._placement.nudged.set()
+
+    def _hear_viewers(self, report: ViewerReport, meta: Meta) -> None:
+        live = self._placement.sessions.live.get(meta.tokens["session"])
+        if live is None or live.row.tenant != meta.tokens["tenant"]:
+            return
+        live.viewers.report(report, time.monotonic())
+        if report.viewers and live.row.paused_by == "unwatched":
+            self._placement.nudged.set()
+
+    async def run(self) -> None:
+        while True:
+            self._placement.nudged.clear()
+            await self._round()
+            await asyncio.sleep(_AT_MOST_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._placement.nudged.wait(), _EVERY_S - _AT_MOST_EVERY_S)
+
+    async def _round(self) -> None:
+        placement = self._placement
+        placement.fleet.observe(time.monotonic())
+        self._repeat_commands()
+        steps: list[Callable[[], Awaitable[None]]] = [
+            placement.sessions.settle_doubtful,
+            self._watch_owners,
+            self._watch_viewers,
+            self._place_queued,
+            self._forget_logs,
+        ]
+        problem = ""
+        for step in steps:
+            try:
+                await step()
+            except (Refused, BusAway) as error:
+                problem = str(error)
+            except Exception as error:
+                problem = repr(error)
+                if problem != self._last_problem:
+                    logger.exception("a step of a round failed")
+        if problem and problem != self._last_problem:
+            logger.warning("not everything could be done, trying again: %s", problem)
+        self._last_problem = problem
+        await self._say_load()
+
+    async def _say_load(self) -> None:
+        load = self._placement.load()
+        gist = (load.active, load.queued, load.paused, load.capacity, load.workers)
+        if gist != self._load_said:
+            self._load_said = gist
+            await self._placement.voice.load(load)
+
+    def _still(self) -> Iterator[Live]:
+        """Sessions that nobody is changing at this moment."""
+        return (live for live in list(self._placement.sessions.live.values()) if not live.lock.locked())
+
+    def _repeat_commands(self) -> None:
+        now = time.monotonic()
+        for live in self._still():
+            row = live.row
+            heard = row.worker and self._placement.fleet.hears(row.worker, row.incarnation)
+            if heard and now >= live.own_due_at and self._owner_disagrees(live):
+                metrics.repeats.labels("own").inc(live.own_tries > 0)
+                with in_trace_of(live):
+                    self._placement.voice.own(live)
+        self._drop_orphans(now)
+
+    def _owner_disagrees(self, live: Live) -> bool:
+        copy = self._placement.fleet.copy(live.row.worker, live.row.id)
+        if copy is None:
+            # A paused session's copy may have made room for others; resuming makes a new one.
+            return live.row.status == "active"
+        return (copy.epoch, copy.revision) < (live.row.epoch, live.row.revision)
+
+    def _drop_orphans(self, now: float) -> None:
+        """Copies nobody should hold. Not while another placement may lead, which may know of sessions made
+        since.
+        """
+        self._dropped_at = {key: at for key, at in self._dropped_at.items() if now - at < _DROP_AGAIN_S}
+        if not self._placement.leadership.certain:
+            return
+        for worker, copy in self._placement.fleet.copies(now):
+            key = (worker, copy.session, copy.epoch)
+            if self._orphaned(worker, copy) and key not in self._dropped_at:
+                self._dropped_at[key] = now
+                self._placement.voice.drop(worker, copy.session, copy.epoch)
+
+    def _orphaned(self, worker: str, copy: CopyReport) -> bool:
+        live = self._placement.sessions.live.get(copy.session)
+        if live is None:
+            return not self._placement.sessions.may_exist(copy.session)
+        return copy.epoch < live.row.epoch and worker != live.row.worker
+
+    async def _watch_owners(self) -> None:
+        for live in self._still():
+            event = self._of_owner(live) if live.row.worker else None
+            if event is not None:
+                await self._happen(live, event)
+
+    def _of_owner(self, live: Live) -> Event | None:
+        """What became of the owner or its copy, None if all is well."""
+        row, fleet = live.row, self._placement.fleet
+        why = fleet.why_lost(row.worker, row.incarnation, time.monotonic(), self._placement.bus.connected_s)
+        if why:
+            return OwnerLost(row.epoch, why)
+        copy = fleet.copy(row.worker, row.id)
+        if copy is None or copy.epoch < row.epoch:
+            return self._of_missing_copy(live)
+        if copy.state == "finished":
+            return CopyFinished(copy.epoch, copy.next_chunk)
+        if copy.state == "failed":
+            return CopyFailed(copy.epoch, copy.error or "its worker could not go on")
+        if copy.state == "superseded":
+            return CopyFailed(copy.epoch, "another worker wrote to its chunk log")
+        return None
+
+    def _of_missing_copy(self, live: Live) -> Event | None:
+        row = live.row
+        if row.status != "active" or not live.own_tries:
+            return None
+        if self._placement.fleet.state(row.worker) == "draining":
+            return OwnerLost(row.epoch, "its worker takes no further session")
+        if len(live.refusals) < _REFUSALS_MEAN_NO:
+            return None
+        if live.refusals[-1] in _ELSEWHERE:
+            return OwnerLost(row.epoch, "its worker had no room")
+        return CopyFailed(row.epoch, f"worker {row.worker} refused it: {live.refusals[-1]}")
+
+    async def _watch_viewers(self) -> None:
+        if self._placement.bus.connected_s < EXPIRY_S:
+            return  # gateways' words may not have come through
+        for live in self._still():
+            event = self._of_viewers(live, time.time())
+            if event is not None:
+                await self._happen(live, event)
+
+    def _of_viewers(self, live: Live, now: float) -> Event | None:
+        settings, row = self._placement.settings, live.row
+        if live.viewers.count(time.monotonic()):
+            live.unwatched_since = None
+            return Watched(owner_has_room=False) if row.paused_by == "unwatched" else None
+        if live.unwatched_since is None:
+            live.unwatched_since = now
+        unwatched_s = now - live.unwatched_since
+        if unwatched_s >= settings.unwatched_close_s:
+            return UnwatchedTooLong()
+        if unwatched_s >= settings.unwatched_pause_s and row.status != "paused":
+            return Unwatched(live.unwatched_since)
+        return None
+
+    async def _place_queued(self) -> None:
+        placement = self._placement
+        queued = placement.sessions.queued()
+        if not queued:
+            return
+        now = time.monotonic()
+        placed = choose.assign(
+            queued, placement.rooms(), lambda session: placement.fleet.holders(session, now)
+        )
+        found = [(placement.sessions.live[row.id], room) for row, room in placed]
+        for live, room in found:
+            live.reserved = room.worker
+        try:
+            for live, room in found:
+                await self._happen(live, Placed(room.worker, room.incarnation))
+        finally:
+            for live, _ in found:
+                live.reserved = ""
+
+    async def _happen(self, live: Live, event: Event) -> None:
+        placement = self._placement
+        with in_trace_of(live):
+            if isinstance(event, Watched):
+                await placement.change(live, lambda row: resuming(placement, row, Watched))
+            else:
+                await placement.change(live, lambda _: [event])
+
+    async def _forget_logs(self) -> None:
+        """Chunks of ended sessions, once their viewers had time to read them."""
+        placement = self._placement
+        before = time.time() - placement.settings.ended_log_linger_s
+        due = [entry for entry in placement.sessions.ended.values() if entry.ended_at <= before]
+        for entry in due[:_LOGS_PER_ROUND]:
+            await placement.chunk_log.forget(entry.tenant, entry.session)
+            del placement.sessions.ended[entry.session]
+
+
+@contextlib.contextmanager
+def in_trace_of(live: Live) -> Iterator[None]:
+    """What happens to a session by itself belongs to the trace it was opened in."""
+    token = context.attach(telemetry.extract({"traceparent": live.row.traceparent}))
+    try:
+        yield
+    finally:
+        context.detach(token)

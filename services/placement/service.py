@@ -1,0 +1,160 @@
+"""Placement's service: what it knows put together, and every change of a session on its way to the world.
+
+Requests come in through `requests`, time and reports through `reconcile`; both change sessions here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from services.placement import choose, metrics
+from services.placement.choose import Room
+from services.placement.fleet_view import FleetView
+from services.placement.leader import Leadership
+from services.placement.lifecycle import Event, Placed
+from services.placement.outbox import Publisher
+from services.placement.reconcile import Reconciler
+from services.placement.requests import Requests
+from services.placement.sessions import Changed, Decide, Live, Sessions
+from services.placement.settings import PlacementSettings
+from services.placement.voice import Voice
+from shared.bus import Bus
+from shared.chunk_log import ChunkLog
+from shared.contracts.fleet import FleetLoad, ModelReport, WorkerLoad
+from shared.contracts.session import SessionView
+from shared.process import Process, StartupError
+from shared.store.engine import Store, StoreAway
+from shared.store.rows import SessionRow
+
+_LOAD_EVERY_S = 1.0
+# A chunk log forgets by itself after its own, shorter time; what ended before this needs no care any more.
+_LOG_HORIZON_S = 3600.0
+
+
+class Placement:
+    """The parts, and the questions that need several of them."""
+
+    def __init__(self, process: Process[PlacementSettings], store: Store, leadership: Leadership) -> None:
+        self.settings = process.settings
+        self.instance = process.instance
+        self.bus: Bus = process.bus
+        self.leadership = leadership
+        self.sessions = Sessions(store, leadership.lease, self.settings.cell, process.stopping.set)
+        self.fleet = FleetView(self.settings.worker_silent_s, time.monotonic())
+        self.voice = Voice(self.bus, self.settings.cell, self.settings.command_timeout_s)
+        self.publisher = Publisher(self.bus, store, self.settings.cell)
+        self.chunk_log = ChunkLog(self.bus, self.settings.cell)
+        self.nudged = asyncio.Event()
+
+    def rooms(self) -> list[Room]:
+        active = self.sessions.active_on()
+        alive = self.fleet.alive(time.monotonic())
+        return [choose.room_of(state.report, active.get(state.report.worker, 0)) for state in alive]
+
+    def models(self) -> Mapping[str, ModelReport | None]:
+        return dict.fromkeys(self.settings.model_names) | self.fleet.models(time.monotonic())
+
+    def place_now(self, row: SessionRow) -> list[Event]:
+        """The event that places a session which is (or becomes) queued, if nobody waits before it."""
+        if any(waiting.model == row.model and waiting.id != row.id for waiting in self.sessions.queued()):
+            return []
+        room = choose.choose(row, self.rooms(), self.fleet.holders(row.id, time.monotonic()))
+        return [Placed(room.worker, room.incarnation)] if room else []
+
+    def owner_has_room(self, row: SessionRow) -> bool:
+        """Whether the worker that owns a paused session can go on with it."""
+        return any(
+            room.free and (room.worker, room.incarnation) == (row.worker, row.incarnation)
+            for room in self.rooms()
+        )
+
+    def view(self, row: SessionRow) -> SessionView:
+        if row.status != "queued":
+            return row.view()
+        waiting = (other.id for other in self.sessions.queued())
+        return row.view(next((n for n, session in enumerate(waiting) if session == row.id), None))
+
+    async def change(self, live: Live, decide: Decide) -> Changed:
+        """Change a session, tell everybody, send its commands. Raises `Refused`."""
+        changed = await self.sessions.change(live, decide)
+        await self.announce(changed)
+        self.voice.command(changed)
+        return changed
+
+    async def announce(self, changed: Changed) -> None:
+        """Tell whoever watches. What ran out of room, or made some, is looked at soon."""
+        if changed.row is changed.before:
+            return
+        await self.voice.changed(self.view(changed.row))
+        await self.voice.load(self.load())
+        self.publisher.nudge()
+        self.nudged.set()
+
+    def load(self) -> FleetLoad:
+        """Demand and what serves it, as the autoscaler sees it."""
+        now = time.monotonic()
+        active = self.sessions.active_on()
+        rooms = self.rooms()
+        count = dict.fromkeys(("queued", "active", "paused"), 0)
+        for live in self.sessions.live.values():
+            count[live.row.status] = count.get(live.row.status, 0) + 1
+        for status, sessions in count.items():
+            metrics.sessions.labels(status).set(sessions)
+        return FleetLoad(
+            placement=self.instance,
+            active=count["active"],
+            queued=count["queued"],
+            paused=count["paused"],
+            capacity=sum(room.capacity for room in rooms),
+            workers=[
+                WorkerLoad(
+                    state.report.worker,
+                    state.report.state,
+                    state.report.capacity,
+                    active.get(state.report.worker, 0),
+                    len(state.report.copies),
+                )
+                for state in self.fleet.alive(now)
+            ],
+            models=list(self.fleet.models(now).values()),
+            sent_at=time.time(),
+        )
+
+    async def repeat_load(self) -> None:
+        while True:
+            await self.voice.load(self.load())
+            await asyncio.sleep(_LOAD_EVERY_S)
+
+
+async def serve(process: Process[PlacementSettings], store: Store, leadership: Leadership) -> None:
+    """Until the process is told to stop. The caller owns the store and the lease."""
+    placement = Placement(process, store, leadership)
+    try:
+        await placement.sessions.load(time.time() - placement.settings.ended_log_linger_s - _LOG_HORIZON_S)
+    except StoreAway as error:
+        raise StartupError(str(error)) from None
+    reconciler = Reconciler(placement)
+    requests = Requests(placement)
+    await reconciler.listen()
+    await requests.listen()
+    for name, work in _loops(placement, reconciler).items():
+        process.spawn(name, work)
+    await process.ready(f"{len(placement.sessions.live)} sessions in {store.where}")
+    await process.stopping.wait()
+    await process.say("stopping")
+    await requests.close()
+    await placement.voice.close()
+    with contextlib.suppress(Exception):
+        await placement.publisher.publish_some()
+
+
+def _loops(placement: Placement, reconciler: Reconciler) -> dict[str, Coroutine[Any, Any, None]]:
+    return {
+        "reconcile": reconciler.run(),
+        "publish the outbox": placement.publisher.run(),
+        "repeat the load": placement.repeat_load(),
+    }
