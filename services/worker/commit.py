@@ -74,6 +74,9 @@ class Line:
                 made = await self._made.get()
                 with trace.use_span(made.span, end_on_exit=True):
                     await self._commit(made)
+        except Exception as error:
+            logger.exception("appending failed", extra={"session": self.copy.session})
+            self.desk.roster.end(self.copy, FAILED, f"{type(error).__name__}: {error}")
         finally:
             self.close()
 
@@ -195,7 +198,7 @@ class Line:
             media=made.media.data,
             inputs_version=order.inputs_version,
             inputs=order.inputs,
-            rung=order.rung,
+            rung=order.rung or spec.rungs[0].name,
             timings=made.timings,
             traceparent=telemetry.traceparent(trace.set_span_in_context(span)),
         )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import nats.errors
 from nats.aio.subscription import Subscription
 from opentelemetry.trace import Span
 
@@ -35,6 +36,7 @@ from shared.contracts.fleet import (
 )
 from shared.contracts.stream import ViewerReport
 from shared.contracts.subjects import CHECK_PROMPT, DRAIN, DROP, OWN, VIEWERS
+from shared.ids import InvalidName, check_name, check_session_id
 
 logger = logging.getLogger(__name__)
 
@@ -102,18 +104,22 @@ class Control:
     async def _own(self, own: Own, _meta: Meta) -> Owned:
         self._refuse_unfit(own)
         copy = self.desk.roster.get(own.session)
-        if copy is not None and (own.epoch, own.revision) < (copy.own.epoch, copy.own.revision):
-            raise Refused("stale", f"this worker knows revision {copy.own.revision} of {own.session}")
         if copy is not None and copy.ended and own.epoch > copy.own.epoch:
             await self._let_go(copy)
             copy = None
         if copy is None:
             copy = await self._take(own)
         await self._located(copy, own)
+        _refuse_unusable(copy, own)
         return self.desk.roster.apply(copy, own)
 
     def _refuse_unfit(self, own: Own) -> None:
         """Raises `Refused` for what this worker can't carry out, whatever it holds."""
+        try:
+            check_session_id(own.session)
+            check_name("tenant", own.tenant)
+        except InvalidName as error:
+            raise Refused("bad_name", str(error)) from None
         if time.time() > own.deadline_at:
             raise Refused("too_late", "the command's deadline has passed", "repeat it with a new one")
         if own.model != self.runner.spec.name:
@@ -132,13 +138,17 @@ class Control:
             raise Refused(
                 "no_slot", f"all {self.slots} slots are taken by active sessions", "choose another worker"
             )
-        evicted = next((c for c in self._held if c.key == admission.evict), None)
+        evicted = next((c for c in roster.copies() if c.key == admission.evict), None)
         if evicted is not None:
             roster.remove(evicted)
         copy = roster.add(own)
         if evicted is not None:
             await self._let_go(evicted)
-        await self._attend(copy)
+        try:
+            await self._attend(copy)
+        except nats.errors.Error as error:
+            roster.remove(copy)
+            raise Refused("bus_away", f"can't listen for viewers: {error}", "repeat the command") from None
         return copy
 
     async def _attend(self, copy: Copy) -> None:
@@ -165,10 +175,6 @@ class Control:
         except TimeoutError:
             await self._let_go(copy)
             raise Refused("log_away", "the chunk log did not answer in time", "repeat the command") from None
-        if copy.gone:
-            raise Refused("dropped", f"{own.session} was dropped meanwhile")
-        if copy.ended == SUPERSEDED and own.epoch <= copy.own.epoch:
-            raise Refused("superseded", f"the chunk log shows a newer owner of {own.session}")
 
     async def _drop(self, drop: Drop, _meta: Meta) -> Dropped:
         copy = self.desk.roster.get(drop.session)
@@ -204,6 +210,18 @@ class Control:
 
     async def _check_prompt(self, check: CheckPrompt, _meta: Meta) -> PromptChecked:
         return PromptChecked(self.runner.warnings(check.prompt))
+
+
+def _refuse_unusable(copy: Copy, own: Own) -> None:
+    """Raises `Refused` if the copy can't become what `own` says. Asked after every wait."""
+    if copy.gone:
+        raise Refused("dropped", f"{own.session} was dropped meanwhile")
+    if (own.epoch, own.revision) < (copy.own.epoch, copy.own.revision):
+        raise Refused("stale", f"this worker knows revision {copy.own.revision} of {own.session}")
+    if copy.ended == SUPERSEDED:
+        raise Refused("superseded", f"the chunk log shows another owner of {own.session}")
+    if copy.ended:
+        raise Refused("failed", f"{own.session} failed here: {copy.error}", "raise the epoch to begin anew")
 
 
 def _first_chunk_span(own: Own, worker: str) -> Span | None:
