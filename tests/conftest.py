@@ -14,7 +14,12 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-pytest_plugins = ["tests.fixtures.chromium", "tests.fixtures.nats_server", "tests.fixtures.postgres"]
+pytest_plugins = [
+    "tests.fixtures.chromium",
+    "tests.fixtures.nats_server",
+    "tests.fixtures.postgres",
+    "tests.fixtures.gateway",
+]
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,4 +1,4 @@
-"""Is a request sane? Asked before anything is sent to placement, so that nonsense costs nobody else anything."""
+"""Is a request sane? Asked before anything is sent to placement, so that nonsense costs nobody else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Denied(Exception):
 
 
 class Rules(NamedTuple):
-    """`models`: those served now; empty when nobody knows (then placement decides). `max_prompt_chars` holds until then."""
+    """`models`: those served now. Empty, nobody knows: placement decides, and `max_prompt_chars` holds."""
 
     models: Sequence[Model]
     max_prompt_chars: int

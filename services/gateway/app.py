@@ -20,11 +20,12 @@ MAX_BODY_BYTES = 64 * 1024
 API_VERSION = "1.0.0"
 
 _DESCRIPTION = """\
-Live video from text, chunk by chunk. Open a session, then watch it over the WebSocket that its `stream_url` names:
-`{stream_url}?from=N&credit=auto`. Text messages are JSON with a `type` (`session`, `chunk`, `state`, `cut`, `error`, `end`);
-every binary message is one chunk, H.264 Annex-B that begins with a keyframe, announced by the `chunk` message before it.
-A viewer sends `{"type": "grant", "granted_through": n}` when it is done with chunk n; with `credit=auto` it needn't.
-Every error is `{"error": {"code", "message", "hint"}}`.
+Live video from text, chunk by chunk. Open a session, then watch it over the WebSocket that its `stream_url`
+names: `{stream_url}?from=N&credit=auto`. Text messages are JSON with a `type` (`session`, `chunk`, `state`,
+`cut`, `error`, `end`); every binary message is one chunk, H.264 Annex-B that begins with a keyframe,
+announced by the `chunk` message before it. A viewer sends `{"type": "grant", "granted_through": n}` when it
+is done with chunk n; with `credit=auto` it needn't. Every error is `{"error": {"code", "message",
+"hint"}}`.
 """
 
 

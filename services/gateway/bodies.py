@@ -21,11 +21,9 @@ class OpenBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt: Prompt
     model: Annotated[str, Meta(description="Empty: the default model.")] = ""
     seed: Annotated[
-        int | None, Meta(description="Empty: a random one. The same seed and inputs repeat a session.")
+        int | None, Meta(description="Empty: a random one. Seed and inputs repeat a session.")
     ] = None
-    max_chunks: Annotated[
-        int | None, Meta(description="Close the session after so many chunks. Empty: never.")
-    ] = None
+    max_chunks: Annotated[int | None, Meta(description="Close it after so many chunks. Empty: never.")] = None
     rung: Annotated[str, Meta(description="A named quality. Empty: the model's default.")] = ""
 
 
@@ -42,8 +40,9 @@ class SteeredBody(msgspec.Struct, frozen=True):
 
 
 class SessionBody(msgspec.Struct, frozen=True):
-    """A session as its user sees it. `phase` is an open string that says more than `status`; `reason` says why a session is
-    closed, failed or paused; `position` is the place in the queue, null outside of it."""
+    """A session as its user sees it. `phase` is an open string that says more than `status`; `reason` why it
+    is closed, failed or paused; `position` is its place in the queue, null outside of it.
+    """
 
     id: str
     status: Status

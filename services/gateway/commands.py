@@ -1,4 +1,7 @@
-"""Placement as the gateway asks it: each call is one request on the bus. Raises `Refused`, `NoAnswer` or `BusAway`."""
+"""Placement as the gateway asks it: each call is one request on the bus.
+
+Raises `Refused`, `NoAnswer` or `BusAway`, and `Problem` for what can't be a session's id.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,11 @@ from typing import TypeVar
 
 import msgspec
 
+from services.gateway.problems import session_not_found
 from shared.bus import Bus
 from shared.contracts import session, subjects
 from shared.contracts.subjects import Request
 from shared.ids import InvalidName, cell_of, check_session_id
-
-from services.gateway.problems import session_not_found
 
 T = TypeVar("T", bound=msgspec.Struct)
 R = TypeVar("R", bound=msgspec.Struct)

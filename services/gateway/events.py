@@ -90,7 +90,7 @@ def encode(event: msgspec.Struct) -> str:
 
 
 def read_grant(message: Any) -> Grant:
-    """What a viewer sent, an ASGI `websocket.receive`. Raises `msgspec.MsgspecError` or `ValueError` for nonsense."""
+    """What a viewer sent, an ASGI `websocket.receive`. Raises `ValueError` for nonsense."""
     text = message.get("text")
     if text is None:
         raise ValueError("viewers send text messages only")

@@ -1,7 +1,7 @@
-"""One watched session in this gateway: hears what happens to it, follows its log, and tells how far its viewers are.
+"""One watched session in this gateway: hears of it, follows its log, tells how far its viewers are.
 
-Made by the first viewer, gone with the last. It holds the newest chunks only; who is further behind reads the log. A
-hint that gets lost delays by one poll, a lost change of the row by one refresh.
+Made by the first viewer, gone with the last. It holds the newest chunks only; who is further behind reads the
+log. A hint that gets lost delays by one poll, a lost change of the row by one refresh.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Seat:
 
 
 class Feed:
-    """`next_index`: the first one not seen in the log yet. `away_since`: when (monotonic) NATS went away, None: it
-    is there. `settled`: the session has ended, and the log was read to its end since."""
+    """`next_index`: the first not seen in the log yet. `away_since`: when (monotonic) NATS went away, None:
+    it is there. `settled`: the session has ended, and the log was read to its end since.
+    """
 
     def __init__(self, sources: Sources, view: SessionView) -> None:
         self.view = view
@@ -71,6 +72,7 @@ class Feed:
         self._look_now = asyncio.Event()
         self._refresh_now = asyncio.Event()
         self._told_granted = -1
+        self._was_watched = False
         self._subscriptions: list[Subscription] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._starting: asyncio.Task[None] | None = None
@@ -80,15 +82,14 @@ class Feed:
         return self.view.status in ENDED
 
     async def started(self) -> None:
-        """Returns once the feed knows what the log holds. Raises `BusAway`. Any number of viewers may wait."""
+        """Wait until the feed knows what the log holds; any number of viewers may. Raises `BusAway`."""
         if self._starting is None or (self._starting.done() and self._starting.exception() is not None):
             self._starting = asyncio.create_task(self._start())
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
+        self._require_nats()
         bus = self._sources.bus
-        if not bus.connected_s:
-            raise BusAway(f"NATS at {bus.url} is away")
         if not self._subscriptions:
             self._subscriptions.append(await bus.subscribe(CHUNK_READY, self._on_ready, **self._at))
             self._subscriptions.append(await bus.subscribe(SESSION_CHANGED, self._on_changed, **self._at))
@@ -104,17 +105,20 @@ class Feed:
 
     async def stop(self) -> None:
         """The last viewer left. Says so once, and leaves nothing behind."""
-        tasks = [*self._tasks, *([self._starting] if self._starting else [])]
-        for task in tasks:
+        if self._starting is not None:  # not cancelled: half a subscription could not be taken back
+            await asyncio.gather(self._starting, return_exceptions=True)
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._report()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._was_watched:
+            await self._report()
         for subscription in self._subscriptions:
             with contextlib.suppress(NatsError, OSError):
                 await subscription.unsubscribe()
 
     async def sit(self, seat: Seat) -> None:
         self._seats.add(seat)
+        self._was_watched = True
         await self._report()
 
     def stand_up(self, seat: Seat) -> None:
@@ -131,8 +135,11 @@ class Feed:
         return self.next_index if oldest is None else oldest.chunk.index
 
     async def read(self, index: int, after: int) -> Entry | None:
-        """The first chunk held from `index` on, None if there is none. `after`: the stream sequence of the one before it,
-        if that is known (0: not), which saves the search. Raises `BusAway`."""
+        """The first chunk held from `index` on, None if there is none. Raises `BusAway`.
+
+        `after`: the stream sequence of the one before it, which saves the search; 0: not known.
+        """
+        self._require_nats()
         for entry in self._held:
             if entry.chunk.index == index:
                 return entry
@@ -148,6 +155,11 @@ class Feed:
         self._lost_place = True
         self._look_now.set()
         self._refresh_now.set()
+
+    def _require_nats(self) -> None:
+        """Don't wait for a deadline where the answer is known."""
+        if not self._sources.bus.connected_s:
+            raise BusAway(f"NATS at {self._sources.bus.url} is away")
 
     def note_away(self) -> None:
         if self.away_since is None:
@@ -191,15 +203,17 @@ class Feed:
                 self.note_away()
             else:
                 self._note_back()
+            if self.ended or self.away_since is not None:
+                self._wake()  # its viewers' patience has limits
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look_now.wait(), self._sources.poll_s)
+                async with asyncio.timeout(self._sources.poll_s):
+                    await self._look_now.wait()
 
     async def _look(self) -> None:
         """Read on to the end of the log."""
         had_ended = self.ended
         log, tenant, session = self._sources.log, self.view.tenant, self.view.id
-        if not self._sources.bus.connected_s:
-            raise BusAway(f"NATS at {self._sources.bus.url} is away")
+        self._require_nats()
         if self._lost_place:
             entry = await log.find(tenant, session, self.next_index)
             self._lost_place = False
@@ -224,7 +238,8 @@ class Feed:
         refresh_at = time.monotonic() + self._sources.refresh_s
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._refresh_now.wait(), REPORT_S)
+                async with asyncio.timeout(REPORT_S):
+                    await self._refresh_now.wait()
             await self._report()
             if self._refresh_now.is_set() or time.monotonic() >= refresh_at:
                 self._refresh_now.clear()

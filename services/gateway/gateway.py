@@ -38,7 +38,7 @@ def socket_base(connection: Connection) -> str:
 
 
 class SameOrigin:
-    """A guard: pages of other origins may not call, unless the settings name them. Callers without a page may."""
+    """A guard: pages of other origins may not call, unless the settings name them. Other programs may."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._allowed = frozenset(allowed)

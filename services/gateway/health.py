@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from services.gateway import metrics as gateway_metrics
 from services.gateway.fleet import Readiness
 from services.gateway.gateway import Gateway
 
@@ -36,4 +39,5 @@ async def readyz(gateway: Gateway) -> Response[Readiness]:
 
 @get("/metrics", operation_id="metrics", summary="For Prometheus", tags=["health"], media_type="text/plain")
 async def metrics() -> Response[bytes]:
+    gateway_metrics.tasks.set(len(asyncio.all_tasks()))
     return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

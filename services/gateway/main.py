@@ -21,7 +21,7 @@ EXIT_CONFIG = 78  # sysexits.h EX_CONFIG
 
 
 def main(given: Mapping[str, object]) -> int:
-    """Run a gateway until it is told to stop. `given`: settings from the command line. Returns the exit code."""
+    """Run until told to stop. `given`: settings from the command line. Returns the exit code."""
     try:
         settings = load(GatewaySettings, "gateway", os.environ, given)
     except SettingsError as error:

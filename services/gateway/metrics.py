@@ -6,6 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 requests = Counter("turboserve_gateway_requests", "HTTP requests answered", ["route", "method", "status"])
 viewers = Gauge("turboserve_gateway_viewers", "Open WebSockets")
+tasks = Gauge("turboserve_gateway_tasks", "Running asyncio tasks")
 feeds = Gauge("turboserve_gateway_feeds", "Sessions watched through this gateway")
 chunks = Counter("turboserve_gateway_chunks", "Chunks handed to viewers")
 chunk_bytes = Counter("turboserve_gateway_chunk_bytes", "Bytes of chunks handed to viewers")

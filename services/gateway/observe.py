@@ -17,7 +17,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Observed:
-    """ASGI middleware, outermost. `trust_trace_context`: go on with the caller's trace instead of beginning one."""
+    """ASGI middleware, outermost. `trust_trace_context`: go on with a caller's trace, if it has one."""
 
     def __init__(self, app: ASGIApp, *, trust_trace_context: bool) -> None:
         self._app = app

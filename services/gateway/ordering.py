@@ -1,7 +1,7 @@
-"""Which chunk does a viewer get next? Once each, in order, none beyond its credit, none left out unless it is cut.
+"""Which chunk does a viewer get next? Once each, in order, none beyond its credit, none left out unless cut.
 
-A viewer's `Cursor` is told what the log holds and what the viewer granted, and answers with the next step. It knows
-neither sockets nor the log.
+A viewer's `Cursor` is told what the log holds and what the viewer granted, and answers with the next step. It
+knows neither sockets nor the log.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FromGone(Exception):
 
 
 class Cursor:
-    """One viewer's place in a session. `auto`: each chunk counts as granted once it was handed to the viewer."""
+    """One viewer's place in a session. `auto`: each chunk counts as granted once handed to the viewer."""
 
     def __init__(self, first: int, *, auto: bool = False) -> None:
         self.next_index = first
@@ -81,14 +81,14 @@ class Cursor:
             self.granted_through = self.next_index - 1
 
     def grant(self, through: int) -> bool:
-        """The viewer is done with every chunk up to `through`. False if it can't be, since it was not sent that one yet."""
+        """The viewer is done with every chunk up to `through`. False: it can't be, that one was not sent."""
         if through >= self.next_index:
             return False
         self.granted_through = max(self.granted_through, through)
         return True
 
     def cut(self, to: int) -> Cut:
-        """The wanted chunk is gone: go on at `to`, and consider the viewer done with what it can't get any more."""
+        """The wanted chunk is gone: go on at `to`, the viewer being done with what it can't get any more."""
         cut = Cut(self.next_index, to)
         self.next_index = to
         self.granted_through = to - 1
@@ -110,9 +110,9 @@ def join(asked: int | None, oldest_held: int, next_made: int, *, auto: bool = Fa
 
 
 def resume_at(wanted: int, found: int | None, next_made: int, *, ended: bool) -> int:
-    """Where to go on when the log was asked for `wanted` and the first it holds from there is `found` (None: nothing).
+    """Where to go on when the first chunk the log holds from `wanted` on is `found` (None: it holds none).
 
-    `wanted` itself if it is held. Otherwise the live edge; of an ended session what is left, since no more will be lost.
+    `wanted` itself if it is held. Otherwise the live edge; of an ended session, what is left.
     """
     if found == wanted:
         return wanted
@@ -122,5 +122,5 @@ def resume_at(wanted: int, found: int | None, next_made: int, *, ended: bool) ->
 
 
 def furthest(cursors: Iterable[Cursor], at_least: int) -> int:
-    """The credit of all viewers together: the furthest `granted_through`, never less than what was told before."""
+    """The credit of all viewers together: the furthest `granted_through`, never less than was told before."""
     return max(at_least, *(cursor.granted_through for cursor in cursors), -1)

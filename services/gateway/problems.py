@@ -26,11 +26,14 @@ _STATUS_OF_REFUSAL = {
     "undecodable": 500,
 }
 _REFUSED_BY_DEFAULT = 422  # a refusal nobody named here is about what the caller asked for
-_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-_HINT_OF_STATUS = {
-    404: "/openapi.json lists what there is",
-    405: "the Allow header names the methods of this path",
-    413: "a body may have 64 KiB",
+_WORDS_OF_STATUS = {
+    404: ("not_found", "there is nothing at this path", "/openapi.json lists what there is"),
+    405: (
+        "method_not_allowed",
+        "this path doesn't take this method",
+        "the Allow header names those it takes",
+    ),
+    413: ("body_too_large", "the body is too large", "a body may have 64 KiB"),
 }
 
 
@@ -74,6 +77,8 @@ def problem_of(error: Exception) -> Problem:
             return _away("placement_away", "the placement service doesn't answer")
         case BusAway():
             return _away("service_away", "NATS, through which the services talk, is away")
+        case ValidationException() if _lacks_body(error):
+            return Problem(400, "malformed_json", "the request has no body", "send one JSON object")
         case ValidationException():
             return Problem(422, "invalid_field", _fields_of(error), "see /openapi.json")
         case HTTPException():
@@ -102,11 +107,18 @@ def _of_status(error: HTTPException) -> Problem:
     status = error.status_code
     if status >= 500:
         logger.error("a request failed", exc_info=error)
-    code = _CODE_OF_STATUS.get(status, "bad_request" if status < 500 else "internal")
-    return Problem(status, code, error.detail, _HINT_OF_STATUS.get(status, ""))
+    code = "bad_request" if status < 500 else "internal"
+    return Problem(status, *_WORDS_OF_STATUS.get(status, (code, error.detail, "see /openapi.json")))
+
+
+def _problems_of(error: ValidationException) -> list[dict[str, str]]:
+    return error.extra if isinstance(error.extra, list) else []
+
+
+def _lacks_body(error: ValidationException) -> bool:
+    return any(problem.get("key") == "data" for problem in _problems_of(error))
 
 
 def _fields_of(error: ValidationException) -> str:
-    problems = error.extra if isinstance(error.extra, list) else []
-    named = [f"{p.get('key', 'request')}: {p.get('message', '')}" for p in problems if isinstance(p, dict)]
+    named = [f"{p.get('key', 'request')}: {p.get('message', '')}" for p in _problems_of(error)]
     return "; ".join(named) or error.detail

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Request, Response, Router, delete, get, post
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.openapi.spec import Example
+from litestar.params import Body, Parameter
 
 from services.gateway import admission
 from services.gateway.bodies import (
@@ -18,7 +20,7 @@ from services.gateway.bodies import (
     session_body,
 )
 from services.gateway.gateway import Gateway, socket_base
-from services.gateway.problems import ErrorBody, Problem
+from services.gateway.problems import ErrorBody, ErrorDetail, Problem
 from shared.contracts.session import Input, ListSessions, OpenSession
 
 MAX_PAGE = 200
@@ -27,15 +29,41 @@ MAX_CURSOR_CHARS = 200
 Caller = Request[Any, Any, Any]
 
 
+_EXAMPLES = {
+    400: ErrorDetail(
+        "malformed_json", "the body is not JSON: Input data was truncated", "send one JSON object"
+    ),
+    404: ErrorDetail("session_not_found", "there is no session 'nope'", "GET /v1/sessions lists them"),
+    409: ErrorDetail("session_ended", "the session is closed", "open another"),
+    413: ErrorDetail("body_too_large", "the body is too large", "a body may have 64 KiB"),
+    422: ErrorDetail("prompt_empty", "prompt: it is empty", "say what the video should show"),
+    429: ErrorDetail("too_many_sessions", "no further session is queued", "try again later"),
+    503: ErrorDetail("placement_away", "the placement service doesn't answer", "try again in a moment"),
+}
+
+
 def _errors(**described: str) -> dict[int, ResponseSpec]:
     """Error answers for the OpenAPI document: `e404="unknown session"`."""
-    answers = described | {"e503": "Placement or NATS is away: see Retry-After."}
-    return {
-        int(name[1:]): ResponseSpec(ErrorBody, generate_examples=False, description=text)
-        for name, text in answers.items()
-    }
+    answers = {"e400": "The request is malformed."} | described
+    answers["e503"] = "Placement or NATS is away: see Retry-After."
+    return {int(name[1:]): _error(int(name[1:]), text) for name, text in answers.items()}
 
 
+def _error(status: int, description: str) -> ResponseSpec:
+    example = Example(value=msgspec.to_builtins(ErrorBody(_EXAMPLES[status])))
+    return ResponseSpec(ErrorBody, generate_examples=False, description=description, examples=[example])
+
+
+_OPEN_EXAMPLES = Body(
+    examples=[
+        Example(summary="The least", value={"prompt": "a red circle moves right"}),
+        Example(
+            summary="Repeatable, and of a known length",
+            value={"prompt": "a blue square orbits over stars", "seed": 7, "max_chunks": 20},
+        ),
+    ]
+)
+_STEER_EXAMPLES = Body(examples=[Example(value={"prompt": "a green circle moves left"})])
 _BODY = {"e400": "The body is not JSON.", "e413": "The body is too large."}
 _KNOWN = {"e404": "There is no such session."}
 _RUNNING = _KNOWN | {"e409": "The session has ended."}
@@ -43,6 +71,7 @@ _RUNNING = _KNOWN | {"e409": "The session has ended."}
 
 @post(
     "/",
+    response_description="Opened (or, with a known Idempotency-Key, what was opened then).",
     operation_id="openSession",
     summary="Open a session: its video is made while viewers watch it",
     responses=_errors(
@@ -54,7 +83,7 @@ _RUNNING = _KNOWN | {"e409": "The session has ended."}
 )
 async def open_session(
     request: Caller,
-    data: OpenBody,
+    data: Annotated[OpenBody, _OPEN_EXAMPLES],
     gateway: Gateway,
     idempotency_key: Annotated[
         str | None,
@@ -85,6 +114,7 @@ async def open_session(
 
 @get(
     "/",
+    response_description="One page.",
     operation_id="listSessions",
     summary="List sessions, newest first",
     responses=_errors(e422="A parameter is wrong; the message names it."),
@@ -103,7 +133,13 @@ async def list_sessions(
     return SessionsBody([session_body(view, base) for view in page.sessions], page.cursor)
 
 
-@get("/{session_id:str}", operation_id="getSession", summary="One session", responses=_errors(**_KNOWN))
+@get(
+    "/{session_id:str}",
+    response_description="The session as it is now.",
+    operation_id="getSession",
+    summary="One session",
+    responses=_errors(**_KNOWN),
+)
 async def get_session(request: Caller, session_id: str, gateway: Gateway) -> SessionBody:
     return session_body(await gateway.placement.get(session_id), socket_base(request))
 
@@ -111,11 +147,14 @@ async def get_session(request: Caller, session_id: str, gateway: Gateway) -> Ses
 @post(
     "/{session_id:str}/prompt",
     status_code=202,
+    response_description="Accepted; `from_chunk` is the first chunk that shows it, as the worker says.",
     operation_id="steerSession",
     summary="Change the prompt while it plays; newest wins",
     responses=_errors(**_BODY, **_RUNNING, e422="The prompt is wrong."),
 )
-async def steer_session(session_id: str, data: SteerBody, gateway: Gateway) -> SteeredBody:
+async def steer_session(
+    session_id: str, data: Annotated[SteerBody, _STEER_EXAMPLES], gateway: Gateway
+) -> SteeredBody:
     try:
         prompt = admission.check_prompt(gateway.fleet.rules(), data.prompt)
     except admission.Denied as denied:
@@ -127,6 +166,7 @@ async def steer_session(session_id: str, data: SteerBody, gateway: Gateway) -> S
 @post(
     "/{session_id:str}/pause",
     status_code=202,
+    response_description="Accepted.",
     operation_id="pauseSession",
     summary="Pause: no further chunk is begun",
     responses=_errors(**_RUNNING),
@@ -138,6 +178,7 @@ async def pause_session(request: Caller, session_id: str, gateway: Gateway) -> S
 @post(
     "/{session_id:str}/resume",
     status_code=202,
+    response_description="Accepted.",
     operation_id="resumeSession",
     summary="Go on where it paused",
     responses=_errors(**_RUNNING),
@@ -148,6 +189,7 @@ async def resume_session(request: Caller, session_id: str, gateway: Gateway) -> 
 
 @delete(
     "/{session_id:str}",
+    response_description="Closed.",
     operation_id="closeSession",
     summary="Close a session; closing it again is fine",
     responses=_errors(**_KNOWN),

@@ -1,4 +1,4 @@
-"""What a gateway can be told. Every name is `TURBOSERVE_GATEWAY_<NAME>` in the environment and `--<name>` on the command."""
+"""What a gateway can be told."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class GatewaySettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`max_prompt_chars` holds until a worker has said what its model takes. `allowed_origins`: origins of foreign pages
-    that may call this gateway, separated by commas; its own page always may. `trust_trace_context`: join traces begun by
-    callers, only for callers that are trusted. `viewer_silent_s`: how long a viewer may take neither a byte nor answer a
-    ping. `away_limit_s`: viewers are sent away when NATS stays away for longer. `linger_s`: how long an ended session
-    waits for a viewer's next grant. `refresh_s`: how often a session's row is read again in case a change was not heard.
+    """`max_prompt_chars` holds until a worker has said what its model takes. `allowed_origins`: origins of
+    foreign pages that may call this gateway, separated by commas; its own page always may.
+    `trust_trace_context`: join traces begun by callers, only where all of them are trusted.
+    `viewer_silent_s`: how long a viewer may take not a byte, or answer no ping. `away_limit_s`: viewers
+    are sent away when NATS stays away for longer. `linger_s`: how long an ended session waits for a
+    viewer's next grant. `poll_s` and `refresh_s`: how often the log and the row of a watched session
+    are looked at although nothing was heard.
     """
 
     host: str = "127.0.0.1"
@@ -31,7 +33,7 @@ class GatewaySettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     viewer_silent_s: PositiveSeconds = 60.0
     away_limit_s: PositiveSeconds = 60.0
     linger_s: PositiveSeconds = 10.0
-    poll_s: PositiveSeconds = 0.5
+    poll_s: PositiveSeconds = 1.0
     refresh_s: PositiveSeconds = 5.0
 
     @property

@@ -40,6 +40,7 @@ BAD_REQUEST = 4400
 UNKNOWN_SESSION = 4404
 GONE = 4410
 MAX_STRIKES = 8
+QUIET_S = 30.0  # looks again by itself then; everything worth looking at wakes it
 MAX_CLOSE_REASON_BYTES = 123
 
 
@@ -134,7 +135,7 @@ async def _close(socket: Socket, closing: Closing, deadline_s: float) -> None:
 
 
 class Viewer:
-    """One task sends and one listens; the feed wakes the sender. What the sender may do next is the cursor's word."""
+    """One task sends and one listens; the feed wakes the sender. The cursor says what may be sent next."""
 
     def __init__(self, socket: Socket, gateway: Gateway, feed: Feed, cursor: Cursor) -> None:
         self._socket = socket
@@ -170,7 +171,7 @@ class Viewer:
                 return None
             try:
                 granted = self._cursor.grant(events.read_grant(message).granted_through)
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 self._strike("nonsense", f"this is no message of a viewer: {error}")
             else:
                 if granted:
@@ -224,7 +225,8 @@ class Viewer:
             return _failed(COME_BACK, "service_away", "NATS stays away", "come back in a moment")
         self._was_waiting = not isinstance(step, (Send, AwaitCredit))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._seat.news.wait(), self._settings.poll_s)
+            async with asyncio.timeout(QUIET_S):
+                await self._seat.news.wait()
         return None
 
     def _may_linger(self, awaits_credit: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Where a chunk's delivery hangs: the first one ends the trace of its session's opening, later ones link to it."""
+"""Where a delivery's span hangs: chunk 0 ends the trace of its session's opening, later ones link to it."""
 
 from __future__ import annotations
 
