@@ -11,6 +11,8 @@ from shared.store.rows import SessionRow
 
 OVER = frozenset({"finished", "failed", "superseded"})
 """States of a copy that makes no further chunk."""
+ELSEWHERE = frozenset({"draining", "no_slot"})
+"""Refusals of a worker that speak of itself, not of the session."""
 
 
 class Room(NamedTuple):

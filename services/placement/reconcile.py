@@ -15,17 +15,13 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import context
 
-from services.placement import choose, metrics
+from services.placement import choose, metrics, notice
 from services.placement.lifecycle import (
-    CopyFailed,
-    CopyFinished,
     Event,
-    OwnerLost,
     Placed,
-    Unwatched,
-    UnwatchedTooLong,
     Watched,
 )
+from services.placement.notice import Asked
 from services.placement.requests import resuming
 from services.placement.sessions import Live
 from services.placement.viewers import EXPIRY_S
@@ -42,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 _EVERY_S = 0.5
 _AT_MOST_EVERY_S = 0.02
-_REFUSALS_MEAN_NO = 3
-# Refusals that speak of the worker, not of the session.
-_ELSEWHERE = frozenset({"draining", "no_slot"})
 _DROP_AGAIN_S = 2.0
 _LOGS_PER_ROUND = 20
 
@@ -140,20 +133,11 @@ class Reconciler:
     def _repeat_commands(self) -> None:
         now = time.monotonic()
         for live in self._still():
-            row = live.row
-            heard = row.worker and self._placement.fleet.hears(row.worker, row.incarnation)
-            if heard and now >= live.own_due_at and self._owner_disagrees(live):
+            if now >= live.own_due_at and notice.must_repeat(live.row, self._placement.fleet):
                 metrics.repeats.labels("own").inc(live.own_tries > 0)
                 with in_trace_of(live):
                     self._placement.voice.own(live)
         self._drop_orphans(now)
-
-    def _owner_disagrees(self, live: Live) -> bool:
-        copy = self._placement.fleet.copy(live.row.worker, live.row.id)
-        if copy is None:
-            # A paused session's copy may have made room for others; resuming makes a new one.
-            return live.row.status == "active"
-        return (copy.epoch, copy.revision) < (live.row.epoch, live.row.revision)
 
     def _drop_orphans(self, now: float) -> None:
         """Copies nobody should hold. Not while another placement may lead, which may know of sessions made
@@ -169,45 +153,22 @@ class Reconciler:
                 self._placement.voice.drop(worker, copy.session, copy.epoch)
 
     def _orphaned(self, worker: str, copy: CopyReport) -> bool:
-        live = self._placement.sessions.live.get(copy.session)
-        if live is None:
-            return not self._placement.sessions.may_exist(copy.session)
-        return copy.epoch < live.row.epoch and worker != live.row.worker
+        sessions = self._placement.sessions
+        live = sessions.live.get(copy.session)
+        if live is None and sessions.may_exist(copy.session):
+            return False
+        return notice.orphaned(live.row if live else None, worker, copy)
 
     async def _watch_owners(self) -> None:
         for live in self._still():
-            event = self._of_owner(live) if live.row.worker else None
+            event = self._of_owner(live)
             if event is not None:
                 await self._happen(live, event)
 
     def _of_owner(self, live: Live) -> Event | None:
-        """What became of the owner or its copy, None if all is well."""
-        row, fleet = live.row, self._placement.fleet
-        why = fleet.why_lost(row.worker, row.incarnation, time.monotonic(), self._placement.bus.connected_s)
-        if why:
-            return OwnerLost(row.epoch, why)
-        copy = fleet.copy(row.worker, row.id)
-        if copy is None or copy.epoch < row.epoch:
-            return self._of_missing_copy(live)
-        if copy.state == "finished":
-            return CopyFinished(copy.epoch, copy.next_chunk)
-        if copy.state == "failed":
-            return CopyFailed(copy.epoch, copy.error or "its worker could not go on")
-        if copy.state == "superseded":
-            return CopyFailed(copy.epoch, "another worker wrote to its chunk log")
-        return None
-
-    def _of_missing_copy(self, live: Live) -> Event | None:
-        row = live.row
-        if row.status != "active" or not live.own_tries:
-            return None
-        if self._placement.fleet.state(row.worker) == "draining":
-            return OwnerLost(row.epoch, "its worker takes no further session")
-        if len(live.refusals) < _REFUSALS_MEAN_NO:
-            return None
-        if live.refusals[-1] in _ELSEWHERE:
-            return OwnerLost(row.epoch, "its worker had no room")
-        return CopyFailed(row.epoch, f"worker {row.worker} refused it: {live.refusals[-1]}")
+        asked = Asked(live.own_tries, live.refusals)
+        connected_s = self._placement.bus.connected_s
+        return notice.of_owner(live.row, self._placement.fleet, time.monotonic(), connected_s, asked)
 
     async def _watch_viewers(self) -> None:
         if self._placement.bus.connected_s < EXPIRY_S:
@@ -218,18 +179,13 @@ class Reconciler:
                 await self._happen(live, event)
 
     def _of_viewers(self, live: Live, now: float) -> Event | None:
-        settings, row = self._placement.settings, live.row
+        settings = self._placement.settings
         if live.viewers.count(time.monotonic()):
             live.unwatched_since = None
-            return Watched(owner_has_room=False) if row.paused_by == "unwatched" else None
-        if live.unwatched_since is None:
+        elif live.unwatched_since is None:
             live.unwatched_since = now
-        unwatched_s = now - live.unwatched_since
-        if unwatched_s >= settings.unwatched_close_s:
-            return UnwatchedTooLong()
-        if unwatched_s >= settings.unwatched_pause_s and row.status != "paused":
-            return Unwatched(live.unwatched_since)
-        return None
+        pause_s, close_s = settings.unwatched_pause_s, settings.unwatched_close_s
+        return notice.of_viewers(live.row, live.unwatched_since, now, pause_s, close_s)
 
     async def _place_queued(self) -> None:
         placement = self._placement

@@ -11,19 +11,15 @@ from shared.settings import PositiveSeconds, ServiceSettings
 
 
 class PlacementSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """
-    `database_url`: sqlite+aiosqlite:///file or postgresql+asyncpg://user:password@host:port/database.
-    `database_wait_s`: how long to try to reach the database at start before giving up.
-    `worker_silent_s`: a worker not heard from for so long is dead.
-    `unwatched_pause_s`: a session nobody watches is paused after this.
-    `unwatched_close_s`: a session nobody watches is closed after this.
-    `command_timeout_s`: how long a worker may take to answer.
-    `ended_log_linger_s`: how long an ended session's chunks are kept.
-    `lease_ttl_s`: how soon another placement takes over from one that died.
-    `default_model`: for sessions that name none.
-    `models`: may be asked for before any worker serves them, separated by commas.
-    `max_sessions`: of one tenant at once, ended ones not counted.
-    `max_prompt_chars`: bound for every model; a model may allow less.
+    """`database_url`: SQLite or Postgres, sqlite+aiosqlite:///file or
+    postgresql+asyncpg://user:password@host:port/database. `database_wait_s`: how long to try to reach the
+    database at start before giving up. `worker_silent_s`: a worker not heard from for so long is dead.
+    `unwatched_pause_s`: a session nobody watches is paused after this. `unwatched_close_s`: a session nobody
+    watches is closed after this. `command_timeout_s`: how long a worker may take to answer.
+    `ended_log_linger_s`: how long an ended session's chunks are kept. `lease_ttl_s`: how soon another
+    placement takes over from one that died. `default_model`: for sessions that name none. `models`: may be
+    asked for before any worker serves them, separated by commas. `max_sessions`: of one tenant at once, ended
+    ones not counted. `max_prompt_chars`: bound for every model; a model may allow less.
     """
 
     database_url: str = "sqlite+aiosqlite:///turboserve.sqlite"
