@@ -21,6 +21,8 @@ from shared.last_words import last_words
 
 logger = logging.getLogger(__name__)
 
+# -P: a folder named `shared` where the user happens to stand must not be taken for ours.
+_WORKER = (sys.executable, "-P", "-m", "turboserve", "worker")
 _KILL_DEADLINE_S = 5.0
 _SUFFIX_CHARS = 4
 
@@ -40,10 +42,15 @@ class _Child:
 
 
 class LocalProvider:
-    """`on_exit` is called in the event loop as soon as a process has ended."""
+    """`on_exit` is called in the event loop as soon as a process has ended. `program`: what runs, before its
+    options.
+    """
 
-    def __init__(self, settings: AutoscalerSettings, on_exit: OnExit) -> None:
+    def __init__(
+        self, settings: AutoscalerSettings, on_exit: OnExit, program: Sequence[str] = _WORKER
+    ) -> None:
         self._settings = settings
+        self._program = program
         self._on_exit = on_exit
         self._children: dict[str, _Child] = {}
         self._logs = Path(settings.log_folder) if settings.log_folder else None
@@ -126,8 +133,7 @@ class LocalProvider:
             **({"model": settings.model} if settings.model else {}),
         }
         options = [word for name, value in given.items() for word in (f"--{name}", value)]
-        # -P: a folder named `shared` where the user happens to stand must not be taken for ours.
-        return [sys.executable, "-P", "-m", "turboserve", "worker", *options]
+        return [*self._program, *options]
 
 
 def _open_log(path: Path) -> IO[bytes]:

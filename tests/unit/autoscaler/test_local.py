@@ -1,0 +1,78 @@
+"""The local provider with real processes: small programs in a worker's place."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from services.autoscaler.provider import Exit
+from services.autoscaler.providers.local import LocalProvider
+from services.autoscaler.settings import AutoscalerSettings
+
+DEADLINE_S = 10.0
+# Says that it runs by making the file named after its own id beside its log.
+HELLO = "import pathlib, signal, sys, time; pathlib.Path(sys.argv[1], sys.argv[3]).touch(); "
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + HELLO + "time.sleep(60)"
+FAILING = (
+    """import sys; print('{"level": "critical", "message": "no weights"}', file=sys.stderr); sys.exit(69)"""
+)
+
+
+class Ended:
+    """What the provider said of ended workers, to be awaited."""
+
+    def __init__(self) -> None:
+        self.exits: asyncio.Queue[Exit] = asyncio.Queue()
+
+    async def next(self) -> Exit:
+        return await asyncio.wait_for(self.exits.get(), DEADLINE_S)
+
+
+def provider_of(code: str, folder: Path, ended: Ended, stop_s: float = 5.0) -> LocalProvider:
+    settings = AutoscalerSettings(log_folder=str(folder), worker_stop_s=stop_s)
+    return LocalProvider(settings, ended.exits.put_nowait, [sys.executable, "-c", code, str(folder)])
+
+
+async def running(folder: Path, worker: str) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not (folder / worker).exists():
+            await asyncio.sleep(0.01)
+
+
+async def test_stopping_ends_all_at_once_the_stubborn_ones_the_hard_way(tmp_path: Path) -> None:
+    ended = Ended()
+    provider = provider_of(STUBBORN, tmp_path, ended, stop_s=0.2)
+    workers = [await provider.start() for _ in range(2)]
+    for worker in workers:
+        await running(tmp_path, worker)
+    assert [m.state for m in provider.members()] == ["alive", "alive"]
+    await provider.stop(workers)
+    exits = [await ended.next(), await ended.next()]
+    assert {e.worker for e in exits} == set(workers)
+    assert all(e.expected and e.exit_code == -9 for e in exits)
+    assert provider.members() == ()
+
+
+async def test_an_end_nobody_asked_for_is_told_with_the_workers_last_words(tmp_path: Path) -> None:
+    ended = Ended()
+    provider = provider_of(FAILING, tmp_path, ended)
+    first = await provider.start()
+    said = await ended.next()
+    assert (said.worker, said.exit_code, said.expected) == (first, 69, False)
+    assert said.detail == "exit code 69: no weights"
+    second = await provider.start()
+    assert second != first, "an id is never used twice"
+    assert (await ended.next()).worker == second
+    assert [name for name in os.listdir(tmp_path) if name.endswith(".log")] == ["worker-1.log"]
+
+
+async def test_a_released_worker_may_end_by_itself_and_a_hanging_one_is_killed(tmp_path: Path) -> None:
+    ended = Ended()
+    provider = provider_of(STUBBORN, tmp_path, ended)
+    released, hanging = await provider.start(), await provider.start()
+    provider.release(released)
+    assert {m.worker: m.state for m in provider.members()} == {released: "stopping", hanging: "alive"}
+    await provider.kill(released)
+    assert (await ended.next()).expected
+    await provider.kill(hanging)
+    assert not (await ended.next()).expected
