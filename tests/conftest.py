@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.fixtures.nats_server",
     "tests.fixtures.postgres",
     "tests.fixtures.gateway",
+    "tests.fixtures.otlp",
     "tests.fixtures.system",
 ]
 

@@ -13,10 +13,8 @@ from pathlib import Path
 import av
 import nats
 
-from tests.fixtures.system import System, running_system
+from tests.fixtures.system import System
 from turboserve import Client
-
-__all__ = ["running_system"]
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 STREAM = "TS_main_EVENTS"

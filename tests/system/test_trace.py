@@ -8,11 +8,9 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from tests.fixtures.gateway import GatewayProgram
-from tests.fixtures.otlp import Received, TraceReceiver, trace_receiver
+from tests.fixtures.otlp import Received, TraceReceiver
 from tests.fixtures.system import System
 from turboserve import Client
-
-__all__ = ["trace_receiver"]
 
 CHUNKS = 4
 # What must be in the trace of an opening, by service.
