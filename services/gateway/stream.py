@@ -68,8 +68,9 @@ async def stream(socket: Socket, session_id: str, gateway: Gateway) -> None:
         closing = await _serve(socket, session_id, gateway)
         if closing is not None:
             await _close(socket, closing, gateway.settings.viewer_silent_s)
-    except (WebSocketDisconnect, OSError, TimeoutError):
-        logger.debug("a viewer of %s left", session_id[:60])
+    except (WebSocketDisconnect, OSError) as error:
+        # A TimeoutError too: it took nothing for too long.
+        logger.debug("a viewer of %s is gone: %s", session_id[:60], type(error).__name__)
     finally:
         gateway.viewers -= 1
         metrics.viewers.dec()
@@ -94,9 +95,9 @@ async def _serve(socket: Socket, session_id: str, gateway: Gateway) -> Closing |
     except FromGone as error:
         hint = "ask for that one, or leave `from` out to join at the live edge"
         return _failed(GONE, "from_gone", str(error), hint, error.oldest_held)
-    except Exception as error:
-        if isinstance(error, (WebSocketDisconnect, OSError)) and not isinstance(error, TimeoutError):
-            raise
+    except (WebSocketDisconnect, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001  # the viewer is told, and problem_of logs what nobody expected
         return _failed_by(problem_of(error))
 
 

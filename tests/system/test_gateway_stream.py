@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from shared.contracts import subjects
 from shared.ids import DEFAULT_CELL, DEFAULT_TENANT, new_session_id
-from tests.fixtures.gateway import LOG_CHUNKS, GatewayProgram, Stage, media_of, open_stage
+from tests.fixtures.gateway import LARGE_MEDIA, LOG_CHUNKS, GatewayProgram, Stage, media_of, open_stage
 from tests.fixtures.nats_server import NatsServer
 
 pytestmark = pytest.mark.anyio
@@ -249,6 +251,46 @@ async def test_undecodable_bytes_on_a_sessions_subjects_disturb_no_viewer(
         await stage.bus.publish(hint.at(**at), hint.struct(index=1_000_000, sequence=0, epoch=9))
         await stage.make(session, 1, 2)
         await view.chunks(1, 2)
+
+
+async def test_a_viewer_that_never_reads_holds_nobody_up_and_is_let_go(
+    gateway: GatewayProgram, stage: Stage
+) -> None:
+    session = stage.new_session()
+    loop = asyncio.get_running_loop()
+    with socket.create_connection(("127.0.0.1", gateway.port)) as deaf:
+        deaf.setblocking(False)
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_sendall(deaf, handshake(session, "?from=0&credit=auto"))
+        await stage.report(session, viewers=1, granted_through=-1)
+        await stage.make(session, 0, 1, 2, media=LARGE_MEDIA)
+        await stage.report(session, viewers=1, granted_through=0)
+        async with watching(gateway, session) as other:
+            await stage.make(session, 3)
+            await other.chunks(3)
+            await stage.report(session, viewers=1, granted_through=2)
+    assert [r.granted_through for name, r in stage.reports if name == session][-1] == 2
+
+
+def handshake(session: str, query: str) -> bytes:
+    lines = [
+        f"GET /v1/sessions/{session}/stream{query} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def test_a_page_of_another_origin_may_not_watch(gateway: GatewayProgram, stage: Stage) -> None:
+    address = gateway.sockets(stage.new_session())
+    with pytest.raises(InvalidStatus) as denied:
+        await connect(address, origin=Origin("http://elsewhere.example"))
+    assert denied.value.response.status_code == 403
+    async with connect(address, origin=Origin(gateway.url)) as own:
+        assert json.loads(await own.recv())["type"] == "session"
 
 
 async def test_two_gateways_show_one_session(
