@@ -23,7 +23,7 @@ from services.worker.copies import SUPERSEDED, Copy
 from services.worker.engine import Made
 from services.worker.runner import Runner
 from shared import telemetry
-from shared.bus import Meta, Refused
+from shared.bus import BusAway, Meta, Refused
 from shared.contracts.fleet import (
     CheckPrompt,
     Drain,
@@ -104,9 +104,9 @@ class Control:
     async def _own(self, own: Own, _meta: Meta) -> Owned:
         self._refuse_unfit(own)
         copy = self.desk.roster.get(own.session)
-        if copy is not None and copy.ended and own.epoch > copy.own.epoch:
+        if copy is not None and own.epoch > copy.own.epoch and not await self._is_newest(copy):
             await self._let_go(copy)
-            copy = None
+            copy = self.desk.roster.get(own.session)
         if copy is None:
             copy = await self._take(own)
         await self._located(copy, own)
@@ -148,8 +148,20 @@ class Control:
             await self._attend(copy)
         except nats.errors.Error as error:
             roster.remove(copy)
-            raise Refused("bus_away", f"can't listen for viewers: {error}", "repeat the command") from None
+            raise Refused("log_away", f"can't listen for viewers: {error}", "repeat the command") from None
         return copy
+
+    async def _is_newest(self, copy: Copy) -> bool:
+        """Whether a copy can go on under a new epoch: it made what the log has last. Else it begins anew."""
+        if copy.ended or not copy.located:
+            return False
+        try:
+            last = await self.desk.log.last(copy.own.tenant, copy.session)
+        except BusAway as error:
+            raise Refused("log_away", str(error), "repeat the command") from None
+        if last is None:
+            return True
+        return last.chunk.worker == self.desk.worker and last.chunk.index < copy.next_chunk
 
     async def _attend(self, copy: Copy) -> None:
         own = copy.own

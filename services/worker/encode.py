@@ -6,6 +6,7 @@ along. See docs/decisions/0005-h264-annexb-per-chunk-encoder.md. Called on the e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.video.codeccontext import VideoCodecContext
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 Frames = npt.NDArray[np.uint8]
 """[frames, height, width, 3], RGB."""
@@ -53,7 +54,7 @@ def encode(frames: Frames, fps: float, settings: EncodeSettings) -> Media:
         raise EncodeError(f"frames must be uint8 RGB of even size, not {frames.dtype} {frames.shape}")
     try:
         encoder = _encoder(width, height, count, fps, settings)
-        packets = [bytes(p) for f in frames for p in encoder.encode(_yuv(f))]
+        packets = [bytes(p) for picture in _pictures(frames) for p in encoder.encode(picture)]
         packets += [bytes(p) for p in encoder.encode(None)]
     except (av.FFmpegError, ValueError) as error:
         raise EncodeError(f"libx264: {error}") from error
@@ -102,6 +103,14 @@ def _encoder(width: int, height: int, count: int, fps: float, settings: EncodeSe
     return encoder
 
 
-def _yuv(rgb: Frames) -> av.VideoFrame:
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-    return frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+def _pictures(frames: Frames) -> Iterator[av.VideoFrame]:
+    """Frames as the encoder takes them. One converter for all: making one costs as much as ten frames."""
+    converter = VideoReformatter()
+    for rgb in frames:
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        yield converter.reformat(
+            picture,
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+        )

@@ -1,0 +1,52 @@
+"""A worker that can't start says why, and what to do."""
+
+import os
+import subprocess
+
+import pytest
+
+from services.worker import main as worker
+from tests.fixtures.nats_server import NatsServer
+from tests.fixtures.process import free_port
+from tests.fixtures.worker_wire import WORKER_COMMAND, worker_environment
+
+USAGE, UNAVAILABLE = 2, 69
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SLOTS", "many"), ("SLOTS", "0"), ("ENCODE_PRESET", "best"), ("WORKER_ID", "No Name"), ("SLOT", "3")],
+)
+def test_a_mistyped_setting_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"TURBOSERVE_WORKER_{name}", value)
+    assert worker.main({}) == USAGE
+    assert name.lower() in capsys.readouterr().err.lower()
+
+
+def test_without_nats_it_gives_up_and_says_where_it_looked() -> None:
+    code, log = _run(f"nats://127.0.0.1:{free_port()}")
+    assert code == UNAVAILABLE
+    assert "no NATS server answered at nats://127.0.0.1" in log
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"model": "nonesuch"}, "no model 'nonesuch'"),
+        ({"model_loader": "no.such.module"}, "TURBOSERVE_WORKER_MODEL_LOADER=no.such.module"),
+    ],
+)
+def test_an_unknown_model_is_named(settings: dict[str, str], complaint: str, nats_server: NatsServer) -> None:
+    code, log = _run(nats_server.url, **settings)
+    assert code == UNAVAILABLE
+    assert complaint in log
+    assert "Traceback" not in log
+
+
+def _run(nats_url: str, **settings: str) -> tuple[int, str]:
+    """Until it ends by itself: its exit code and what it logged."""
+    env = os.environ | worker_environment(nats_url, "w-1", **settings) | {"TURBOSERVE_NATS_WAIT_S": "0.5"}
+    done = subprocess.run(WORKER_COMMAND, env=env, capture_output=True, text=True, timeout=30, check=False)
+    return done.returncode, done.stderr
