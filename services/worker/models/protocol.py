@@ -1,8 +1,8 @@
 """The one protocol by which a model joins the worker.
 
 A model steps *states*: one session's copy each (K/V ring, cross-attention K/V, decoder cache, clean latents,
-next chunk index). Rows of one `forward` may differ in everything but the model. All calls come from the device
-thread, except `prompt_warnings`, which any thread may call.
+next chunk index). Rows of one `forward` may differ in everything but the model. All calls come from the
+device thread, except `prompt_warnings`, which any thread may call.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class SessionModel(Protocol):
         """Shows in the next chunk begun."""
 
     def begin_chunk(self, state: State, rung: Rung) -> int:
-        """Draw the noise, a function of (seed, chunk, step). Returns the number of forwards the chunk takes."""
+        """Draw the noise, a function of (seed, chunk, step). Returns how many forwards the chunk takes."""
 
     def forward(self, states: Sequence[State]) -> None:
         """One denoise step or clean pass of each state's chunk."""
 
     def decode(self, state: State) -> Any:
-        """The finished chunk as uint8 [frames, height, width, 3] on the CPU; the state moves on to the next."""
+        """The finished chunk as uint8 [frames, height, width, 3] on the CPU; the state moves on."""
 
     def export_state(self, state: State) -> Mapping[str, Any]:
         """Tensors from which `import_state` makes a copy that goes on bit for bit the same."""
