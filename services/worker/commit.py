@@ -18,9 +18,10 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from services.worker import fence, metrics
-from services.worker.copies import FAILED, SUPERSEDED, Copy, Roster
+from services.worker.copies import FAILED, SUPERSEDED, Copy
 from services.worker.engine import Made
 from services.worker.models.protocol import ModelSpec
+from services.worker.roster import Roster
 from shared import telemetry
 from shared.bus import Bus, BusAway
 from shared.chunk_log import ChunkLog, ChunkTooLarge, LogConflict

@@ -19,8 +19,9 @@ from opentelemetry.trace import Span
 
 from services.worker import residency
 from services.worker.commit import Desk, Line
-from services.worker.copies import SUPERSEDED, Copy
+from services.worker.copies import Copy
 from services.worker.engine import Made
+from services.worker.refusals import refuse_unfit, refuse_unusable
 from services.worker.runner import Runner
 from shared import telemetry
 from shared.bus import BusAway, Meta, Refused
@@ -36,7 +37,6 @@ from shared.contracts.fleet import (
 )
 from shared.contracts.stream import ViewerReport
 from shared.contracts.subjects import CHECK_PROMPT, DRAIN, DROP, OWN, VIEWERS
-from shared.ids import InvalidName, check_name, check_session_id
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class _Held:
 
     line: Line
     task: asyncio.Task[None]
-    viewers: Subscription
+    viewers: Subscription | None = None
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class Control:
             await asyncio.sleep(0.01)
 
     async def _own(self, own: Own, _meta: Meta) -> Owned:
-        self._refuse_unfit(own)
+        refuse_unfit(own, self.runner.spec, time.time())
         copy = self.desk.roster.get(own.session)
         if copy is not None and own.epoch > copy.own.epoch and not await self._is_newest(copy):
             await self._let_go(copy)
@@ -110,26 +110,11 @@ class Control:
         if copy is None:
             copy = await self._take(own)
         await self._located(copy, own)
-        _refuse_unusable(copy, own)
+        refuse_unusable(copy, own)
         return self.desk.roster.apply(copy, own)
 
-    def _refuse_unfit(self, own: Own) -> None:
-        """Raises `Refused` for what this worker can't carry out, whatever it holds."""
-        try:
-            check_session_id(own.session)
-            check_name("tenant", own.tenant)
-        except InvalidName as error:
-            raise Refused("bad_name", str(error)) from None
-        if time.time() > own.deadline_at:
-            raise Refused("too_late", "the command's deadline has passed", "repeat it with a new one")
-        if own.model != self.runner.spec.name:
-            raise Refused("wrong_model", f"this worker serves {self.runner.spec.name!r}, not {own.model!r}")
-        if self.runner.rung(own.rung) is None:
-            known = ", ".join(rung.name for rung in self.runner.spec.rungs)
-            raise Refused("unknown_rung", f"{own.model} has no rung {own.rung!r}", f"it has {known}")
-
     async def _take(self, own: Own) -> Copy:
-        """A new copy with its subscription and its task. Nothing is awaited before its slot is taken."""
+        """A new copy with its task and its subscription. Nothing is awaited before its slot is taken."""
         if self.draining:
             raise Refused("draining", "this worker takes no further session", "choose another worker")
         roster = self.desk.roster
@@ -142,14 +127,29 @@ class Control:
         if evicted is not None:
             roster.remove(evicted)
         copy = roster.add(own)
+        line = Line(self.desk, copy, _first_chunk_span(own, self.desk.worker))
+        self._held[copy] = _Held(line, asyncio.create_task(line.run(), name=f"line {own.session}"))
         if evicted is not None:
             await self._let_go(evicted)
-        try:
-            await self._attend(copy)
-        except nats.errors.Error as error:
-            roster.remove(copy)
-            raise Refused("log_away", f"can't listen for viewers: {error}", "repeat the command") from None
+        if not copy.gone:
+            await self._hear_viewers(copy, self._held[copy])
         return copy
+
+    async def _hear_viewers(self, copy: Copy, held: _Held) -> None:
+        own = copy.own
+
+        def hear(report: ViewerReport, _meta: Meta) -> None:
+            self.desk.roster.grant(copy, report.granted_through)
+
+        try:
+            held.viewers = await self.desk.bus.subscribe(
+                VIEWERS, hear, cell=self.desk.cell, tenant=own.tenant, session=own.session
+            )
+        except nats.errors.Error as error:
+            await self._let_go(copy)
+            raise Refused("log_away", f"can't listen for viewers: {error}", "repeat the command") from None
+        if copy.gone:
+            await _unsubscribe(held.viewers)
 
     async def _is_newest(self, copy: Copy) -> bool:
         """Whether a copy can go on under a new epoch: it made what the log has last. Else it begins anew."""
@@ -162,21 +162,6 @@ class Control:
         if last is None:
             return True
         return last.chunk.worker == self.desk.worker and last.chunk.index < copy.next_chunk
-
-    async def _attend(self, copy: Copy) -> None:
-        own = copy.own
-
-        def hear(report: ViewerReport, _meta: Meta) -> None:
-            self.desk.roster.grant(copy, report.granted_through)
-
-        viewers = await self.desk.bus.subscribe(
-            VIEWERS, hear, cell=self.desk.cell, tenant=own.tenant, session=own.session
-        )
-        line = Line(self.desk, copy, _first_chunk_span(own, self.desk.worker))
-        task = asyncio.create_task(line.run(), name=f"line {own.session}")
-        self._held[copy] = _Held(line, task, viewers)
-        if copy.gone:
-            await self._let_go(copy)
 
     async def _located(self, copy: Copy, own: Own) -> None:
         """Until the chunk log has said where the session goes on."""
@@ -203,7 +188,8 @@ class Control:
             return
         held.task.cancel()
         await asyncio.wait([held.task], timeout=1.0)
-        await _unsubscribe(held.viewers)
+        if held.viewers is not None:
+            await _unsubscribe(held.viewers)
         self._end_drain_if_empty()
 
     async def _drain(self, drain: Drain, _meta: Meta) -> Draining:
@@ -222,18 +208,6 @@ class Control:
 
     async def _check_prompt(self, check: CheckPrompt, _meta: Meta) -> PromptChecked:
         return PromptChecked(self.runner.warnings(check.prompt))
-
-
-def _refuse_unusable(copy: Copy, own: Own) -> None:
-    """Raises `Refused` if the copy can't become what `own` says. Asked after every wait."""
-    if copy.gone:
-        raise Refused("dropped", f"{own.session} was dropped meanwhile")
-    if (own.epoch, own.revision) < (copy.own.epoch, copy.own.revision):
-        raise Refused("stale", f"this worker knows revision {copy.own.revision} of {own.session}")
-    if copy.ended == SUPERSEDED:
-        raise Refused("superseded", f"the chunk log shows another owner of {own.session}")
-    if copy.ended:
-        raise Refused("failed", f"{own.session} failed here: {copy.error}", "raise the epoch to begin anew")
 
 
 def _first_chunk_span(own: Own, worker: str) -> Span | None:

@@ -18,9 +18,11 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from services.worker import encode, metrics
-from services.worker.copies import FAILED, Copy, Order, Roster
+from services.worker.copies import FAILED, Copy, Order
+from services.worker.models.protocol import State
 from services.worker.plan_batch import plan_batch
-from services.worker.runner import Runner, State
+from services.worker.roster import Roster
+from services.worker.runner import Runner
 from shared import telemetry
 from shared.contracts.stream import ChunkTimings
 

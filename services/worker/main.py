@@ -13,13 +13,13 @@ from typing import Any
 from services.worker import measure, report, runner
 from services.worker.commit import Desk
 from services.worker.control import Control
-from services.worker.copies import Roster
 from services.worker.device import Device
 from services.worker.encode import EncodeSettings
 from services.worker.engine import Engine, Made
 from services.worker.measure import Measured
 from services.worker.models import UnknownModel, WeightsError
 from services.worker.report import Reporter
+from services.worker.roster import Roster
 from services.worker.runner import Runner
 from services.worker.settings import WorkerSettings
 from shared.chunk_log import ChunkLog

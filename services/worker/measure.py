@@ -10,8 +10,8 @@ import time
 from typing import NamedTuple
 
 from services.worker import encode
-from services.worker.models.protocol import ModelSpec
-from services.worker.runner import Runner, State
+from services.worker.models.protocol import ModelSpec, State
+from services.worker.runner import Runner
 from shared.contracts.fleet import LatencyPoint
 
 HEADROOM = 0.9  # of real time; the rest is for what a quiet start doesn't show

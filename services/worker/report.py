@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass, field
 
 from services.worker import metrics
-from services.worker.copies import Roster
 from services.worker.device import Device
 from services.worker.models.protocol import ModelSpec
+from services.worker.roster import Roster
 from shared.bus import Bus
 from shared.contracts.fleet import DeviceReport, LatencyPoint, LoadReport, ModelReport
 from shared.contracts.subjects import LOAD_REPORT

@@ -5,15 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from typing import Any
 
 import numpy as np
 
 from services.worker.encode import Frames
-from services.worker.models.protocol import ModelSpec, Rung, SessionModel
-
-State = Any
-"""What a model keeps of a session. Opaque here."""
+from services.worker.models.protocol import ModelSpec, SessionModel, State
 
 
 class Runner:
@@ -23,10 +19,6 @@ class Runner:
         self.device = device
         self.spec: ModelSpec = model.spec
         self._model = model
-
-    def rung(self, name: str) -> Rung | None:
-        """ "" is the model's default: its first rung."""
-        return next((r for r in self.spec.rungs if name in {"", r.name}), None)
 
     def warnings(self, prompt: str) -> list[str]:
         """Needs no device: any thread may ask."""
@@ -39,10 +31,8 @@ class Runner:
         self._model.set_prompt(state, prompt)
 
     def begin_chunk(self, state: State, rung: str) -> int:
-        """How many steps the chunk takes."""
-        named = self.rung(rung)
-        assert named is not None, f"control lets no rung {rung!r} through"
-        return self._model.begin_chunk(state, named)
+        """How many steps the chunk takes. `rung` "" is the model's default: its first."""
+        return self._model.begin_chunk(state, next(r for r in self.spec.rungs if rung in {"", r.name}))
 
     def forward(self, states: list[State]) -> float:
         """One step of each. Returns the seconds it took."""
@@ -66,8 +56,7 @@ def load(loader: str, name: str, device: str, weights_path: str) -> Runner:
     no such loader.
     """
     device = _choose_device(device)
-    given = {"weights_path": weights_path} if weights_path else {}
-    model = importlib.import_module(loader).load_model(name, device=device, **given)
+    model = importlib.import_module(loader).load_model(name, device=device, weights_path=weights_path)
     if (torch := sys.modules.get("torch")) is not None:  # models without torch exist
         torch.set_num_threads(1)
     return Runner(model, device)

@@ -1,0 +1,164 @@
+"""The copies a worker holds: what placement wants of each, and how far it is.
+
+The only state that the event loop and the device thread share. Every method takes the lock for microseconds;
+waiting for work is waiting on its condition.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from services.worker import pacing
+from services.worker.copies import Copy, Order
+from services.worker.plan_batch import Candidate
+from services.worker.residency import Resident
+from shared.contracts.fleet import CopyReport, Own, Owned
+from shared.contracts.session import CREDIT_WINDOW
+
+
+class Roster:
+    """All copies, by session. `changed` is notified on every change; `on_change` is called too, from any
+    thread.
+    """
+
+    def __init__(self, chunk_duration_s: float, on_change: Callable[[], None]) -> None:
+        self.changed = threading.Condition()
+        self._chunk_duration_s = chunk_duration_s
+        self._on_change = on_change
+        self._copies: dict[str, Copy] = {}
+        self._keys = 0
+
+    def get(self, session: str) -> Copy | None:
+        return self._copies.get(session)
+
+    def __len__(self) -> int:
+        return len(self._copies)
+
+    def copies(self) -> list[Copy]:
+        with self.changed:
+            return list(self._copies.values())
+
+    def reports(self) -> list[CopyReport]:
+        with self.changed:
+            return [copy.report() for copy in self._copies.values()]
+
+    def residents(self) -> list[Resident]:
+        with self.changed:
+            return [
+                Resident(c.key, c.state not in {"running", "paused"}, c.state == "paused", c.used_at)
+                for c in self._copies.values()
+            ]
+
+    def add(self, own: Own) -> Copy:
+        """A copy that waits for `locate`; it holds its slot from now on."""
+        now = time.monotonic()
+        with self.changed:
+            self._keys += 1
+            copy = Copy(self._keys, own, opened_at=now, granted_through=own.granted_through, used_at=now)
+            copy.granted_at = copy.credit_at = copy.input_at = now
+            self._copies[own.session] = copy
+            self._notify()
+        return copy
+
+    def remove(self, copy: Copy) -> None:
+        with self.changed:
+            copy.gone = True
+            if self._copies.get(copy.session) is copy:
+                del self._copies[copy.session]
+            self._notify()
+
+    def locate(self, copy: Copy, next_chunk: int) -> None:
+        """The log says where the copy goes on: what was under way is void, and the picture starts anew."""
+        with self.changed:
+            copy.generation += 1
+            copy.located = True
+            copy.next_chunk = copy.next_append = copy.inputs_from = next_chunk
+            self._notify()
+
+    def apply(self, copy: Copy, own: Own) -> Owned:
+        """What placement wants now. The caller has refused an older epoch or revision."""
+        now = time.monotonic()
+        with self.changed:
+            before, copy.own, copy.used_at = copy.own, own, now
+            if own.inputs_version != before.inputs_version:
+                copy.inputs_from = copy.next_chunk
+            if own.inputs_version != before.inputs_version or (before.paused and not own.paused):
+                copy.input_at = now
+            self._grant(copy, own.granted_through, now)
+            self._notify()
+            return Owned(next_chunk=copy.next_append, from_chunk=copy.inputs_from)
+
+    def grant(self, copy: Copy, granted_through: int) -> None:
+        with self.changed:
+            self._grant(copy, granted_through, time.monotonic())
+            self._notify()
+
+    def _grant(self, copy: Copy, granted_through: int, now: float) -> None:
+        if granted_through <= copy.granted_through:
+            return
+        if copy.next_chunk > copy.granted_through + CREDIT_WINDOW:
+            copy.credit_at = now
+        copy.granted_through, copy.granted_at, copy.used_at = granted_through, now, now
+
+    def candidate(self, copy: Copy, stepping: Order | None) -> Candidate:
+        """For planning; the caller holds the lock."""
+        held = copy.own.paused or bool(copy.ended) or not copy.located
+        return Candidate(
+            copy.key,
+            stepping is not None,
+            held,
+            copy.next_chunk,
+            copy.next_chunk - copy.next_append,
+            copy.granted_through,
+            stepping.needed_at if stepping else self._needed_at(copy),
+            copy.own.max_chunks,
+        )
+
+    def _needed_at(self, copy: Copy) -> float:
+        return pacing.needed_at(
+            copy.granted_at, copy.granted_through, copy.next_chunk, self._chunk_duration_s
+        )
+
+    def begin(self, copy: Copy) -> Order:
+        """The copy's next chunk begins: inputs that come from now on show in the one after. The caller
+        holds the lock.
+        """
+        now = time.monotonic()
+        own, index = copy.own, copy.next_chunk
+        due_at = pacing.due_at(copy.appended_at, copy.credit_at, copy.input_at)
+        order = Order(
+            copy,
+            copy.generation,
+            index,
+            own.seed,
+            own.inputs,
+            own.inputs_version,
+            own.rung,
+            own.traceparent,
+            self._needed_at(copy),
+            max(0.0, now - due_at) if copy.next_append == index else 0.0,
+        )
+        copy.next_chunk, copy.used_at = index + 1, now
+        return order
+
+    def appended(self, order: Order) -> None:
+        with self.changed:
+            if not order.stale:
+                order.copy.next_append = order.index + 1
+                order.copy.appended_at = order.copy.used_at = time.monotonic()
+            self._notify()
+
+    def end(self, copy: Copy, state: str, error: str = "") -> None:
+        """`FAILED` or `SUPERSEDED`: the copy makes nothing any more, and stays to be reported until it is
+        dropped.
+        """
+        with self.changed:
+            if not copy.ended:
+                copy.ended, copy.error = state, error
+            self._notify()
+
+    def _notify(self) -> None:
+        self.changed.notify_all()
+        self._on_change()

@@ -1,0 +1,66 @@
+from services.worker.copies import FAILED, Copy
+from services.worker.plan_batch import plan_batch
+from services.worker.roster import Roster
+from tests.fixtures.worker_wire import new_own, next_own, steered
+
+
+def roster_with_copy() -> tuple[Roster, Copy, list[str]]:
+    changes: list[str] = []
+    roster = Roster(1.0, lambda: changes.append("changed"))
+    copy = roster.add(new_own())
+    roster.locate(copy, 5)
+    return roster, copy, changes
+
+
+def test_a_new_prompt_shows_in_the_next_chunk_not_begun() -> None:
+    roster, copy, _ = roster_with_copy()
+    order = roster.begin(copy)
+    owned = roster.apply(copy, later := steered(copy.own, "blue"))
+    assert (order.index, order.inputs_version, owned.from_chunk, owned.next_chunk) == (5, 1, 6, 5)
+    assert roster.begin(copy).inputs == later.inputs
+    assert roster.apply(copy, next_own(later)).from_chunk == 6
+
+
+def test_credit_only_grows() -> None:
+    roster, copy, _ = roster_with_copy()
+    roster.grant(copy, 7)
+    roster.grant(copy, 3)
+    roster.apply(copy, next_own(copy.own, granted_through=4))
+    assert copy.granted_through == 7
+
+
+def test_chunks_from_before_a_new_beginning_are_void() -> None:
+    roster, copy, _ = roster_with_copy()
+    before = roster.begin(copy)
+    roster.locate(copy, 9)
+    after = roster.begin(copy)
+    assert (before.stale, after.stale, after.index) == (True, False, 9)
+    roster.appended(before)
+    assert copy.next_append == 9
+    roster.appended(after)
+    assert copy.next_append == 10
+    roster.remove(copy)
+    assert after.stale
+
+
+def test_makes_nothing_until_the_log_was_asked_or_once_it_failed() -> None:
+    roster = Roster(1.0, lambda: None)
+    copy = roster.add(new_own())
+    assert not plan_batch([roster.candidate(copy, None)], 1)
+    roster.locate(copy, 0)
+    assert plan_batch([roster.candidate(copy, None)], 1) == [copy.key]
+    roster.end(copy, FAILED, "broken")
+    roster.end(copy, FAILED, "again")
+    assert not plan_batch([roster.candidate(copy, None)], 1)
+    [report] = roster.reports()
+    assert (report.state, report.error) == ("failed", "broken")
+
+
+def test_every_change_is_told() -> None:
+    roster, copy, changes = roster_with_copy()
+    told = len(changes)
+    roster.grant(copy, 1)
+    roster.apply(copy, next_own(copy.own, paused=True))
+    roster.remove(copy)
+    assert len(changes) == told + 3
+    assert len(roster) == 0
