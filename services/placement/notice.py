@@ -94,6 +94,12 @@ def must_repeat(row: SessionRow, fleet: FleetView) -> bool:
 def orphaned(row: SessionRow | None, worker: str, copy: CopyReport) -> bool:
     """Whether nobody needs this copy. `row` None: its session has ended, or there is none.
 
-    A copy of the row's epoch stays even without an owner: the session can be resumed there.
+    A paused copy of the row's epoch stays even without an owner: the session can be resumed there. One that
+    """`row` None: its session has ended, or there is none. Whether nobody needs this copy of it.
+    to give the session back to it.
     """
-    return row is None or (copy.epoch < row.epoch and worker != row.worker)
+    if row is None:
+        return True
+    if not row.worker:
+        return copy.epoch < row.epoch or copy.state != "paused"
+    return copy.epoch < row.epoch and worker != row.worker

@@ -117,6 +117,8 @@ class Reconciler:
         if problem and problem != self._last_problem:
             logger.warning("not everything could be done, trying again: %s", problem)
         self._last_problem = problem
+        if not problem:
+            self._drop_orphans(time.monotonic())
         await self._say_load()
 
     async def _say_load(self) -> None:
@@ -137,11 +139,10 @@ class Reconciler:
                 metrics.repeats.labels("own").inc(live.own_tries > 0)
                 with in_trace_of(live):
                     self._placement.voice.own(live)
-        self._drop_orphans(now)
 
     def _drop_orphans(self, now: float) -> None:
-        """Copies nobody should hold. Not while another placement may lead, which may know of sessions made
-        since.
+        """Copies nobody should hold, once all else is settled. Not while another placement may lead: it may
+        know of sessions made since.
         """
         self._dropped_at = {key: at for key, at in self._dropped_at.items() if now - at < _DROP_AGAIN_S}
         if not self._placement.leadership.certain:

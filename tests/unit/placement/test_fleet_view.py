@@ -1,0 +1,99 @@
+import pytest
+
+from services.placement.fleet_view import FleetView
+from tests.unit.placement.examples import SESSION, make_copy, make_report
+
+SILENT_S = 5.0
+LONG = 1000.0
+
+
+def view_of(*reports: object, now: float = 0.0) -> FleetView:
+    view = FleetView(SILENT_S, now)
+    for report in reports:
+        assert view.report(report, now)  # type: ignore[arg-type]
+    return view
+
+
+def seen(view: FleetView, until: float) -> FleetView:
+    """As placement does: looked at often enough to trust its own silence."""
+    for second in range(int(until) + 1):
+        view.observe(float(second))
+    return view
+
+
+def test_the_newest_report_counts() -> None:
+    view = view_of(make_report("w-1", 5, capacity=3))
+    assert not view.report(make_report("w-1", 5), 1.0)
+    assert not view.report(make_report("w-1", 4), 1.0)
+    assert view.report(make_report("w-1", 6, capacity=9), 1.0)
+    assert [state.report.capacity for state in view.alive(1.0)] == [9]
+
+
+def test_a_new_process_replaces_an_old_one_and_has_none_of_its_copies() -> None:
+    view = view_of(make_report("w-1", 50, make_copy()))
+    assert view.report(make_report("w-1", 1, incarnation="i-2", started_at=200.0), 1.0)
+    assert view.copy("w-1", SESSION) is None
+    assert view.why_lost("w-1", "i-1", 1.0, LONG) == "its worker was started anew"
+    assert view.why_lost("w-1", "i-2", 1.0, LONG) == ""
+    assert not view.report(make_report("w-1", 51, make_copy()), 2.0), "a late word of the old process"
+
+
+def test_silence_is_death_only_for_one_who_listened() -> None:
+    view = seen(view_of(make_report()), 7.0)
+    assert view.why_lost("w-1", "i-1", 4.9, LONG) == ""
+    assert view.why_lost("w-1", "i-1", 7.0, LONG) == "its worker fell silent"
+    assert view.why_lost("w-1", "i-1", 7.0, connected_s=1.0) == ""
+    assert view.why_lost("w-1", "i-1", 7.0, connected_s=0.0) == ""
+    assert view.alive(7.0) == []
+
+
+def test_one_who_was_not_running_declares_nobody_dead() -> None:
+    view = seen(view_of(make_report()), 1.0)
+    view.observe(100.0)
+    assert view.why_lost("w-1", "i-1", 100.0, LONG) == ""
+    for second in range(101, 107):
+        view.observe(float(second))
+    assert view.why_lost("w-1", "i-1", 106.0, LONG) == "its worker fell silent"
+
+
+def test_a_worker_never_heard_of_is_lost_after_listening_for_it() -> None:
+    view = seen(FleetView(SILENT_S, 0.0), 6.0)
+    assert view.why_lost("w-1", "i-1", 4.0, LONG) == ""
+    assert view.why_lost("w-1", "i-1", 6.0, LONG) != ""
+    assert not view.hears("w-1", "i-1")
+    assert view.state("w-1") == ""
+
+
+def test_an_exit_is_death_at_once_but_not_for_one_that_goes_on_reporting() -> None:
+    view = view_of(make_report("w-1", 1, make_copy()))
+    view.exited("w-1", 1.0)
+    view.exited("w-unknown", 1.0)
+    assert view.why_lost("w-1", "i-1", 1.0, connected_s=0.0) == "its worker ended"
+    assert view.copy("w-1", SESSION) is None
+    assert not view.report(make_report("w-1", 2, make_copy()), 1.5), "it was under way when the process ended"
+    assert view.report(make_report("w-1", 3, make_copy()), 2.5)
+    assert view.why_lost("w-1", "i-1", 2.5, LONG) == ""
+
+
+def test_a_last_word_is_death_at_once() -> None:
+    view = view_of(make_report("w-1", 1, make_copy()))
+    view.report(make_report("w-1", 2, state="stopped"), 1.0)
+    assert view.why_lost("w-1", "i-1", 1.0, 0.0) == "its worker ended"
+    assert (view.alive(1.0), list(view.copies(1.0))) == ([], [])
+
+
+def test_what_the_fleet_holds_and_serves() -> None:
+    loading = make_report("w-3", state="starting")
+    view = view_of(make_report("w-2", 1, make_copy()), make_report("w-1"), loading)
+    assert [state.report.worker for state in view.alive(1.0)] == ["w-1", "w-2", "w-3"]
+    assert view.holders(SESSION, 1.0) == {"w-2": make_copy()}
+    assert list(view.copies(1.0)) == [("w-2", make_copy())]
+    assert view.models(1.0)["sprites"].rungs == ["full", "low"]
+    assert view_of(loading).models(0.0) == {}
+
+
+@pytest.mark.parametrize(("passed_s", "remembered"), [(200.0, True), (400.0, False)])
+def test_the_long_gone_are_forgotten(passed_s: float, remembered: bool) -> None:
+    view = view_of(make_report())
+    view.observe(passed_s)
+    assert bool(view.state("w-1")) == remembered

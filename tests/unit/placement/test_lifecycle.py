@@ -1,0 +1,159 @@
+import pytest
+
+from services.placement import lifecycle
+from services.placement.lifecycle import (
+    TABLE,
+    ClosedByUser,
+    CopyFailed,
+    CopyFinished,
+    Event,
+    LifecycleBroken,
+    OwnerLost,
+    PausedByUser,
+    Placed,
+    ResumedByUser,
+    Steered,
+    Step,
+    TellDrop,
+    TellOwn,
+    Unwatched,
+    UnwatchedTooLong,
+    Watched,
+    step,
+)
+from shared.contracts.events import EVENT_NAMES
+from shared.contracts.session import Input, Refusal
+from shared.store.rows import SessionRow
+from tests.unit.placement.examples import make_row
+
+NOW = 50.0
+QUEUED, ACTIVE, PAUSED = make_row("queued"), make_row("active"), make_row("paused")
+NEW = make_row("queued", epoch=0)
+HOMELESS = make_row("paused", worker="", incarnation="")
+UNWATCHED = make_row("paused", paused_by="unwatched", unwatched_since=20.0)
+TRIED = make_row("active", failures=lifecycle.MAX_REPLACEMENTS)
+BLUE = [Input("prompt", "a blue ball")]
+
+OWN, DROP = TellOwn("w-1"), TellDrop("w-1", 2)
+
+# before, event → status, owner, epoch, commands, public events
+CHANGES: list[tuple[SessionRow, Event, tuple[str, str, int, tuple[object, ...], tuple[str, ...]]]] = [
+    (NEW, Placed("w-9", "i-9"), ("active", "w-9", 1, (TellOwn("w-9"),), ("started",))),
+    (QUEUED, Placed("w-9", "i-9"), ("active", "w-9", 3, (TellOwn("w-9"),), ("moved",))),
+    (QUEUED, Steered(BLUE, []), ("queued", "", 2, (), ("steered",))),
+    (QUEUED, PausedByUser(), ("paused", "", 2, (), ("paused",))),
+    (QUEUED, Unwatched(20.0), ("paused", "", 2, (), ("paused",))),
+    (QUEUED, UnwatchedTooLong(), ("closed", "", 2, (), ("closed",))),
+    (QUEUED, ClosedByUser(), ("closed", "", 2, (), ("closed",))),
+    (ACTIVE, OwnerLost(2, "silent"), ("queued", "", 2, (), ())),
+    (ACTIVE, Steered(BLUE, ["zorp"]), ("active", "w-1", 2, (OWN,), ("steered",))),
+    (ACTIVE, PausedByUser(), ("paused", "w-1", 2, (OWN,), ("paused",))),
+    (ACTIVE, Unwatched(20.0), ("paused", "w-1", 2, (OWN,), ("paused",))),
+    (ACTIVE, UnwatchedTooLong(), ("closed", "", 2, (DROP,), ("closed",))),
+    (ACTIVE, CopyFinished(2, 12), ("closed", "", 2, (DROP,), ("closed",))),
+    (ACTIVE, CopyFailed(2, "no memory"), ("queued", "", 2, (DROP,), ())),
+    (TRIED, CopyFailed(2, "no memory"), ("failed", "", 2, (DROP,), ("failed",))),
+    (ACTIVE, ClosedByUser(), ("closed", "", 2, (DROP,), ("closed",))),
+    (PAUSED, OwnerLost(2, "silent"), ("paused", "", 2, (), ())),
+    (PAUSED, Steered(BLUE, []), ("paused", "w-1", 2, (OWN,), ("steered",))),
+    (PAUSED, ResumedByUser(owner_has_room=True), ("active", "w-1", 2, (OWN,), ("resumed",))),
+    (PAUSED, ResumedByUser(owner_has_room=False), ("queued", "", 2, (), ("resumed",))),
+    (HOMELESS, ResumedByUser(owner_has_room=True), ("queued", "", 2, (), ("resumed",))),
+    (PAUSED, CopyFailed(2, "no memory"), ("paused", "", 2, (DROP,), ())),
+    (PAUSED, CopyFinished(2, 12), ("closed", "", 2, (DROP,), ("closed",))),
+    (PAUSED, UnwatchedTooLong(), ("closed", "", 2, (DROP,), ("closed",))),
+    (PAUSED, ClosedByUser(), ("closed", "", 2, (DROP,), ("closed",))),
+    (UNWATCHED, Watched(owner_has_room=True), ("active", "w-1", 2, (OWN,), ("resumed",))),
+    (UNWATCHED, Watched(owner_has_room=False), ("queued", "", 2, (), ("resumed",))),
+    (UNWATCHED, ResumedByUser(owner_has_room=True), ("active", "w-1", 2, (OWN,), ("resumed",))),
+    (UNWATCHED, PausedByUser(), ("paused", "w-1", 2, (OWN,), ())),
+]
+
+
+def stepped(row: SessionRow, event: Event) -> Step:
+    outcome = step(row, event, NOW)
+    assert isinstance(outcome, Step)
+    return outcome
+
+
+@pytest.mark.parametrize(("row", "event", "expected"), CHANGES)
+def test_what_happens(row: SessionRow, event: Event, expected: tuple[object, ...]) -> None:
+    after, commands, public = stepped(row, event)
+    assert (after.status, after.worker, after.epoch, commands, public) == expected
+    assert (after.revision, after.updated_at) == (row.revision + 1, NOW)
+    assert set(public) <= set(EVENT_NAMES)
+
+
+VOID: list[tuple[SessionRow, Event]] = [
+    (ACTIVE, Placed("w-9", "i-9")),
+    (PAUSED, Placed("w-9", "i-9")),
+    (ACTIVE, OwnerLost(1, "an earlier owner")),
+    (PAUSED, OwnerLost(1, "an earlier owner")),
+    (HOMELESS, OwnerLost(2, "there is none")),
+    (ACTIVE, CopyFinished(1, 12)),
+    (ACTIVE, CopyFailed(1, "an earlier copy")),
+    (HOMELESS, CopyFailed(2, "nobody's copy")),
+    (PAUSED, PausedByUser()),
+    (ACTIVE, ResumedByUser(owner_has_room=True)),
+    (QUEUED, ResumedByUser(owner_has_room=True)),
+    (PAUSED, Watched(owner_has_room=True)),
+    (UNWATCHED, Unwatched(30.0)),
+    *((make_row(ended), ClosedByUser()) for ended in ("closed", "failed")),
+    *((make_row(ended), OwnerLost(2, "gone")) for ended in ("closed", "failed")),
+    *((make_row(ended), CopyFinished(2, 12)) for ended in ("closed", "failed")),
+]
+
+
+@pytest.mark.parametrize(("row", "event"), VOID)
+def test_what_comes_late_or_twice_changes_nothing(row: SessionRow, event: Event) -> None:
+    assert stepped(row, event) == Step(row)
+
+
+@pytest.mark.parametrize("ended", ["closed", "failed"])
+@pytest.mark.parametrize("event", [Steered(BLUE, []), PausedByUser(), ResumedByUser(owner_has_room=True)])
+def test_an_ended_session_refuses_and_says_why(ended: str, event: Event) -> None:
+    refusal = step(make_row(ended), event, NOW)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "session_ended"
+    assert ended in refusal.message
+    assert "it was over" in refusal.message
+
+
+def test_steering_replaces_the_kinds_it_names_and_keeps_the_others() -> None:
+    row = make_row("active", inputs=[Input("prompt", "a red ball"), Input("camera", "left")])
+    after = stepped(row, Steered(BLUE, ["zorp"])).row
+    assert after.inputs == [Input("camera", "left"), *BLUE]
+    assert (after.inputs_version, after.warnings) == (2, ["zorp"])
+
+
+def test_who_paused_it_decides_who_resumes_it() -> None:
+    by_user = stepped(UNWATCHED, PausedByUser()).row
+    assert (by_user.phase, by_user.paused_by) == ("user", "user")
+    assert stepped(by_user, Watched(owner_has_room=True)).row is by_user
+
+
+def test_a_failing_copy_is_tried_elsewhere_three_times() -> None:
+    row = ACTIVE
+    for failures in range(1, lifecycle.MAX_REPLACEMENTS + 1):
+        row = stepped(row, CopyFailed(row.epoch, "no memory")).row
+        assert (row.status, row.failures) == ("queued", failures)
+        row = stepped(row, Placed("w-1", "i-1")).row
+    failed = stepped(row, CopyFailed(row.epoch, "no memory")).row
+    assert failed.status == "failed"
+    assert "no memory" in failed.reason
+
+
+def test_a_finished_session_knows_how_many_chunks_it_has() -> None:
+    finished = stepped(ACTIVE, CopyFinished(2, 12)).row
+    assert (finished.next_chunk, finished.reason, finished.ended_at) == (12, "finished", NOW)
+
+
+def test_a_malformed_row_does_not_leave() -> None:
+    with pytest.raises(LifecycleBroken, match="has no owner"):
+        lifecycle.opened(make_row("queued", worker="w-1", incarnation="i-1"))
+    with pytest.raises(LifecycleBroken, match="incarnation"):
+        step(QUEUED, Placed("w-1", ""), NOW)
+
+
+def test_every_event_has_its_place_in_the_table() -> None:
+    assert set(TABLE) == set(lifecycle.Event.__args__)
