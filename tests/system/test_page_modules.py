@@ -75,7 +75,7 @@ async def test_chunks_become_an_mp4_that_others_read(modules: Page, options, cod
     assert (made["width"], made["height"]) == (WIDTH, HEIGHT)
     assert made["codec"].startswith(codec)
 
-    with av.open(io.BytesIO(base64.b64decode(made["mp4"]))) as container:
+    with av.open(io.BytesIO(base64.b64decode(made["mp4"])), "r") as container:
         pictures = list(container.decode(video=0))
     assert [(p.width, p.height) for p in pictures] == [(WIDTH, HEIGHT)] * 21
     start_s = 2**33 / 90000

@@ -216,6 +216,10 @@ byId("new").addEventListener("click", () => {
   byId("prompt").value = "";
   byId("prompt").focus();
 });
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address names the session
+  byId("prompt").focus();
+});
 addEventListener("keydown", (event) => {
   const elsewhere = !(event.target === document.body || event.target === byId("stage"));
   if (event.key !== " " || elsewhere || byId("pause").hidden) return;

@@ -166,7 +166,7 @@ function comingDetail({ prompt, from }, arrived) {
 
 function queuedWords(phase, position) {
   if (phase === "recovering") return ["Recovering …", "The worker stopped; the next free one goes on from here."];
-  return ["Waiting for a free worker …", position ? `Place ${position} in the queue.` : "It starts by itself."];
+  return ["Waiting for a free worker …", Number.isInteger(position) ? `Place ${position + 1} in the queue.` : "It starts by itself."];
 }
 
 function pausedWords(phase) {
