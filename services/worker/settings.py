@@ -10,12 +10,15 @@ from shared.settings import PositiveSeconds, ServiceSettings
 
 
 class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
-    """`worker_id` "": a new one. `device`: "auto" (a GPU if there is one), or as torch names it.
-    `weights_path` "": the weights that come with the model. `model_loader`: the module whose
-    `load_model` makes the model.
+    """`worker_id` "": a new one. `model`: what it serves. `model_loader`: the module whose `load_model`
+    makes the model. `device`: "auto" (a GPU if there is one), or as torch names it. `weights_path` "":
+    the weights that come with the model.
 
     `capacity` 0: as many active sessions as a measurement at start says. `slots`: copies kept, paused ones
     included. `drain_s`: how long a worker told to stop finishes the chunks in hand.
+
+    `encode_preset`: libx264's; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
+    better. `encode_max_bits_per_pixel`: bounds what noisy pictures cost.
     """
 
     worker_id: str = ""
