@@ -4,6 +4,7 @@ bus."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import click
@@ -21,9 +22,16 @@ _COLOURS = {
     "failed": "red",
     "killed": "red",
     "error": "red",
+    "gave up": "red",
 }
 _NAME_CHARS = 14
 _STATE_CHARS = 9
+
+
+def show(text: str) -> None:
+    """Print, unless the terminal has gone: that must not keep the launcher from stopping what it started."""
+    with contextlib.suppress(OSError):
+        click.echo(text)
 
 
 class Board:
@@ -38,6 +46,7 @@ class Board:
         self._states: dict[str, str] = {}
         self._ends_told: set[str] = set()
         self._desired: int | None = None
+        self._given_up = False
 
     async def listen(self, bus: Bus, cell: str) -> None:
         await bus.subscribe(SERVICE_STATUS, self._service, cell=cell)
@@ -54,7 +63,7 @@ class Board:
     def tell(self, name: str, state: str, detail: str) -> None:
         """Print the line whatever was shown last."""
         shown = click.style(state.ljust(_STATE_CHARS), fg=_COLOURS.get(state, "yellow"))
-        click.echo(f"  {name.ljust(_NAME_CHARS)} {shown} {detail}".rstrip())
+        show(f"  {name.ljust(_NAME_CHARS)} {shown} {detail}".rstrip())
 
     def state(self, name: str) -> str:
         return self._states.get(name, "unknown")
@@ -83,6 +92,10 @@ class Board:
                 self.say(worker.worker, "starting", "")
             if worker.state in ("exited", "failed") and worker.worker not in self._ends_told:
                 self._worker_ended(worker.worker, worker.detail)
+        given_up = any(worker.state == "failed" for worker in plan.workers)
+        if given_up and not self._given_up:
+            self.tell("autoscaler", "gave up", plan.reason)
+        self._given_up = given_up
         if self._desired is not None and self._desired != plan.desired:
             self.tell("autoscaler", "wants", f"{_workers(plan.desired)}: {plan.reason}")
         self._desired = plan.desired
@@ -91,7 +104,7 @@ class Board:
         self._ends_told.add(worker)
         self.say(worker, "ended", detail)
         if not self.first_worker.is_set():
-            self._on_no_worker(f"{worker} ended before it was ready, {detail}")
+            self._on_no_worker(f"{worker} ended before it was ready: {detail}")
 
 
 def _sessions(count: int) -> str:

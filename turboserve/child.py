@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from shared.last_words import last_words
+from shared.last_words import how_it_ended
 from turboserve.launch_error import LaunchError
 
 RESTART_LIMIT = 5
@@ -53,7 +53,7 @@ class Child:
             exit_code = await process.wait()
             if self._stopping.is_set():
                 return
-            pause_s = self._after_end(_how(exit_code, last_words(self._log, self._log_start)))
+            pause_s = self._after_end(how_it_ended(exit_code, self._log, self._log_start))
             await asyncio.sleep(pause_s)
 
     async def stop(self) -> None:
@@ -102,13 +102,13 @@ class Child:
         """How long to wait before the next start."""
         if not self.ready.is_set():
             raise LaunchError(
-                f"{self.name} ended before it was ready, {how}", f"its log says more: {self._log}"
+                f"{self.name} ended before it was ready: {how}", f"its log says more: {self._log}"
             )
         now = time.monotonic()
         recent = [at for at in self._ends if now - at < RESTART_WINDOW_S]
         if len(recent) == RESTART_LIMIT:
             raise LaunchError(
-                f"{self.name} ended {RESTART_LIMIT + 1} times within {RESTART_WINDOW_S:g} s, now {how}",
+                f"{self.name} ended {RESTART_LIMIT + 1} times within {RESTART_WINDOW_S:g} s: {how}",
                 f"its log says more: {self._log}",
             )
         self._ends.append(now)
@@ -123,11 +123,6 @@ async def _ended(process: Process, deadline_s: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _how(exit_code: int, words: str) -> str:
-    how = f"killed by signal {-exit_code}" if exit_code < 0 else f"with exit code {exit_code}"
-    return f"{how}: {words}" if words else how
 
 
 def _die_with_launcher() -> None:

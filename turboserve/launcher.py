@@ -19,7 +19,7 @@ import msgspec
 
 from shared.bus import Bus, BusAway
 from shared.settings import SERVICES, ServiceSettings, SettingsError, load
-from turboserve.board import Board
+from turboserve.board import Board, show
 from turboserve.child import Child
 from turboserve.data_folder import DataFolder, open_data_folder
 from turboserve.launch_error import LaunchError
@@ -52,7 +52,7 @@ def up(options: Options) -> None:
     """Run everything until Ctrl-C or SIGTERM. Raises LaunchError if it can't start or can't go on."""
     _check_settings()
     _check_port(options.host, options.port)
-    data = open_data_folder(options.data, click.echo)
+    data = open_data_folder(options.data, show)
     try:
         # The launcher's own lines are the board's; what its libraries log goes beside the services' logs.
         logging.basicConfig(filename=data.log("up"), level=logging.INFO, format="%(asctime)s %(message)s")
@@ -112,7 +112,9 @@ class _Launcher:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._asked_to_stop)
         self._data.write_owner(self.address)
-        click.echo(f"turboserve: data in {self._data.path}, logs in {self._data.logs}")
+        if "TURBOSERVE_METRICS_PORT" in os.environ:
+            show("turboserve: TURBOSERVE_METRICS_PORT is not used here, since several services would need it")
+        show(f"turboserve: data in {self._data.path}, logs in {self._data.logs}")
         try:
             await self._until_stop(self._start())
             await self._until_stop(self._tail_logs())
@@ -130,7 +132,7 @@ class _Launcher:
         await self._services_ready()
         if self._options.workers:
             await self._board.first_worker.wait()  # the autoscaler ends one that takes too long
-        click.echo(f"\nturboserve is up: {click.style(self.address, bold=True)}   (Ctrl-C stops it)\n")
+        show(f"\nturboserve is up: {click.style(self.address, bold=True)}   (Ctrl-C stops it)\n")
 
     @property
     def _connected(self) -> Bus:
@@ -150,9 +152,13 @@ class _Launcher:
         except BusAway as error:
             hint = f"its log: {self._data.log('nats')}" if "nats" in self._children else ""
             raise LaunchError(str(error), hint) from None
-        self._on_ready("nats")
-        self._board.say("nats", "ready", url)
+        self._nats_answers()
+        self._bus.on_reconnect(self._nats_answers)
         return url
+
+    def _nats_answers(self) -> None:
+        self._on_ready("nats")
+        self._board.say("nats", "ready", self._connected.url)
 
     def _service_options(self, nats_url: str) -> Mapping[str, Mapping[str, object]]:
         """In the order of starting: the worker takes longest, so the service that starts it comes first."""
@@ -238,11 +244,11 @@ class _Launcher:
 
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():
-            click.echo("killing what has not stopped yet")
+            show("killing what has not stopped yet")
             for child in self._children.values():
                 child.kill()
             return
-        click.echo("\nturboserve: stopping (Ctrl-C again kills)")
+        show("\nturboserve: stopping (Ctrl-C again kills)")
         self._stop.set()
 
     async def _stop_all(self) -> None:

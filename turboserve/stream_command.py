@@ -69,7 +69,7 @@ async def stream(request: Request, console: Console) -> None:
             request.prompt, seed=request.seed, max_chunks=request.chunks, model=request.model
         )
         await stack.enter_async_context(session)
-        console.print(f"session {session.id}", highlight=False)
+        console.print(f"session {session.id}", highlight=False, soft_wrap=True)
         _warn(console, session.warnings)
         try:
             await _watch(session, request, seen, recording, console)
@@ -104,13 +104,13 @@ async def _steer_before(session: Session, next_index: int, coming: list[Then], c
         then = coming.pop(0)
         steered = await session.steer(then.prompt)
         session.hold(coming[0].chunk if coming else None)
-        console.print(f"chunk {steered.from_chunk}: {then.prompt}", highlight=False)
+        console.print(f"chunk {steered.from_chunk}: {then.prompt}", highlight=False, soft_wrap=True)
         _warn(console, steered.warnings)
 
 
 def _warn(console: Console, warnings: list[str]) -> None:
     for warning in warnings:
-        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+        console.print(f"[yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
 
 
 def _shortened(prompt: str, most_chars: int = 40) -> str:
@@ -119,15 +119,18 @@ def _shortened(prompt: str, most_chars: int = 40) -> str:
 
 def _summarise(session: Session, request: Request, seen: _Watched, console: Console) -> None:
     if seen.first_at is None:
-        console.print("no chunk came", highlight=False)
+        console.print("no chunk came", highlight=False, soft_wrap=True)
         return
     first_s = seen.first_at - seen.opened_at
     made = f"{seen.chunks} chunks, {seen.video_s:.1f} s of video"
-    console.print(f"{made}; first chunk after {first_s:.2f} s; {seen.speed}", highlight=False)
+    console.print(f"{made}; first chunk after {first_s:.2f} s; {seen.speed}", highlight=False, soft_wrap=True)
     for start, to in session.cuts:
-        console.print(f"[yellow]warning:[/] chunks {start} to {to - 1} were gone before they could be had")
+        console.print(
+            f"[yellow]warning:[/] chunks {start} to {to - 1} were gone before they could be had",
+            soft_wrap=True,
+        )
     if request.output:
-        console.print(f"written to {request.output}", highlight=False)
+        console.print(f"written to {request.output}", highlight=False, soft_wrap=True)
 
 
 def parse_then(text: str) -> Then:

@@ -52,7 +52,7 @@ class Loop:
         """Until the process is told to stop; then ends all workers."""
         await self._process.bus.subscribe(FLEET_LOAD, self._observe, cell=self._settings.cell)
         self._process.spawn("wake at stop", self._wake_at_stop())
-        await self._process.ready(f"keeps {self._limits.minimum} to {self._limits.maximum} workers")
+        await self._process.ready(f"workers: at least {self._limits.minimum}, at most {self._limits.maximum}")
         try:
             while not self._process.stopping.is_set():
                 self._wake.clear()
@@ -145,7 +145,7 @@ class Loop:
         if ended.expected:
             logger.info("%s ended: %s", ended.worker, ended.detail)
         else:
-            logger.error("%s ended unexpectedly: %s", ended.worker, ended.detail)
+            logger.warning("%s ended unexpectedly: %s", ended.worker, ended.detail)
             self._exits.append((time.monotonic(), ended))
             self._history = self._history.crashed(time.monotonic())
         self._wake.set()
@@ -158,7 +158,7 @@ class Loop:
     async def _publish(self, decision: Plan) -> None:
         if decision.reason != self._reason:
             self._reason = decision.reason
-            logger.info("%d workers wanted: %s", decision.desired, decision.reason)
+            logger.info("workers wanted: %d (%s)", decision.desired, decision.reason)
         message = FleetPlan(
             autoscaler=self._process.instance,
             desired=decision.desired,

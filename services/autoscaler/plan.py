@@ -154,7 +154,7 @@ def _needed(seen: Seen, history: History, limits: Limits, now: float) -> tuple[i
     if not history.capacity:
         return _clamp(max(history.desired, 1), limits), "no worker has told its capacity yet"
     wanted = math.ceil(demand / history.capacity)
-    reason = f"{demand} sessions ({load.queued} of them queued) at {history.capacity} a worker"
+    reason = f"sessions: {demand}, {load.queued} of them queued, at {history.capacity} a worker"
     if wanted > limits.maximum:
         reason += f" need {wanted}, the maximum is {limits.maximum}"
     return _clamp(wanted, limits), reason

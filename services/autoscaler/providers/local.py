@@ -17,7 +17,7 @@ from typing import IO
 from services.autoscaler.plan import Member
 from services.autoscaler.provider import Exit, OnExit
 from services.autoscaler.settings import AutoscalerSettings
-from shared.last_words import last_words
+from shared.last_words import how_it_ended
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,9 @@ class LocalProvider:
         exit_code = await child.process.wait()
         del self._children[child.worker]
         # A worker that was told to go may still go wrongly; one that wasn't may not even go rightly.
-        self._on_exit(Exit(child.worker, exit_code, child.stopping, _why(child, exit_code)))
+        self._on_exit(
+            Exit(child.worker, exit_code, child.stopping, how_it_ended(exit_code, child.log, child.log_start))
+        )
 
     def _free_slot(self) -> int:
         taken = {c.slot for c in self._children.values()}
@@ -147,9 +149,3 @@ def _signal(process: Process, *, hard: bool) -> None:
             process.kill()
         else:
             process.terminate()
-
-
-def _why(child: _Child, exit_code: int) -> str:
-    how = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-    words = last_words(child.log, child.log_start) if child.log else ""
-    return f"{how}: {words}" if words else how

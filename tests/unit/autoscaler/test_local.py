@@ -1,7 +1,6 @@
 """The local provider with real processes: small programs in a worker's place."""
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 
@@ -31,6 +30,10 @@ class Ended:
 def provider_of(code: str, folder: Path, ended: Ended, stop_s: float = 5.0) -> LocalProvider:
     settings = AutoscalerSettings(log_folder=str(folder), worker_stop_s=stop_s)
     return LocalProvider(settings, ended.exits.put_nowait, [sys.executable, "-c", code, str(folder)])
+
+
+def logs_in(folder: Path) -> list[str]:
+    return [log.name for log in folder.glob("*.log")]
 
 
 async def running(folder: Path, worker: str) -> None:
@@ -63,7 +66,7 @@ async def test_an_end_nobody_asked_for_is_told_with_the_workers_last_words(tmp_p
     second = await provider.start()
     assert second != first, "an id is never used twice"
     assert (await ended.next()).worker == second
-    assert [name for name in os.listdir(tmp_path) if name.endswith(".log")] == ["worker-1.log"]
+    assert logs_in(tmp_path) == ["worker-1.log"]
 
 
 async def test_a_released_worker_may_end_by_itself_and_a_hanging_one_is_killed(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ async def test_grows_with_demand_and_drains_when_it_has_gone(stage: Stage) -> No
     first = await stage.plan_where(1, ["starting"])
     assert (first.minimum, first.maximum) == (1, 3)
     grown = await stage.plan_where(3, ["running"] * 3, demand=5)
-    assert "5 sessions" in grown.reason
+    assert "sessions: 5" in grown.reason
     await stage.plan_where(1, ["running", "stopping", "stopping"], demand=0)
     assert {await stage.drained.get(), await stage.drained.get()} == {"worker-2", "worker-3"}
 
