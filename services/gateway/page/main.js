@@ -4,7 +4,6 @@ import * as api from "./api.js";
 import { CanvasPlayer } from "./canvas_player.js";
 import { byId, element } from "./dom.js";
 import { Fleet } from "./fleet.js";
-import { VideoPlayer } from "./video_player.js";
 import { View } from "./view.js";
 import { Watch } from "./watch.js";
 import { BAD_SEED, EMPTY_PROMPT, NO_PLAYER } from "./words.js";
@@ -26,11 +25,18 @@ let pending = null;
 let refused = null;
 let opening = false;
 
+const PLAYERS = {
+  webcodecs: async () => CanvasPlayer,
+  mse: async () => (await import("./video_player.js")).VideoPlayer,
+};
+
+/** The first that this browser can use; `?player=` in the address allows only one. Null: none. */
 async function playerClass() {
   const wanted = new URLSearchParams(location.search).get("player");
-  const kinds = { webcodecs: CanvasPlayer, mse: VideoPlayer };
-  const candidates = kinds[wanted] ? [kinds[wanted]] : [CanvasPlayer, VideoPlayer];
-  for (const candidate of candidates) if (await candidate.available()) return candidate;
+  for (const load of PLAYERS[wanted] ? [PLAYERS[wanted]] : Object.values(PLAYERS)) {
+    const candidate = await load();
+    if (await candidate.available()) return candidate;
+  }
   return null;
 }
 const player = playerClass();

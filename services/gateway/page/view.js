@@ -11,7 +11,7 @@ const STRIP_AHEAD = 3;
 const STORY_ROWS = 6;
 const ARRIVED_SHOWN_MS = 6000;
 const SAMPLES_KEPT = 400;
-const WELCOME = ["Type a prompt, watch it come alive", "Every chunk of video is generated while you look at it. Change the prompt at any time."];
+const WELCOME = ["Type a prompt, watch it come alive", "The video is made while you look at it. Change the prompt at any time."];
 const STATUS_WORDS = { queued: "Queued", active: "Live", paused: "Paused", closed: "Ended", failed: "Failed" };
 
 const hueOf = (version) => version % HUES;
