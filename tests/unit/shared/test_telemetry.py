@@ -131,3 +131,11 @@ def _logged(formatter: logging.Formatter) -> str:
         )
     )
     return stream.getvalue().rstrip("\n")
+
+
+def test_a_process_traces_nothing_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER"):
+        monkeypatch.delenv(name, raising=False)
+    assert telemetry.start_tracing("gateway", "gateway-1", 1.0) is None
+    with telemetry.tracer.start_as_current_span("anything") as span:
+        assert not span.is_recording()
