@@ -54,6 +54,8 @@ class State(msgspec.Struct, frozen=True, tag_field="type", tag="state"):
     worker: str
     inputs_version: int
     inputs: list[Input]
+    warnings: list[str]
+    position: int | None
 
 
 class CutOff(msgspec.Struct, frozen=True, tag_field="type", tag="cut", rename={"start": "from"}):
@@ -125,6 +127,8 @@ def state_of(view: SessionView, next_chunk: int) -> State:
         worker=view.worker,
         inputs_version=view.inputs_version,
         inputs=view.inputs,
+        warnings=view.warnings,
+        position=view.position,
     )
 
 

@@ -243,16 +243,19 @@ class Feed:
             await self._report()
             if self._refresh_now.is_set() or time.monotonic() >= refresh_at:
                 self._refresh_now.clear()
-                await self._refresh()
-                refresh_at = time.monotonic() + self._sources.refresh_s
+                read = await self._refresh()
+                refresh_at = time.monotonic() + (self._sources.refresh_s if read else REPORT_S)
 
-    async def _refresh(self) -> None:
+    async def _refresh(self) -> bool:
+        """False if placement could not be asked: ask again soon."""
         if self.ended:
-            return
+            return True
         try:
             self._see(await self._sources.placement.get(self.view.id))
         except (Refused, NoAnswer, BusAway) as error:
             logger.debug("session %s not read: %s", self.view.id, error)
+            return False
+        return True
 
     async def _report(self) -> None:
         self._told_granted = furthest((seat.cursor for seat in self._seats), self._told_granted)

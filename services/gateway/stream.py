@@ -263,15 +263,16 @@ class Viewer:
             self._was_waiting = False
 
     async def _tell_news(self) -> None:
-        """Errors of the viewer's own, NATS away, and the session's newest state if it looks different."""
+        """The viewer's own errors, NATS away, and the state: if it looks different, or NATS is back."""
         while self._notices:
             await self._tell(self._notices.popleft())
         if self._feed.away_since is not None and not self._told_away:
             hint = "the stream goes on by itself"
             await self._tell(events.ErrorEvent("service_away", "NATS is away: no chunks for now", hint))
+        is_back = self._told_away and self._feed.away_since is None
         self._told_away = self._feed.away_since is not None
         state = events.state_of(self._feed.view, self._feed.next_index)
-        if msgspec.structs.replace(state, next_chunk=0) != self._told_state:
+        if is_back or msgspec.structs.replace(state, next_chunk=0) != self._told_state:
             self._told_state = msgspec.structs.replace(state, next_chunk=0)
             await self._tell(state)
 

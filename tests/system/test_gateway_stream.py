@@ -146,21 +146,16 @@ async def test_a_viewer_that_stays_behind_is_cut_to_the_live_edge(
     gateway: GatewayProgram, stage: Stage
 ) -> None:
     session = stage.new_session()
-    await stage.make(session, 0)
-    async with (
-        watching(gateway, session, "?from=0") as slow,
-        watching(gateway, session, "?from=0&credit=auto") as quick,
-    ):
-        await slow.chunks(0)
-        newest = LOG_CHUNKS + 4
-        for index in range(1, newest + 1):
-            await stage.make(session, index)
-        await quick.chunks(*range(newest + 1))
-        await slow.chunks(1)
+    await stage.make(session, 0, 1)
+    async with watching(gateway, session, "?from=0") as slow:
+        await slow.chunks(0, 1)
+        live_edge = LOG_CHUNKS + 4
+        await stage.make(session, *range(2, live_edge))
         await slow.grant(1)
-        assert await slow.until("cut") == {"type": "cut", "from": 2, "to": newest + 1}
-        await stage.make(session, newest + 1)
-        await slow.chunks(newest + 1)
+        assert await slow.until("cut") == {"type": "cut", "from": 2, "to": live_edge}
+        await stage.report(session, viewers=1, granted_through=live_edge - 1)
+        await stage.make(session, live_edge)
+        await slow.chunks(live_edge)
 
 
 async def test_a_from_that_can_not_be_had(gateway: GatewayProgram, stage: Stage) -> None:
@@ -309,13 +304,14 @@ async def test_two_gateways_show_one_session(
         await there.chunks(0, 1)
         assert other.program.stop() == 0
         assert (await there.closed())[0] == 1012
+        await stage.report(session, viewers=0, granted_through=-1)
     async with watching(gateway, session, "?from=2") as again:
         await stage.make(session, 2)
         await again.chunks(2)
 
 
 async def test_streams_go_on_after_nats_was_away(fresh_nats: NatsServer, tmp_path: Path) -> None:
-    gateway = GatewayProgram(tmp_path, fresh_nats.url, away_limit_s=30.0)
+    gateway = GatewayProgram(tmp_path, fresh_nats.url, poll_s=0.2, refresh_s=3600.0)
     gateway.start()
     try:
         async with open_stage(fresh_nats.url) as stage:
@@ -329,12 +325,16 @@ async def test_streams_go_on_after_nats_was_away(fresh_nats: NatsServer, tmp_pat
                 async with httpx.AsyncClient() as client:
                     unready = await client.get(f"{gateway.url}/readyz")
                 assert unready.json()["reasons"] == ["NATS is away"]
+                stage.change_unheard(session, phase="recovering")
                 fresh_nats.start()
                 await stage.wait_connected()
                 stage.log_is_gone()
-                await stage.change(session, phase="recovering")
-                await stage.make(session, 3, 4)
-                await view.chunks(3, 4)
+                while (await view.until("state"))["phase"] != "recovering":
+                    pass
+                await stage.make(session, 3, hint=False)
+                await view.chunks(3)
+                await stage.make(session, 4)
+                await view.chunks(4)
     finally:
         assert gateway.program.stop() == 0
 
