@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from shared.contracts.fleet import DeviceReport
+
+_ASK_EVERY_S = 0.5
 
 
 class Device:
@@ -19,8 +22,17 @@ class Device:
         self.kind = torch_device.partition(":")[0]
         self._gpu = _gpu(int(torch_device.partition(":")[2] or 0)) if self.kind == "cuda" else None
         self._name = _cpu_name()
+        self._latest: DeviceReport | None = None
+        self._asked_at = 0.0
 
     def report(self) -> DeviceReport:
+        """At most half a second old: drivers take their time, and CPU load needs some to be counted."""
+        now = time.monotonic()
+        if self._latest is None or now - self._asked_at > _ASK_EVERY_S:
+            self._latest, self._asked_at = self._ask(), now
+        return self._latest
+
+    def _ask(self) -> DeviceReport:
         if self._gpu is not None:
             with contextlib.suppress(Exception):  # a driver in trouble says so elsewhere
                 return self._gpu_report(*self._gpu)

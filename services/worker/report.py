@@ -16,7 +16,7 @@ from shared.contracts.fleet import DeviceReport, LatencyPoint, LoadReport, Model
 from shared.contracts.subjects import LOAD_REPORT
 
 INTERVAL_S = 0.5
-_AT_MOST_EVERY_S = 0.02
+_AT_MOST_EVERY_S = 0.05
 _COPY_STATES = ("running", "paused", "finished", "failed", "superseded")
 
 

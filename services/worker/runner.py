@@ -48,7 +48,7 @@ class Runner:
     def _synchronize(self) -> None:
         """Without it a GPU step's time would be counted in whatever waits for it."""
         if self.device.startswith("cuda"):
-            sys.modules["torch"].cuda.synchronize()
+            sys.modules["torch"].cuda.synchronize(self.device)
 
 
 def load(loader: str, name: str, device: str, weights_path: str) -> Runner:
