@@ -186,7 +186,8 @@ class Engine:
 
     def _fail(self, order: Order, error: Exception) -> None:
         logger.error("chunk %d failed", order.index, exc_info=error, extra={"session": order.copy.session})
-        self.roster.end(order.copy, FAILED, f"{type(error).__name__}: {error}"[:500])
+        if not order.stale:
+            self.roster.end(order.copy, FAILED, f"{type(error).__name__}: {error}"[:500])
 
 
 def _timings(chunk: _Chunk, encode_s: float) -> ChunkTimings:

@@ -55,6 +55,28 @@ async def test_of_two_owners_the_later_wins_and_the_log_has_each_chunk_once(
         assert made == [*zombies, (3, 2, "w-2"), (4, 2, "w-2")]
 
 
+async def test_a_session_that_comes_back_goes_on_behind_what_others_made(
+    fresh_nats: NatsServer, workers: list[Program]
+) -> None:
+    async with Wire(fresh_nats.url) as wire:
+        for name in WORKERS:
+            await wire.until_state(name)
+        own = new_own()
+        await wire.own("w-1", own)
+        await wire.until_copy("w-1", own.session, next_chunk=2)
+        same = next_own(own, epoch=2, granted_through=0)
+        assert (await wire.own("w-1", same)).from_chunk == 0  # the copy went on, showing these inputs from 0
+        await wire.until_copy("w-1", own.session, next_chunk=3)
+
+        await wire.own("w-2", away := next_own(same, epoch=3, granted_through=2))
+        await wire.until_copy("w-2", own.session, next_chunk=5)
+        back = next_own(away, epoch=4, granted_through=3)
+        assert (await wire.own("w-1", back)).from_chunk == 5
+        await wire.until_copy("w-1", own.session, next_chunk=6)
+        made = [(c.index, c.epoch, c.frames) for c in await wire.chunks(own.session)]
+        assert made == [(0, 1, 9), (1, 1, 12), (2, 2, 12), (3, 3, 9), (4, 3, 12), (5, 4, 9)]
+
+
 async def test_bus_killed_in_mid_stream_heals_by_itself(
     fresh_nats: NatsServer, workers: list[Program]
 ) -> None:
