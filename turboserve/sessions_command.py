@@ -30,20 +30,15 @@ async def sessions(url: str | None, limit: int, *, live: bool, as_json: bool, co
 
 def _table(found: list[SessionInfo]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for title in ("session", "status", "chunks", "age", "worker"):
-        table.add_column(title, no_wrap=True, justify="right" if title in ("chunks", "age") else "left")
+    # What someone copies or compares is never cut short; a prompt may be.
+    for title, least_chars in (("session", len(found[0].id)), ("status", 6), ("chunks", 6), ("age", 6)):
+        right = title in ("chunks", "age")
+        table.add_column(title, no_wrap=True, min_width=least_chars, justify="right" if right else "left")
     table.add_column("prompt", overflow="ellipsis", no_wrap=True)
     for info in found:
         colour = _COLOURS.get(info.status, "bright_black")
-        why = f" ({info.reason})" if info.reason and info.status != "active" else ""
-        table.add_row(
-            info.id,
-            f"[{colour}]{info.status}[/]{why}",
-            str(info.next_chunk),
-            _age(info),
-            info.worker,
-            info.prompt,
-        )
+        what = f"{info.prompt} [red]({info.reason})[/]" if info.status == "failed" else info.prompt
+        table.add_row(info.id, f"[{colour}]{info.status}[/]", str(info.next_chunk), _age(info), what)
     return table
 
 

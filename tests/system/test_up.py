@@ -114,6 +114,14 @@ def test_from_the_first_start_to_the_last_process(up: Up, tmp_path: Path) -> Non
     assert "chunk 4: a blue ball" in streamed.stdout
     assert reds_and_blues(video) == (9 + 3 * 12, 2 * 12)
 
+    interrupted = tmp_path / "interrupted.mp4"
+    forever = ["stream", "--prompt", "a red ball", "-o", str(interrupted), "--url", up.url]
+    watching = Program(COMMAND + forever, tmp_path / "stream.out", env=TINY)
+    watching.start(lambda: has_bytes(interrupted.with_name(".interrupted.mp4.part")))
+    assert watching.stop(signal.SIGINT) == 130
+    assert reds_and_blues(interrupted)[0] >= 9
+    assert "no session runs" in turboserve("sessions", "--url", up.url).stdout
+
     second = turboserve("up", "--data", str(up.data), "--port", "0")
     assert second.returncode == 1
     assert str(up.data) in second.stderr
@@ -170,6 +178,10 @@ def test_a_taken_port_and_a_blocked_folder_are_named(tmp_path: Path) -> None:
     done = turboserve("up", "--port", "0", "--data", str(tmp_path / "file"))
     assert (done.returncode, "data folder" in done.stderr) == (1, True)
     assert "Traceback" not in done.stderr
+
+
+def has_bytes(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def reds_and_blues(path: Path) -> tuple[int, int]:
