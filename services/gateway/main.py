@@ -17,7 +17,7 @@ from shared import process
 from shared.chunk_log import ChunkLog
 from shared.settings import SettingsError, load
 
-EXIT_CONFIG = 78  # sysexits.h EX_CONFIG
+EXIT_USAGE = 2
 
 
 def main(given: Mapping[str, object]) -> int:
@@ -25,8 +25,8 @@ def main(given: Mapping[str, object]) -> int:
     try:
         settings = load(GatewaySettings, "gateway", os.environ, given)
     except SettingsError as error:
-        print(f"gateway: {error}", file=sys.stderr)
-        return EXIT_CONFIG
+        print(f"turboserve gateway: {error}", file=sys.stderr)
+        return EXIT_USAGE
     return process.run("gateway", settings, serve)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from shared.ids import DEFAULT_TENANT
-from shared.settings import Port, PositiveSeconds, ServiceSettings
+from shared.settings import Name, Port, PositiveSeconds, ServiceSettings
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -24,7 +24,7 @@ class GatewaySettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
 
     host: str = "127.0.0.1"
     port: Port = 8080
-    tenant: str = DEFAULT_TENANT
+    tenant: Name = DEFAULT_TENANT
     request_timeout_s: PositiveSeconds = 5.0
     max_prompt_chars: Count = 500
     max_viewers: Count = 5_000

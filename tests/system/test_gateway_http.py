@@ -216,7 +216,7 @@ async def test_what_keeps_it_from_starting_is_said(gateway: GatewayProgram, nats
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", START, settings, env=os.environ | environment, stderr=subprocess.PIPE
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(50):
             errors = (await process.communicate())[1].decode()
         assert process.returncode != 0
         assert said in errors
