@@ -1,0 +1,48 @@
+"""Noise as a function of (seed, chunk, step), the same on every machine, and what the first chunk's noise stands for.
+
+Where the character starts is read off the noise of the first chunk: the corner patch of its first frame holds two unit
+normals, one for x and one for y. Training draws the start first and shifts the noise to agree, which leaves it
+exactly Gaussian; so the picture follows from (noise, prompt) and one or two steps find it, where a model that must guess
+would paint the average of all starts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from services.worker.models.sprites.autoencoder import LATENT_CHANNELS
+from services.worker.models.sprites.transformer import CHUNK, GRID
+
+SHAPE = (CHUNK, LATENT_CHANNELS, *GRID)
+_MASK = (1 << 64) - 1
+
+
+def mix(seed: int, chunk: int, step: int) -> int:
+    """A 63-bit generator seed; splitmix64 over the three numbers, so that neighbours share nothing."""
+    state = 0
+    for word in (seed, chunk, step):
+        state = (state + word + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def draw(seed: int, chunk: int, step: int = 0) -> Tensor:
+    """[3, 16, 12, 20], float32, always drawn on the CPU."""
+    generator = torch.Generator("cpu").manual_seed(mix(seed, chunk, step))
+    return torch.randn(SHAPE, generator=generator)
+
+
+def start_of(noise: Tensor) -> Tensor:
+    """Where a clip with this first-chunk noise [..., 3, 16, 12, 20] starts: [..., 2] in 0..1."""
+    return torch.special.ndtr(noise[..., 0, :2, :2, :2].sum(dim=(-2, -1)) / 2)
+
+
+def with_start(noise: Tensor, start: Tensor) -> Tensor:
+    """The same noise with its corner shifted so that `start_of` gives `start`; Gaussian as long as start is uniform."""
+    shift = torch.special.ndtri(start.clamp(1e-4, 1 - 1e-4)) * 2 - noise[..., 0, :2, :2, :2].sum(dim=(-2, -1))
+    noise = noise.clone()
+    noise[..., 0, :2, :2, :2] += shift[..., None, None] / 4
+    return noise
