@@ -34,10 +34,10 @@ class Networks(nn.Module):
 class State:
     """One session's copy.
 
-    `chunk` counts from the session's first chunk, `picture_chunk` from where the picture (last) began anew; both
-    are of the chunk under way or next. `latents` are the last window's clean ones, newest last,
-    [4, 3, 16, 12, 20]. While a chunk is under way, `noise` is its noise, `latent` its present latents at noise
-    level `level`, and `levels` the noise levels still to come, 0 being the clean pass.
+    `chunk` counts from the session's first chunk, `picture_chunk` from where the picture (last) began anew;
+    both are of the chunk under way or next. `latents` are the last window's clean ones, newest last,
+    [4, 3, 16, 12, 20]. While a chunk is under way, `noise` is its noise, `latent` its present latents, and
+    `levels` the noise levels of the forwards still to come, 0 being the clean pass.
     """
 
     seed: int
@@ -93,7 +93,7 @@ class Sprites:
 
     @torch.inference_mode()
     def begin_chunk(self, state: State, rung: Rung) -> int:
-        # The same noise serves every step: the steps follow one straight line from it, as they did in training.
+        # The same noise serves every step: they follow one straight line from it, as they did in training.
         state.noise = noise.draw(state.seed, state.chunk).to(self._device)
         state.latent = state.noise
         state.levels = (*(1 - step / rung.steps for step in range(rung.steps)), 0.0)
@@ -161,7 +161,7 @@ def _under_way(latent: Tensor | None) -> Tensor:
 
 
 def _advance(state: State, clean: Tensor) -> None:
-    """After a forward: on the line from noise to `clean` to the next level; the clean pass changes no latents."""
+    """After a forward: along the line from noise to `clean`; the clean pass changes no latents."""
     level, *rest = state.levels
     state.levels = tuple(rest)
     if level > 0:

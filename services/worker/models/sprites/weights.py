@@ -33,7 +33,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load `tensors` into `module`. Raises `WeightsError` on foreign or missing names, other shapes, and NaNs."""
+    """Load `tensors` into `module`. Raises `WeightsError` on other names or shapes, and on NaNs."""
     wanted = module.state_dict()
     problems = [
         *(f"{name} is missing" for name in wanted if name not in tensors),
