@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, Request, ViewportSize, expect
 
-from tests.fixtures.gateway import GatewayProgram
+from tests.fixtures.gateway import GatewayProgram, Stage
 from tests.fixtures.system import System
 
 WAIT_MS = 20_000
@@ -181,6 +181,19 @@ async def test_a_killed_gateway_is_said_and_the_page_recovers(
     await expect(page.locator("#problem")).not_to_be_visible()
     await _until(page, "(n) => turboserve.shownIndex > n", shown)
     assert await _read(page, "session") == session
+    await page.close()
+
+
+async def test_a_broken_chunk_is_passed_over_and_too_many_are_given_up(
+    gateway: GatewayProgram, stage: Stage, browser: Browser
+) -> None:
+    session = stage.new_session()
+    page = await browser.new_page(viewport=LAPTOP)
+    await page.goto(f"{gateway.url}/#{session}")
+    await stage.make(session, 0)
+    await expect(page.locator("#said")).to_contain_text("could not be decoded")
+    await stage.make(session, 1, 2)
+    await expect(page.locator("#veil")).to_contain_text("This browser can't play the video.")
     await page.close()
 
 

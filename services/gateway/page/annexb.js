@@ -1,6 +1,6 @@
 // H.264 Annex-B, as it comes in a chunk: NAL units behind start codes. Pure; used by both players.
 
-export const NAL = { SLICE: 1, IDR: 5, SEI: 6, SPS: 7, PPS: 8, DELIMITER: 9 };
+const NAL = { SLICE: 1, IDR: 5, SPS: 7, PPS: 8, DELIMITER: 9 };
 
 const typeOf = (nal) => nal[0] & 0x1f;
 const isSlice = (nal) => typeOf(nal) === NAL.SLICE || typeOf(nal) === NAL.IDR;

@@ -8,7 +8,7 @@ const MOST_IN_DECODER = 16;
 const LATE_MS = 120;
 const MOST_FAILURES = 3;
 
-/** `on` has: shown(header) at a chunk's first picture, stalled(), failed(fatal). */
+/** `on` has: shown(header) at a chunk's first picture, stalled(), failed(fatal, index) for a chunk that can't be played. */
 export class CanvasPlayer {
   kind = "webcodecs";
   framesDrawn = 0;
@@ -47,7 +47,7 @@ export class CanvasPlayer {
   push(header, bytes) {
     const units = accessUnits(bytes);
     units.forEach((unit, i) => this.#waiting.push({ header, unit, first: i === 0, last: i === units.length - 1 }));
-    if (units.length === 0) this.#on.failed(false);
+    if (units.length === 0) this.#lose(header.index);
   }
 
   pause() {
@@ -141,8 +141,12 @@ export class CanvasPlayer {
     const broken = [...this.#inDecoder.values()].at(-1)?.header.index ?? -1;
     this.#resetDecoder();
     this.#waiting = this.#waiting.filter((entry) => entry.header.index !== broken);
+    this.#lose(broken);
+  }
+
+  #lose(index) {
     this.#failures += 1;
-    this.#on.failed(this.#failures >= MOST_FAILURES);
+    this.#on.failed(this.#failures >= MOST_FAILURES, index);
   }
 
   #resetDecoder() {

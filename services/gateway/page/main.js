@@ -123,7 +123,7 @@ async function join(id) {
     leave();
     return refuse(session);
   }
-  const from = session.next_chunk > 0 ? session.next_chunk - 1 : null;
+  const from = session.next_chunk === undefined ? null : Math.max(0, session.next_chunk - 1);
   await follow(id, from, startedAt_ms);
 }
 

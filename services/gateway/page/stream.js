@@ -9,7 +9,7 @@ const FIRST_WAIT_MS = 300;
 const LONGEST_WAIT_MS = 4000;
 const GIVE_UP_MS = 30 * 60 * 1000;
 
-export const CLOSE = { NORMAL: 1000, AWAY: 1013, BAD: 4400, UNKNOWN: 4404, EVICTED: 4410 };
+const CLOSE = { AWAY: 1013, BAD: 4400, UNKNOWN: 4404, EVICTED: 4410 };
 
 /** Back-off before attempt `attempt` (from 0), spread by `chance` in [0, 1). */
 export function wait_ms(attempt, chance) {

@@ -6,9 +6,10 @@ import { TIMESCALE, concat, initSegment, mediaSegment } from "./mp4.js";
 const TICK_MS = 50;
 const KEPT_BEHIND_S = 20;
 const STALLED_AFTER_MS = 250;
+const MOST_FAILURES = 3;
 const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
 
-/** `on` has: shown(header) at a chunk's first picture, stalled(), failed(fatal). */
+/** `on` has: shown(header) at a chunk's first picture, stalled(), failed(fatal, index) for a chunk that can't be played. */
 export class VideoPlayer {
   kind = "mse";
   #video;
@@ -25,6 +26,7 @@ export class VideoPlayer {
   #paused = false;
   #moved = { at_s: 0, at_ms: 0 };
   #stalled = true;
+  #failures = 0;
   #timer;
 
   constructor(video, on) {
@@ -54,7 +56,8 @@ export class VideoPlayer {
 
   push(header, bytes) {
     const units = accessUnits(bytes);
-    if (units.length === 0) return this.#on.failed(false);
+    this.#failures = units.length === 0 ? this.#failures + 1 : 0;
+    if (units.length === 0) return this.#on.failed(this.#failures >= MOST_FAILURES, header.index);
     this.#pending.push({ header, units });
     this.#append();
   }
@@ -79,7 +82,7 @@ export class VideoPlayer {
     this.#pending = [];
   }
 
-  #broken = () => this.#on.failed(true);
+  #broken = () => this.#on.failed(true, this.#shown);
 
   // The browser refuses to play without a gesture at times; the next click on "play" is one.
   #start() {
@@ -97,7 +100,7 @@ export class VideoPlayer {
       this.#end_ticks += frameTicks * units.length;
       this.#buffer.appendBuffer(concat(init, segment));
     } catch {
-      this.#on.failed(true);
+      this.#on.failed(true, header.index);
     }
   }
 

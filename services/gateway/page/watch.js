@@ -5,7 +5,7 @@ import { Stream } from "./stream.js";
 import { UNDECODABLE, NO_PLAYER } from "./words.js";
 
 const TICK_MS = 100;
-export const KEPT_CHUNKS = 600;
+const KEPT_CHUNKS = 600;
 
 export class Watch {
   session = null; // the newest word on it: status, phase, …
@@ -19,6 +19,7 @@ export class Watch {
   #player;
   #stream;
   #pacing = null;
+  #lost = -1; // the last chunk that couldn't be played: done with as well
   #on;
   #startedAt_ms;
   #timer;
@@ -31,7 +32,7 @@ export class Watch {
     this.#player = makePlayer({
       shown: (header) => this.#shown(header),
       stalled: () => this.#stalled(),
-      failed: (fatal) => this.#failed(fatal),
+      failed: (fatal, index) => this.#failed(fatal, index),
     });
     this.#stream = new Stream(id, from, this.#streamEvents());
     this.#timer = setInterval(() => this.#giveCredit(), TICK_MS);
@@ -131,9 +132,11 @@ export class Watch {
     this.#on.changed();
   }
 
-  #failed(fatal) {
-    if (fatal) this.#on.refused(NO_PLAYER);
-    else this.#on.notice(UNDECODABLE);
+  #failed(fatal, index) {
+    this.#lost = Math.max(this.#lost, index);
+    if (!fatal) return this.#on.notice(UNDECODABLE);
+    this.#stream.close();
+    this.#on.refused(NO_PLAYER);
   }
 
   #cut({ from, to }) {
@@ -148,8 +151,9 @@ export class Watch {
   }
 
   #giveCredit() {
-    if (!this.#pacing || !this.shown || this.held || this.ended) return;
-    const position = { shown: this.shown.index, buffered_s: this.buffered_s, now_s: performance.now() / 1000 };
+    if (!this.#pacing || this.held || this.ended) return;
+    const shown = Math.max(this.shown?.index ?? -1, this.#lost);
+    const position = { shown, buffered_s: this.buffered_s, now_s: performance.now() / 1000 };
     const through = this.#pacing.next(position);
     if (through !== null) this.#stream.grant(through);
   }
