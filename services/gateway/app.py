@@ -11,10 +11,10 @@ from litestar.types import ASGIApp
 
 from services.gateway import health, page_files, sessions
 from services.gateway.bodies import StrictRequest
-from services.gateway.gateway import Gateway, SameOrigin
+from services.gateway.gateway import Gateway, SameOrigin, Socket
 from services.gateway.observe import Observed
 from services.gateway.problems import answer
-from services.gateway.stream import Socket, stream
+from services.gateway.stream import stream
 
 MAX_BODY_BYTES = 64 * 1024
 API_VERSION = "1.0.0"

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from litestar import WebSocket
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from services.gateway.commands import Placement
-from services.gateway.feed import Feeds
+from services.gateway.feeds import Feeds
 from services.gateway.fleet import FleetWatch
 from services.gateway.problems import Problem
 from services.gateway.settings import GatewaySettings
 
 Connection = ASGIConnection[Any, Any, Any, Any]
+Socket = WebSocket[Any, Any, Any]
 
 
 class Gateway:

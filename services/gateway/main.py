@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from services.gateway.app import make_app
 from services.gateway.commands import Placement
-from services.gateway.feed import Feeds, Sources
+from services.gateway.feed import Sources
+from services.gateway.feeds import Feeds
 from services.gateway.fleet import FleetWatch
 from services.gateway.gateway import Gateway
 from services.gateway.server import listen, make_server

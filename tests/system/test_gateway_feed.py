@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from services.gateway.commands import Placement
-from services.gateway.feed import Feed, Feeds, Seat, Sources
+from services.gateway.feed import Feed, Seat, Sources
+from services.gateway.feeds import Feeds
 from services.gateway.ordering import Cursor
 from shared.bus import BusAway
 from shared.ids import DEFAULT_CELL, DEFAULT_TENANT
@@ -76,9 +77,9 @@ async def test_a_log_made_anew_is_followed_from_where_the_viewers_are(feeds: Fee
         await stage.log.ensure()
         stage.log_is_gone()
         await stage.make(session, 4, 5)
-        while feed.next_index < 6:
+        while feed.tail.next_index < 6:
             await heard(feed, seat)
-        entry = await feed.read(5, 0)
+        entry = await feed.tail.read(5, 0)
         assert entry is not None
         assert entry.chunk.index == 5
 
@@ -88,8 +89,8 @@ async def test_a_feed_of_a_log_that_lost_its_chunks_begins_where_the_row_says(
 ) -> None:
     session = stage.new_session(next_chunk=7)
     async with feeds.watch(stage.sessions[session]) as feed:
-        assert feed.next_index == 7
-        assert await feed.oldest_held() == 7
+        assert feed.tail.next_index == 7
+        assert await feed.tail.oldest_held() == 7
 
 
 async def test_a_feed_that_can_not_begin_leaves_nothing_behind(feeds: Feeds, stage: Stage) -> None:
