@@ -14,8 +14,8 @@ HELD_CHUNKS = 3  # the window of two, and the one being written
 
 
 class LogTail:
-    """`next_index`: the first one not seen in the log yet; it never falls, even if the log is lost. Every reader
-    raises `BusAway`. `on_new` is called with every chunk seen first, before anything else is read.
+    """`next_index`: the first one not seen in the log yet; it never falls, even if the log is lost. What
+    reads raises `BusAway`. `on_new` is called with every chunk seen first, before anything else is read.
     """
 
     def __init__(self, bus: Bus, log: ChunkLog, view: SessionView, on_new: Callable[[], None]) -> None:
