@@ -98,8 +98,9 @@ async def _wait_for(process: Process[PlacementSettings], store: Store, name: str
 
 
 def _renewed(before: LeaseState, after: LeaseState) -> bool:
-    """Somebody is alive: the time left grew although time passed."""
-    return (after.holder, after.token) == (before.holder, before.token) and after.left_s > before.left_s
+    """Its holder is alive."""
+    same = (before.holder, before.token) == (after.holder, after.token)
+    return same and after.expires_at > before.expires_at
 
 
 async def _try(

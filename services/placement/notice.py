@@ -95,7 +95,7 @@ def orphaned(row: SessionRow | None, worker: str, copy: CopyReport) -> bool:
     """Whether nobody needs this copy. `row` None: its session has ended, or there is none.
 
     A paused copy of the row's epoch stays even without an owner: the session can be resumed there. One that
-    """`row` None: its session has ended, or there is none. Whether nobody needs this copy of it.
+    runs without an owner came from a late command, or its worker was thought dead: `choose` had its chance
     to give the session back to it.
     """
     if row is None:

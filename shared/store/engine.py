@@ -134,9 +134,10 @@ async def _wait_until_there(store: Store, wait_s: float) -> None:
                         await transaction.execute(sa.select(1))
                     return
                 except StoreAway as error:
-                    if isinstance(error.__cause__, _FINAL):
-                        raise StoreError(f"{store.where} refused: {error.__cause__}") from None
-                    last = _reason(error.__cause__ or error)
+                    cause = _driver_error(error)
+                    if isinstance(cause, _FINAL):
+                        raise StoreError(f"{store.where} refused: {_reason(cause)}") from None
+                    last = _reason(cause)
                 await asyncio.sleep(_RETRY_WAIT_S)
     except TimeoutError:
         raise StoreError(
@@ -144,8 +145,15 @@ async def _wait_until_there(store: Store, wait_s: float) -> None:
         ) from None
 
 
+def _driver_error(error: BaseException) -> BaseException:
+    """What the driver raised, out of SQLAlchemy's wrappers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def _reason(error: BaseException) -> str:
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    cause = _driver_error(error)
     return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
 
 

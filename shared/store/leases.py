@@ -29,11 +29,11 @@ class LeaseLost(Exception):
 
 
 class LeaseState(NamedTuple):
-    """`left_s` is negative once it has expired."""
+    """`holder` "": nobody, it was released. `expires_at` is by the database's clock."""
 
     holder: str
     token: int
-    left_s: float
+    expires_at: float
 
 
 class _now(FunctionElement[float]):  # noqa: N801  # reads as the SQL function it is
@@ -78,9 +78,7 @@ async def _insert_free(transaction: AsyncConnection, name: str) -> None:
 
 async def look(transaction: AsyncConnection, name: str) -> LeaseState | None:
     """Who holds it, None if nobody ever did."""
-    asking = sa.select(leases.c.holder, leases.c.token, leases.c.expires_at - _now()).where(
-        leases.c.name == name
-    )
+    asking = sa.select(leases.c.holder, leases.c.token, leases.c.expires_at).where(leases.c.name == name)
     row = (await transaction.execute(asking)).first()
     return None if row is None else LeaseState(*row)
 

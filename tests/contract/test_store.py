@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from shared.contracts.session import Input
 from shared.ids import new_session_id
 from shared.store import leases, outbox, sessions
-from shared.store.engine import Store, open_store
+from shared.store.engine import Store, StoreAway, StoreError, open_store
 from shared.store.leases import Lease, LeaseLost
 from shared.store.outbox import OutboxEvent
 from shared.store.rows import SessionRow
@@ -150,11 +151,13 @@ async def test_a_lease_has_one_holder_at_a_time(store: Store) -> None:
         assert first == Lease("placement", "p-1", 1)
         assert await leases.acquire(transaction, "placement", "p-2", ttl_s=60) is None
         assert await leases.acquire(transaction, "other", "p-2", ttl_s=60) is not None
-        await leases.renew(transaction, first, ttl_s=30)
-        state = await leases.look(transaction, "placement")
-        assert state is not None
-        assert state.holder == "p-1"
-        assert 20 < state.left_s <= 30.1
+        taken = await leases.look(transaction, "placement")
+        await leases.renew(transaction, first, ttl_s=90)
+        renewed = await leases.look(transaction, "placement")
+        assert taken is not None
+        assert renewed is not None
+        assert (taken.holder, taken.token) == (renewed.holder, renewed.token) == ("p-1", 1)
+        assert 29 < renewed.expires_at - taken.expires_at < 60
 
 
 async def test_an_expired_lease_is_taken_over_and_fences_the_old_holder(store: Store) -> None:
@@ -174,6 +177,48 @@ async def test_an_expired_lease_is_taken_over_and_fences_the_old_holder(store: S
         await leases.check(transaction, second)
         await leases.release(transaction, second)
         assert await leases.acquire(transaction, "placement", "p-3", ttl_s=60) is not None
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql+asyncpg://me:secret@127.0.0.1:1/none", "Postgres database 'none' at 127.0.0.1:1"),
+        ("postgresql+psycopg://me:secret@127.0.0.1/none", "postgresql+asyncpg://"),
+        ("mysql://me:secret@127.0.0.1/none", "'mysql'"),
+        ("sqlite+aiosqlite:////nowhere/at/all.sqlite", "/nowhere/at does not exist"),
+        ("sqlite://", "name a file"),
+        ("nonsense:secret", "can't be read"),
+    ],
+)
+async def test_a_database_that_cannot_be_used_is_named_without_its_password(url: str, said: str) -> None:
+    with pytest.raises(StoreError) as refused:
+        await open_store(url, wait_s=0.2)
+    assert said in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+async def test_a_refusing_server_is_not_tried_again(postgres_url: str) -> None:
+    with pytest.raises(StoreError, match=r"refused.*does not exist"):
+        await open_store(postgres_url + "_that_is_not_there", wait_s=3600)
+
+
+async def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("this is prose, and long enough to be read as a header" * 10)
+    with pytest.raises(StoreError, match="not a database"):
+        await open_store(f"sqlite:///{tmp_path / 'notes.txt'}", wait_s=0.2)
+
+
+async def test_a_schema_from_the_future_is_left_alone(store: Store, database_url: str) -> None:
+    async with store.begin() as transaction:
+        await transaction.execute(sa.text("UPDATE alembic_version SET version_num = 'f00'"))
+    with pytest.raises(StoreError, match=r"'f00' is newer .* upgrade turboserve"):
+        await open_store(database_url, wait_s=10)
+
+
+async def test_a_closed_store_says_so(store: Store) -> None:
+    await store.close()
+    with pytest.raises(StoreAway):
+        await store.begin().__aenter__()
 
 
 async def test_opening_twice_changes_nothing(store: Store, database_url: str) -> None:

@@ -1,27 +1,31 @@
 """The placement process on a real bus and database, with workers that speak the wire."""
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
 from shared.bus import Refused
+from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.placement_wire import World, placement_program, until
 from tests.fixtures.process import Program
 
 
-@pytest.fixture
-def placement(nats_url: str, database_url: str, tmp_path: Path) -> Iterator[Program]:
-    program = placement_program(nats_url, database_url, tmp_path)
+@pytest.fixture(scope="module")
+def placement(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """One for all tests here; those that end one have their own."""
+    folder = tmp_path_factory.mktemp("placement")
+    program = placement_program(nats_server.url, f"sqlite+aiosqlite:///{folder / 'db.sqlite'}", folder)
     program.start(lambda: True)
     yield program
     program.kill()
 
 
 @pytest.fixture
-async def world(nats_url: str, placement: Program) -> AsyncIterator[World]:
-    async with World(nats_url) as world:
+async def world(nats_server: NatsServer, placement: Program) -> AsyncIterator[World]:
+    async with World(nats_server.url) as world:
         yield world
+        for session in (await world.page(live_only=True)).sessions:
+            await world.close(session.id)
 
 
 async def test_a_session_from_opening_to_closing(world: World) -> None:
@@ -53,3 +57,88 @@ async def test_a_session_from_opening_to_closing(world: World) -> None:
     with pytest.raises(Refused) as refused:
         await world.steer(opened.id, "a green ball")
     assert refused.value.refusal.code == "session_ended"
+
+
+async def test_a_silent_worker_s_session_goes_on_elsewhere_with_the_next_epoch(world: World) -> None:
+    first = await world.worker("w-1")
+    await world.ready(capacity=2)
+    opened = await world.open()
+    await until(lambda: opened.id in first.copies, "a copy")
+    await first.set_copy(opened.id, next_chunk=4)
+    second = await world.worker("w-2")
+    await first.die()
+    await until(lambda: opened.id in second.copies, "a copy elsewhere")
+    own = second.owns[0]
+    assert (own.epoch, own.start_chunk) == (2, 4)
+    moved = await world.get(opened.id)
+    assert (moved.status, moved.worker, moved.epoch, moved.next_chunk) == ("active", "w-2", 2, 4)
+
+
+async def test_queued_sessions_are_placed_oldest_first_as_room_appears(world: World) -> None:
+    await world.ready()
+    waiting = [await world.open() for _ in range(3)]
+    assert [(view.status, view.position) for view in waiting] == [("queued", 0), ("queued", 1), ("queued", 2)]
+    await world.worker("w-1", capacity=1)
+    await world.until_status(waiting[0].id, "active")
+    assert (await world.get(waiting[2].id)).position == 1
+    await world.pause(waiting[0].id)
+    await world.until_status(waiting[1].id, "active")
+    assert (await world.resume(waiting[0].id)).status == "queued", "its place was taken"
+    assert (await world.get(waiting[0].id)).position == 0, "but it is older than the one that waits"
+    await world.close(waiting[1].id)
+    await until(lambda: world.loads[-1].queued == 1, "the oldest to be placed")
+    assert (await world.get(waiting[0].id)).status == "active"
+    assert (await world.get(waiting[0].id)).epoch == 2
+
+
+async def test_copies_decide_the_end_and_failures_are_tried_again(world: World) -> None:
+    worker = await world.worker("w-1")
+    await world.ready(capacity=2)
+    finite, doomed = await world.open(max_chunks=3), await world.open()
+    await until(lambda: len(worker.copies) == 2, "two copies")
+    await worker.set_copy(finite.id, state="finished", next_chunk=3)
+    finished = await world.until_status(finite.id, "closed")
+    assert (finished.reason, finished.next_chunk) == ("finished", 3)
+    for epoch in (1, 2, 3, 4):
+        await worker.until_epoch(doomed.id, epoch)
+        await worker.set_copy(doomed.id, state="failed", error="no memory")
+    failed = await world.until_status(doomed.id, "failed")
+    assert "no memory" in failed.reason
+
+
+async def test_a_command_that_got_lost_is_repeated(world: World) -> None:
+    worker = await world.worker("w-1")
+    await world.ready(capacity=2)
+    worker.refusing = "log_away"
+    opened = await world.open()
+    await until(lambda: len(worker.owns) >= 2, "a repeated command")
+    assert (await world.steer(opened.id, "a blue ball")).from_chunk == 0
+    worker.refusing = ""
+    await until(lambda: opened.id in worker.copies, "a copy")
+    assert worker.owns[-1].inputs[0].text == "a blue ball"
+
+
+async def test_refusals_say_what_is_wrong(world: World) -> None:
+    await world.worker("w-1")
+    await world.ready(capacity=2)
+    opened = await world.open(idempotency_key="k-1", seed=1)
+    assert (await world.open(idempotency_key="k-1", seed=1)).id == opened.id
+    assert (await world.open(idempotency_key="k-1", seed=1, tenant="other")).id != opened.id
+    unknown = opened.id[:-3] + "000"
+    for code, asking in [
+        ("idempotency_conflict", world.open(idempotency_key="k-1", seed=2)),
+        ("prompt_empty", world.open("")),
+        ("unknown_model", world.open(model="wan")),
+        ("unknown_rung", world.open(rung="huge")),
+        ("invalid_field", world.page(limit=0)),
+        ("invalid_field", world.page(cursor="nonsense")),
+        ("session_not_found", world.get(unknown)),
+        ("session_not_found", world.pause("nonsense")),
+        ("session_not_found", world.get(opened.id, tenant="other")),
+        ("prompt_too_long", world.steer(opened.id, "x" * 201)),
+    ]:
+        with pytest.raises(Refused) as refused:
+            await asking
+        assert refused.value.refusal.code == code
+    assert [view.id for view in (await world.page(live_only=True)).sessions] == [opened.id]
+    assert (await world.page(limit=1)).cursor

@@ -1,0 +1,283 @@
+"""What placement survives: its own death, an absent database or bus, another placement, nonsense."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import nats
+import pytest
+
+from services.placement.main import main
+from shared import codec
+from shared.bus import ERROR_HEADER, NoAnswer, Refused
+from shared.contracts.events import CloudEvent, lifecycle_pattern
+from shared.contracts.fleet import LoadReport
+from shared.contracts.session import Refusal
+from shared.contracts.subjects import ALL, CHUNKS, LOAD_REPORT, OPEN
+from shared.process import EXIT_UNAVAILABLE
+from tests.fixtures.nats_server import NatsServer
+from tests.fixtures.placement_wire import CELL, TENANT, World, placement_program, until
+from tests.fixtures.postgres import PostgresServer
+from tests.fixtures.process import Program
+
+Starter = Callable[..., Program]
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path / 'turboserve.sqlite'}"
+
+
+@pytest.fixture
+def start(nats_url: str, tmp_path: Path) -> Iterator[Starter]:
+    """Starts a placement on a database; each has a folder of its own for its log."""
+    programs: list[Program] = []
+
+    def start(database_url: str, nats: str = nats_url, **settings: object) -> Program:
+        folder = tmp_path / f"placement-{len(programs)}"
+        folder.mkdir()
+        program = placement_program(nats, database_url, folder, **settings)
+        programs.append(program)
+        program.start(lambda: True)
+        return program
+
+    yield start
+    for program in programs:
+        if program.running:
+            program.kill()
+
+
+@pytest.fixture
+async def world(nats_url: str) -> AsyncIterator[World]:
+    async with World(nats_url) as world:
+        yield world
+
+
+async def ended(program: Program) -> int:
+    """Its exit status, once it has ended by itself."""
+    await until(lambda: not program.running, "the program to end", 20)
+    return program.stop()
+
+
+async def events_of(nats_url: str, count: int) -> list[CloudEvent]:
+    """All public events, once there are `count`."""
+    client = await nats.connect(nats_url)
+    try:
+        jetstream = client.jetstream()
+        while f"TS_{CELL}_EVENTS" not in {stream.config.name for stream in await jetstream.streams_info()}:
+            await asyncio.sleep(0.05)
+        subscription = await jetstream.subscribe(lifecycle_pattern(CELL), ordered_consumer=True)
+        found = [await subscription.next_msg(10) for _ in range(count)]
+        with pytest.raises(nats.errors.TimeoutError):
+            await subscription.next_msg(0.3)
+        return [msgspec.json.decode(message.data, type=CloudEvent) for message in found]
+    finally:
+        await client.close()
+
+
+async def test_killed_and_started_again_it_keeps_its_sessions_and_their_epochs(
+    world: World, start: Starter, database_url: str
+) -> None:
+    worker = await world.worker("w-1")
+    doomed = start(database_url)
+    await world.ready(capacity=2)
+    kept, gone = await world.open(), await world.open(idempotency_key="k")
+    await world.close(gone.id)
+    await until(lambda: kept.id in worker.copies, "a copy")
+    doomed.kill()
+    worker.copies.clear()
+    start(database_url)
+    await world.ready(capacity=2)
+    await until(lambda: kept.id in worker.copies, "the copy again")
+    assert worker.copies[kept.id].epoch == 1
+    assert [(view.id, view.status) for view in (await world.page()).sessions] == [
+        (gone.id, "closed"),
+        (kept.id, "active"),
+    ]
+    assert (await world.open(idempotency_key="k")).id == gone.id
+
+
+async def test_events_are_published_once_whatever_was_down(
+    fresh_nats: NatsServer, start: Starter, sqlite_url: str
+) -> None:
+    first = start(sqlite_url, fresh_nats.url)
+    async with World(fresh_nats.url) as world:
+        await world.worker("w-1")
+        await world.ready(capacity=2)
+        opened = await world.open()
+        await events_of(fresh_nats.url, 2)
+        first.kill()
+        second = start(sqlite_url, fresh_nats.url)
+        await world.ready(capacity=2)
+        await world.pause(opened.id)
+        fresh_nats.kill()
+        fresh_nats.start()
+        await world.ready(capacity=2)
+        await world.close(opened.id)
+        events = await events_of(fresh_nats.url, 4)
+    assert [event.type.rpartition(".")[2] for event in events] == ["opened", "started", "paused", "closed"]
+    assert {event.subject for event in events} == {opened.id}
+    assert [event.data.previous_status for event in events] == ["", "queued", "active", "paused"]
+    assert second.stop() == 0
+
+
+async def test_a_second_placement_on_sqlite_refuses_to_start(
+    world: World, start: Starter, sqlite_url: str
+) -> None:
+    first = start(sqlite_url)
+    await world.ready()
+    second = start(sqlite_url)
+    assert await ended(second) == EXIT_UNAVAILABLE
+    assert "another placement" in second.output()
+    assert first.running
+
+
+async def test_on_postgres_a_second_placement_takes_over(
+    world: World, start: Starter, fresh_postgres_url: str
+) -> None:
+    await world.worker("w-1")
+    first = start(fresh_postgres_url)
+    await world.ready(capacity=2)
+    opened = await world.open()
+    second = start(fresh_postgres_url)
+    leader = world.loads[-1].placement
+    first.kill()
+    await until(lambda: world.loads[-1].placement != leader, "another leader")
+    assert (await world.get(opened.id)).status == "active"
+    assert second.stop() == 0
+
+
+async def test_without_its_database_it_says_so_and_recovers(
+    world: World, start: Starter, postgres_server: PostgresServer, fresh_postgres_url: str
+) -> None:
+    worker = await world.worker("w-1")
+    placement = start(fresh_postgres_url)
+    await world.ready(capacity=2)
+    opened = await world.open()
+    await until(lambda: opened.id in worker.copies, "a copy")
+    await asyncio.to_thread(postgres_server.stop)
+    with pytest.raises(Refused) as refused:
+        await world.open()
+    assert refused.value.refusal.code == "store_unavailable"
+    with pytest.raises(Refused):
+        await world.steer(opened.id, "a blue ball")
+    worker.copies.clear()
+    await until(lambda: opened.id in worker.copies, "commands without a database")
+    postgres_server.start()
+    await until_answered(world)
+    assert (await world.steer(opened.id, "a blue ball")).inputs_version == 2
+    assert placement.stop() == 0
+
+
+async def until_answered(world: World) -> None:
+    for _ in range(100):
+        try:
+            await world.open()
+        except Refused:
+            await asyncio.sleep(0.05)
+        else:
+            return
+    raise AssertionError("the store never came back")
+
+
+async def test_a_session_nobody_watches_is_paused_resumed_by_a_viewer_and_closed(
+    world: World, start: Starter, sqlite_url: str
+) -> None:
+    worker = await world.worker("w-1")
+    start(sqlite_url, unwatched_pause_s=0.5, unwatched_close_s=9)
+    await world.ready(capacity=2)
+    opened = await world.open()
+    paused = await world.until_status(opened.id, "paused")
+    assert paused.phase == "unwatched"
+    world.changes.clear()
+    await world.say_viewers(opened.id, 1, granted_through=6)
+    await world.until_status(opened.id, "active")
+    await until(lambda: worker.copies[opened.id].granted_through == 6, "the viewer's credit")
+    await world.say_viewers(opened.id, 0, granted_through=6)
+    assert (await world.until_status(opened.id, "closed")).phase == "unwatched"
+
+
+async def test_an_ended_session_s_chunks_are_forgotten_after_a_while(
+    world: World, nats_url: str, start: Starter, sqlite_url: str
+) -> None:
+    client = await nats.connect(nats_url)
+    jetstream = client.jetstream()
+    log = f"TS_{CELL}_CHUNKS"
+    await jetstream.add_stream(name=log, subjects=[CHUNKS.pattern(cell=CELL)], storage="memory")
+    first = start(sqlite_url, ended_log_linger_s=1)
+    await world.ready()
+    opened, other = await world.open(), await world.open()
+    for session in (opened, other):
+        await jetstream.publish(CHUNKS.at(cell=CELL, tenant=TENANT, session=session.id).subject, b"a chunk")
+    await world.close(opened.id)
+    first.kill()
+    start(sqlite_url, ended_log_linger_s=1)
+    for _ in range(1000):
+        if (await jetstream.stream_info(log)).state.messages == 1:
+            break
+        await asyncio.sleep(0.01)
+    left = await jetstream.get_last_msg(log, CHUNKS.pattern(cell=CELL))
+    assert left.subject == CHUNKS.at(cell=CELL, tenant=TENANT, session=other.id).subject
+    await client.close()
+
+
+async def test_nonsense_on_every_subject_is_survived(
+    world: World, nats_url: str, start: Starter, sqlite_url: str
+) -> None:
+    start(sqlite_url)
+    await world.ready()
+    opened = await world.open()
+    client = await nats.connect(nats_url)
+    tokens = {"tenant": TENANT, "session": opened.id, "worker": "w-1", "model": "sprites"}
+    for subject in ALL:
+        name = subject.pattern(**{t: v for t, v in ({"cell": CELL} | tokens).items() if t in subject.tokens})
+        await client.publish(name.replace("*", "x"), b"\xc1 nonsense")
+    answer = await client.request(OPEN.at(cell=CELL, tenant=TENANT).subject, b"\xc1", timeout=5)
+    assert answer.headers is not None
+    assert answer.headers[ERROR_HEADER] == "undecodable"
+    assert "OpenSession" in codec.decode(Refusal, answer.data).message
+    worker = await world.worker("w-1")
+    impostor = LOAD_REPORT.at(cell=CELL, worker="w-2").subject
+    await client.publish(impostor, codec.encode(msgspec.structs.replace(await heard(world), capacity=99)))
+    await world.ready(capacity=2)
+    await until(lambda: opened.id in worker.copies, "a copy")
+    assert world.loads[-1].capacity == 2
+    await client.close()
+
+
+async def heard(world: World) -> LoadReport:
+    reports: list[LoadReport] = []
+    subscription = await world.bus.subscribe(LOAD_REPORT, lambda report, _: reports.append(report), cell=CELL)
+    await until(lambda: bool(reports), "a report")
+    await subscription.unsubscribe()
+    return reports[0]
+
+
+async def test_without_a_database_at_start_it_ends_with_a_word(start: Starter) -> None:
+    program = start("postgresql+asyncpg://me:secret@127.0.0.1:1/none", database_wait_s=0.1)
+    assert await ended(program) == EXIT_UNAVAILABLE
+    assert "Postgres database 'none' at 127.0.0.1:1 did not answer" in program.output()
+    assert "TURBOSERVE_PLACEMENT_DATABASE_URL" in program.output()
+    assert "secret" not in program.output()
+    assert "Traceback" not in program.output()
+
+
+@pytest.mark.parametrize(
+    "given", [{"worker_silent_s": "soon"}, {"default_model": "No Model"}, {"cell": "a.b"}]
+)
+def test_a_mistyped_setting_is_named(given: dict[str, object], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(given) == 2
+    assert "--" + next(iter(given)).replace("_", "-") in capsys.readouterr().err
+
+
+async def test_once_stopped_nobody_answers_and_the_next_leads_at_once(
+    world: World, start: Starter, sqlite_url: str
+) -> None:
+    first = start(sqlite_url, lease_ttl_s=60)
+    await world.ready()
+    assert first.stop() == 0
+    with pytest.raises(NoAnswer):
+        await world.page()
+    start(sqlite_url, lease_ttl_s=60)
+    await world.ready()
