@@ -21,7 +21,7 @@ async def play(browser: Browser, url: str, name: str, viewport: ViewportSize) ->
     page = await browser.new_page(viewport=viewport, color_scheme="dark", device_scale_factor=2)
     await page.goto(url)
     await page.locator("#fleet[data-state=ready]").wait_for(timeout=WAIT_MS)
-    await page.screenshot(path=FOLDER / f"{name}-start.png")
+    await page.screenshot(path=FOLDER / f"{name}-start.jpg", quality=88)
     await page.fill("#prompt", "a yellow star orbits at night")
     await page.click("#submit")
     await page.wait_for_function(CHUNKS_SHOWN, arg=12, timeout=WAIT_MS)
@@ -30,7 +30,7 @@ async def play(browser: Browser, url: str, name: str, viewport: ViewportSize) ->
     await page.locator("#story li").nth(1).wait_for(timeout=WAIT_MS)
     shown = await page.evaluate("() => turboserve.shownIndex")
     await page.wait_for_function(CHUNKS_SHOWN, arg=shown + 4, timeout=WAIT_MS)
-    await page.screenshot(path=FOLDER / f"{name}.png", full_page=viewport is PHONE)
+    await page.screenshot(path=FOLDER / f"{name}.jpg", quality=88, full_page=viewport is PHONE)
     await page.click("#close")
     await page.close()
 

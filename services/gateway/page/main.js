@@ -109,7 +109,7 @@ async function steer(prompt) {
   const { from_chunk, inputs_version, warnings } = await api.steer(of.id, prompt);
   if (of !== watch) return;
   pending = { prompt, from: from_chunk, version: inputs_version };
-  byId("prompt").select();
+  if (document.activeElement === byId("prompt")) byId("prompt").select();
   sayWarnings(warnings);
   show();
 }
