@@ -97,6 +97,14 @@ class FleetView:
         known = self._workers.get(worker)
         return known is not None and not known.gone and known.report.incarnation == incarnation
 
+    def gist(self, worker: str) -> tuple[object, ...]:
+        """What of a worker decides how many sessions it takes."""
+        known = self._workers.get(worker)
+        if known is None:
+            return ()
+        report = known.report
+        return report.incarnation, report.state, report.capacity, report.slots, known.gone
+
     def state(self, worker: str) -> str:
         """What the worker calls its state, "" if it is not known."""
         known = self._workers.get(worker)

@@ -39,15 +39,19 @@ class Leadership:
         """Renew until the lease is lost, which raises `LeaseLost`. While the database is away nobody can take
         it.
         """
+        away = False
         while True:
             await asyncio.sleep(self._ttl_s / 4)
             asked_at = time.monotonic()
             try:
                 async with self._store.begin() as transaction:
                     await leases.renew(transaction, self.lease, self._ttl_s)
-                self._confirmed_at = asked_at
+                self._confirmed_at, away = asked_at, False
             except StoreAway as error:
-                logger.warning("the lease could not be renewed: %s", error)
+                logger.log(
+                    logging.DEBUG if away else logging.WARNING, "the lease can't be renewed: %s", error
+                )
+                away = True
 
     async def release(self) -> None:
         try:

@@ -49,7 +49,6 @@ class Reconciler:
         self._placement = placement
         self._dropped_at: dict[tuple[str, str, int], float] = {}
         self._last_problem = ""
-        self._gists: dict[str, tuple[str, str, int, int]] = {}
         self._load_said: tuple[object, ...] = ()
 
     async def listen(self) -> None:
@@ -59,18 +58,16 @@ class Reconciler:
         await bus.subscribe(VIEWERS, self._hear_viewers, cell=cell)
 
     def _hear_worker(self, report: LoadReport, meta: Meta) -> None:
-        placement = self._placement
-        if meta.tokens["worker"] != report.worker or not placement.fleet.report(report, time.monotonic()):
+        placement, worker = self._placement, report.worker
+        before = placement.fleet.gist(worker)
+        if meta.tokens["worker"] != worker or not placement.fleet.report(report, time.monotonic()):
             return
-        ended = False
         for copy in report.copies:
             live = placement.sessions.live.get(copy.session)
             if live is not None and copy.epoch == live.row.epoch:
                 live.next_chunk = max(live.next_chunk, copy.next_chunk)
-                ended = ended or copy.state in choose.OVER
-        gist = (report.incarnation, report.state, report.capacity, report.slots)
-        if ended or self._gists.get(report.worker) != gist:
-            self._gists[report.worker] = gist
+        over = any(copy.state in choose.OVER for copy in report.copies)
+        if over or placement.fleet.gist(worker) != before:
             placement.nudged.set()
 
     def _hear_exit(self, exited: WorkerExited, _: Meta) -> None:
@@ -173,11 +170,18 @@ class Reconciler:
 
     async def _watch_viewers(self) -> None:
         if self._placement.bus.connected_s < EXPIRY_S:
-            return  # gateways' words may not have come through
+            self._doubt_silence()
+            return
         for live in self._still():
             event = self._of_viewers(live, time.time())
             if event is not None:
                 await self._happen(live, event)
+
+    def _doubt_silence(self) -> None:
+        """Gateways' words may not have come through: time without viewers counts from when they can again."""
+        for live in self._placement.sessions.live.values():
+            if live.row.paused_by != "unwatched":
+                live.unwatched_since = None
 
     def _of_viewers(self, live: Live, now: float) -> Event | None:
         settings = self._placement.settings

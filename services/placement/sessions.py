@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -14,6 +16,7 @@ from services.placement import lifecycle, metrics
 from services.placement.events import make_event
 from services.placement.lifecycle import Event, TellDrop, TellOwn
 from services.placement.viewers import Viewers
+from shared import telemetry
 from shared.bus import Refused
 from shared.contracts.session import Refusal
 from shared.store import leases, outbox, sessions
@@ -22,6 +25,8 @@ from shared.store.leases import Lease, LeaseLost
 from shared.store.outbox import OutboxEvent
 from shared.store.rows import SessionRow
 from shared.store.sessions import Conflict
+
+logger = logging.getLogger(__name__)
 
 
 class Live:
@@ -155,8 +160,7 @@ class Sessions:
 
     async def _insert(self, row: SessionRow, public: list[OutboxEvent]) -> None:
         try:
-            async with self._store.begin() as transaction:
-                await self._check_lease(transaction)
+            async with self._saving() as transaction:
                 await sessions.insert(transaction, row)
                 await outbox.add(transaction, public, row.updated_at)
         except StoreAway as error:
@@ -203,22 +207,24 @@ class Sessions:
         self, live: Live, before: SessionRow, after: SessionRow, public: list[OutboxEvent]
     ) -> None:
         try:
-            async with self._store.begin() as transaction:
-                await self._check_lease(transaction)
+            async with self._saving() as transaction:
                 await sessions.update(transaction, after, before.revision)
                 await outbox.add(transaction, public, after.updated_at)
         except (StoreAway, Conflict) as error:
             live.doubtful = True
             raise unavailable(error) from None
 
-    async def _check_lease(self, transaction: AsyncConnection) -> None:
-        try:
-            await leases.check(transaction, self._lease)
-        except LeaseLost:
-            self._on_lease_lost()
-            raise Refused(
-                "store_unavailable", "another placement leads now", "try again in a moment"
-            ) from None
+    @contextlib.asynccontextmanager
+    async def _saving(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only the leader can complete."""
+        with telemetry.tracer.start_as_current_span("placement.save"):
+            async with self._store.begin() as transaction:
+                try:
+                    await leases.check(transaction, self._lease)
+                except LeaseLost:
+                    self._on_lease_lost()
+                    raise Refused("busy", "another placement leads now", "try again in a moment") from None
+                yield transaction
 
     async def _settle(self, live: Live) -> None:
         """After a save whose outcome is unknown: see what is in the store."""
@@ -268,4 +274,7 @@ def _fold(
 
 
 def unavailable(error: Exception) -> Refused:
-    return Refused("store_unavailable", f"the change could not be saved: {error}", "try again in a moment")
+    """For its users, who need not know where the database is; the log says that."""
+    logger.info("%s", error)
+    message = "sessions can't be read or saved at the moment"
+    return Refused("store_unavailable", message, "try again in a moment")

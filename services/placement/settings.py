@@ -36,7 +36,6 @@ class PlacementSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unkno
     max_prompt_chars: Annotated[int, Meta(ge=1, le=100_000)] = 2_000
 
     def __post_init__(self) -> None:
-        check_name("cell", self.cell)
         for model in self.model_names:
             check_name("model", model.replace(".", "-"))
 

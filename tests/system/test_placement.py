@@ -2,11 +2,17 @@
 
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
+import nats
 import pytest
 
-from shared.bus import Refused
+from shared import codec
+from shared.bus import ERROR_HEADER, Refused
+from shared.contracts.fleet import LoadReport
+from shared.contracts.session import Refusal
+from shared.contracts.subjects import ALL, LOAD_REPORT, OPEN
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.placement_wire import World, placement_program, until
+from tests.fixtures.placement_wire import CELL, TENANT, World, placement_program, until
 from tests.fixtures.process import Program
 
 
@@ -142,3 +148,32 @@ async def test_refusals_say_what_is_wrong(world: World) -> None:
         assert refused.value.refusal.code == code
     assert [view.id for view in (await world.page(live_only=True)).sessions] == [opened.id]
     assert (await world.page(limit=1)).cursor
+
+
+async def test_nonsense_on_every_subject_is_survived(world: World, nats_server: NatsServer) -> None:
+    await world.ready()
+    opened = await world.open()
+    client = await nats.connect(nats_server.url)
+    tokens = {"tenant": TENANT, "session": opened.id, "worker": "w-1", "model": "sprites"}
+    for subject in ALL:
+        name = subject.pattern(**{t: v for t, v in ({"cell": CELL} | tokens).items() if t in subject.tokens})
+        await client.publish(name.replace("*", "x"), b"\xc1 nonsense")
+    answer = await client.request(OPEN.at(cell=CELL, tenant=TENANT).subject, b"\xc1", timeout=5)
+    assert answer.headers is not None
+    assert answer.headers[ERROR_HEADER] == "undecodable"
+    assert "OpenSession" in codec.decode(Refusal, answer.data).message
+    worker = await world.worker("w-1")
+    impostor = LOAD_REPORT.at(cell=CELL, worker="w-2").subject
+    await client.publish(impostor, codec.encode(msgspec.structs.replace(await heard(world), capacity=99)))
+    await world.ready(capacity=2)
+    await until(lambda: opened.id in worker.copies, "a copy")
+    assert world.loads[-1].capacity == 2
+    await client.close()
+
+
+async def heard(world: World) -> LoadReport:
+    reports: list[LoadReport] = []
+    subscription = await world.bus.subscribe(LOAD_REPORT, lambda report, _: reports.append(report), cell=CELL)
+    await until(lambda: bool(reports), "a report")
+    await subscription.unsubscribe()
+    return reports[0]
