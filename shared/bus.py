@@ -25,6 +25,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter
 
 from shared import codec, telemetry
+from shared.cancellation import heeding_cancellation
 from shared.contracts.session import Refusal
 from shared.contracts.subjects import Address, Request, RequestAddress, Subject
 from shared.ids import InvalidName
@@ -122,7 +123,8 @@ class Bus:
         itself, for ever.
         """
         try:
-            await asyncio.wait_for(self._connect(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await self._connect()
         except (TimeoutError, nats.errors.Error, OSError) as error:
             reason = str(error) or type(error).__name__
             raise BusAway(
@@ -172,7 +174,8 @@ class Bus:
         for task in self._in_flight:
             task.cancel()
         try:
-            await asyncio.wait_for(self._client.close(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await self._client.close()
         except (TimeoutError, nats.errors.Error, OSError) as error:
             logger.debug("closing NATS: %s", error)
 
@@ -198,8 +201,9 @@ class Bus:
         The client's flush overtakes what still waits in its buffer; a second one comes behind all of it.
         """
         try:
-            for _ in range(2):
-                await self._client.flush(timeout=max(1, int(timeout_s)))
+            with heeding_cancellation():
+                for _ in range(2):
+                    await self._client.flush(timeout=max(1, int(timeout_s)))
         except (nats.errors.Error, TimeoutError, OSError) as error:
             logger.debug("flush: %s", error)
 
@@ -221,12 +225,13 @@ class Bus:
         if not self._client.is_connected:
             raise BusAway(f"NATS at {self.url} is away")
         try:
-            return await self._client.request(
-                address.subject,
-                codec.encode(message),
-                timeout=timeout_s,
-                headers=telemetry.inject() or None,
-            )
+            with heeding_cancellation():
+                return await self._client.request(
+                    address.subject,
+                    codec.encode(message),
+                    timeout=timeout_s,
+                    headers=telemetry.inject() or None,
+                )
         except nats.errors.NoRespondersError:
             raise NoAnswer(f"nobody serves {address.subject}") from None
         except (TimeoutError, nats.errors.TimeoutError):

@@ -25,6 +25,7 @@ from nats.js.errors import (
 
 from shared import codec
 from shared.bus import Bus, BusAway, undecodable_messages
+from shared.cancellation import heeding_cancellation
 from shared.contracts.stream import Chunk
 from shared.contracts.subjects import CHUNKS
 
@@ -206,7 +207,8 @@ class ChunkLog:
 def _away() -> Iterator[None]:
     """Whatever JetStream or the connection says inside, beyond what was caught there, is a `BusAway`."""
     try:
-        yield
+        with heeding_cancellation():
+            yield
     except (nats.errors.Error, TimeoutError, OSError) as error:
         reason = (error.description if isinstance(error, APIError) else str(error)) or type(error).__name__
         raise BusAway(f"chunk log: {reason}") from None

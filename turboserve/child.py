@@ -119,7 +119,8 @@ class Child:
 
 async def _ended(process: Process, deadline_s: float) -> bool:
     try:
-        await asyncio.wait_for(process.wait(), deadline_s)
+        async with asyncio.timeout(deadline_s):
+            await process.wait()
     except TimeoutError:
         return False
     return True

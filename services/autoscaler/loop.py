@@ -70,7 +70,8 @@ class Loop:
 
     async def _sleep(self, longest_s: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), longest_s)
+            async with asyncio.timeout(longest_s):
+                await self._wake.wait()
 
     def _observe(self, load: FleetLoad, meta: Meta) -> None:
         """Placement spoke. If it did so on behalf of a traced request, what follows from it belongs to that

@@ -97,7 +97,8 @@ async def _wait_for(process: Process[PlacementSettings], store: Store, name: str
             await process.say("waiting", f"{state.holder} leads")
         seen = state
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.stopping.wait(), _LOOK_EVERY_S)
+            async with asyncio.timeout(_LOOK_EVERY_S):
+                await process.stopping.wait()
     return None
 
 

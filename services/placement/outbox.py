@@ -15,6 +15,7 @@ from nats.js.errors import BadRequestError, NoStreamResponseError
 
 from services.placement import metrics
 from shared.bus import Bus
+from shared.cancellation import heeding_cancellation
 from shared.contracts.events import lifecycle_pattern
 from shared.store import outbox
 from shared.store.engine import Store, StoreAway
@@ -65,7 +66,8 @@ class Publisher:
                 await asyncio.sleep(_BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1])
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nudged.wait(), _LOOK_EVERY_S)
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._nudged.wait()
 
     async def publish_some(self) -> int:
         """Publish the oldest events, at most `BATCH`; how many."""
@@ -99,9 +101,10 @@ class Publisher:
     async def _publish(self, event: OutboxEvent) -> None:
         headers = {str(api.Header.MSG_ID.value): event.id, "Content-Type": "application/cloudevents+json"}
         try:
-            if not self._stream_ensured:
-                await self._ensure_stream()
-            await self._js.publish(event.subject, event.payload, timeout=_PUBLISH_TIMEOUT_S, headers=headers)
+            with heeding_cancellation():
+                if not self._stream_ensured:
+                    await self._ensure_stream()
+                await self._js.publish(event.subject, event.payload, _PUBLISH_TIMEOUT_S, headers=headers)
         except NoStreamResponseError:
             self._stream_ensured = False
             raise _Unpublished("the stream of public events was missing and will be created again") from None

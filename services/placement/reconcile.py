@@ -88,7 +88,8 @@ class Reconciler:
             await self._round()
             await asyncio.sleep(_AT_MOST_EVERY_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._placement.nudged.wait(), _EVERY_S - _AT_MOST_EVERY_S)
+                async with asyncio.timeout(_EVERY_S - _AT_MOST_EVERY_S):
+                    await self._placement.nudged.wait()
 
     async def _round(self) -> None:
         placement = self._placement

@@ -168,7 +168,8 @@ class Control:
         held = self._held.get(copy)
         try:
             if held is not None:
-                await asyncio.wait_for(held.line.located.wait(), max(0.001, own.deadline_at - time.time()))
+                async with asyncio.timeout(own.deadline_at - time.time()):
+                    await held.line.located.wait()
         except TimeoutError:
             await self._let_go(copy)
             raise Refused("log_away", "the chunk log did not answer in time", "repeat the command") from None

@@ -51,7 +51,8 @@ class Reporter:
             await self.publish()
             await asyncio.sleep(_AT_MOST_EVERY_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.changed.wait(), INTERVAL_S - _AT_MOST_EVERY_S)
+                async with asyncio.timeout(INTERVAL_S - _AT_MOST_EVERY_S):
+                    await self.changed.wait()
 
     async def publish(self) -> None:
         self._sequence += 1
