@@ -111,12 +111,19 @@ class HttpApi:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_address(url):
         raise InvalidRequest(
             "bad_url", f"{url!r} is not the address of a turboserve", "write it as http://host:port"
         )
     return url.rstrip("/")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that don't match, or a port that is none
+        return False
 
 
 def _read(response: httpx.Response, answer: type[T]) -> T:

@@ -13,7 +13,14 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from turboserve.errors import ChunksGone, InvalidRequest, SessionEnded, TurboserveError, UnknownSession
+from turboserve.errors import (
+    ChunksGone,
+    InvalidRequest,
+    SessionEnded,
+    TurboserveError,
+    UnknownSession,
+    Unreachable,
+)
 from turboserve.http_api import HttpApi
 from turboserve.messages import Chunk, SessionInfo, Steered
 
@@ -25,7 +32,7 @@ _CONNECT_DEADLINE_S = 10.0
 _CLOSE_DEADLINE_S = 2.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 3.0
-_NONSENSE, _UNKNOWN, _GONE = 4400, 4404, 4410
+_COME_BACK, _NONSENSE, _UNKNOWN, _GONE = 1013, 4400, 4404, 4410
 
 
 class Session:
@@ -186,7 +193,7 @@ class Session:
         chunk = msgspec.structs.replace(self._announced, media=media)
         self._announced = None
         self.next_index = chunk.index + 1
-        self._lost_at, self._tries = None, 0
+        self._tries = 0
         return chunk
 
     def _hear(self, event: dict[str, Any]) -> None:
@@ -207,6 +214,7 @@ class Session:
         self._granted_through = self.next_index - 1
         self._consumed_through = self.next_index - 1
         self._joined = True
+        self._lost_at = None
 
     def _hear_chunk(self, event: dict[str, Any]) -> None:
         self._announced = msgspec.convert(event, Chunk)
@@ -234,20 +242,14 @@ class Session:
         now = time.monotonic()
         self._lost_at = now if self._lost_at is None else self._lost_at
         if now - self._lost_at > self._patience_s:
-            raise self._api.unreachable(error) from None
+            raise self._given_up(error) from None
         await asyncio.sleep(min(_FIRST_PAUSE_S * 2.0**self._tries, _LONGEST_PAUSE_S))
         self._tries += 1
 
     def _refused(self, error: Exception) -> None:
         """Raise if the server closed the stream for a reason that coming back doesn't change."""
-        code = error.rcvd.code if isinstance(error, ConnectionClosed) and error.rcvd else None
-        said = self._refusal
-        words = (
-            str(said.get("code", f"closed_{code}")),
-            str(said.get("message", error)),
-            str(said.get("hint", "")),
-        )
-        oldest_held = said.get("oldest_held")
+        code, words = _close_code(error), self._words(error)
+        oldest_held = self._refusal.get("oldest_held")
         if code == _UNKNOWN:
             raise UnknownSession(*words) from None
         if code == _GONE and self._joined and oldest_held is not None:
@@ -256,3 +258,19 @@ class Session:
             raise ChunksGone(*words, oldest_held) from None
         elif code == _NONSENSE or (isinstance(error, InvalidStatus) and error.response.status_code < 500):
             raise InvalidRequest(*words) from None
+
+    def _given_up(self, error: Exception) -> Unreachable:
+        """In the server's words if it is there and sent this viewer away."""
+        if _close_code(error) == _COME_BACK and self._refusal:
+            return Unreachable(*self._words(error))
+        return self._api.unreachable(error)
+
+    def _words(self, error: Exception) -> tuple[str, str, str]:
+        """Code, message and hint: what the server said last, or else how the connection ended."""
+        said = {"code": f"closed_{_close_code(error)}", "message": error, "hint": ""} | self._refusal
+        return str(said["code"]), str(said["message"]), str(said["hint"])
+
+
+def _close_code(error: Exception) -> int | None:
+    """The one that the server closed with, None if it did not."""
+    return error.rcvd.code if isinstance(error, ConnectionClosed) and error.rcvd else None

@@ -7,6 +7,7 @@ import time
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from turboserve.client import Client
 from turboserve.messages import SessionInfo
@@ -37,7 +38,9 @@ def _table(found: list[SessionInfo]) -> Table:
     table.add_column("prompt", overflow="ellipsis", no_wrap=True)
     for info in found:
         colour = _COLOURS.get(info.status, "bright_black")
-        what = f"{info.prompt} [red]({info.reason})[/]" if info.status == "failed" else info.prompt
+        what = Text(" ".join(info.prompt.split()))
+        if info.status == "failed":
+            what.append(f" ({info.reason})", "red")
         table.add_row(info.id, f"[{colour}]{info.status}[/]", str(info.next_chunk), _age(info), what)
     return table
 

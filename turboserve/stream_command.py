@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from turboserve.client import Client
@@ -61,6 +62,7 @@ class _Watched:
 
 async def stream(request: Request, console: Console) -> None:
     """Raises TurboserveError. Ctrl-C (a cancellation) closes the session and finishes the file."""
+    _check_reached(request)
     seen = _Watched()
     async with contextlib.AsyncExitStack() as stack:
         recording = stack.enter_context(Recording(request.output)) if request.output else None
@@ -77,10 +79,26 @@ async def stream(request: Request, console: Console) -> None:
             _summarise(session, request, seen, console)
 
 
+def _check_reached(request: Request) -> None:
+    """Raises TurboserveError for a change of prompt that would never be seen."""
+    last = max((then.chunk for then in request.then), default=0)
+    if request.chunks is not None and last >= request.chunks:
+        raise TurboserveError(
+            "bad_then",
+            f"--then changes the prompt at chunk {last}, which --chunks {request.chunks} doesn't reach",
+            f"chunks are numbered from 0: say --chunks {last + 1} or more",
+        )
+
+
 async def _watch(
     session: Session, request: Request, seen: _Watched, recording: Recording | None, console: Console
 ) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, TextColumn("{task.fields[speed]}"), console=console) as progress:
         bar = progress.add_task("waiting for the first chunk", total=request.chunks, speed="")
         coming = sorted(request.then, key=lambda then: then.chunk)
@@ -104,13 +122,15 @@ async def _steer_before(session: Session, next_index: int, coming: list[Then], c
         then = coming.pop(0)
         steered = await session.steer(then.prompt)
         session.hold(coming[0].chunk if coming else None)
-        console.print(f"chunk {steered.from_chunk}: {then.prompt}", highlight=False, soft_wrap=True)
+        console.print(
+            f"chunk {steered.from_chunk}: {then.prompt}", highlight=False, markup=False, soft_wrap=True
+        )
         _warn(console, steered.warnings)
 
 
 def _warn(console: Console, warnings: list[str]) -> None:
     for warning in warnings:
-        console.print(f"[yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
 def _shortened(prompt: str, most_chars: int = 40) -> str:
@@ -130,7 +150,7 @@ def _summarise(session: Session, request: Request, seen: _Watched, console: Cons
             soft_wrap=True,
         )
     if request.output:
-        console.print(f"written to {request.output}", highlight=False, soft_wrap=True)
+        console.print(f"written to {request.output}", highlight=False, markup=False, soft_wrap=True)
 
 
 def parse_then(text: str) -> Then:

@@ -73,6 +73,10 @@ def test_a_malformed_then(then: str) -> None:
     refused(run("stream", "--prompt", "x", "--then", then), repr(then), "a blue star@4")
 
 
+def test_a_then_behind_the_last_chunk() -> None:
+    refused(run("stream", "--prompt", "x", "--chunks", "4", "--then", "y@4"), "--chunks 4", "chunk 4")
+
+
 def test_a_then_may_have_an_at_sign_in_its_prompt() -> None:
     assert (parse_then("me @ home @12").prompt, parse_then("me @ home @12").chunk) == ("me @ home", 12)
 

@@ -1,14 +1,20 @@
 """The client library against a real gateway, with placement and worker played by script."""
 
 import asyncio
+import io
+import json
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
+from rich.console import Console
+from websockets.asyncio.server import ServerConnection, serve
 
-from shared.contracts.session import ENDED
-from tests.fixtures.gateway import GatewayProgram, Stage, media_of, open_stage
+from shared.contracts.session import ENDED, Input
+from shared.ids import DEFAULT_TENANT
+from tests.fixtures.gateway import GatewayProgram, Stage, chunk_of, media_of, open_stage
 from tests.fixtures.nats_server import NatsServer
-from turboserve import Chunk, Client, Session
+from turboserve import Chunk, Client, Session, sessions_command, stream_command
 from turboserve.errors import ChunksGone, InvalidRequest, SessionEnded, UnknownSession, Unreachable
 from turboserve.http_api import HttpApi
 from turboserve.messages import SessionInfo
@@ -176,8 +182,9 @@ async def test_what_is_wrong_is_said(client: Client, stage: Stage) -> None:
     for unknown in ("main_00000000000000000000", "no such/thing?"):
         with pytest.raises(UnknownSession):
             await client.get(unknown)
-    with pytest.raises(InvalidRequest, match="not the address"):
-        Client("localhost:8080")
+    for address in ("localhost:8080", "http://localhost:port", "http://localhost:99999", "http://[::1"):
+        with pytest.raises(InvalidRequest, match="not the address"):
+            Client(address)
     async with Client("http://127.0.0.1:1") as nobody:
         with pytest.raises(Unreachable, match="no turboserve answers") as away:
             await nobody.sessions()
@@ -190,3 +197,62 @@ async def test_gives_up_on_a_gateway_that_stays_away() -> None:
     with pytest.raises(Unreachable):
         await anext(session)
     await api.close()
+
+
+async def test_gives_up_with_what_the_gateway_said(gateway: GatewayProgram) -> None:
+    """It is there; placement, which no stage plays here, is not."""
+    api = HttpApi(gateway.url, trace=False)
+    session = Session(api, SessionInfo("main_00000000000000000000", "active"), 3, patience_s=0.3)
+    with pytest.raises(Unreachable, match="placement") as away:
+        await anext(session)
+    assert away.value.code == "placement_away"
+    await api.close()
+
+
+async def test_patience_begins_anew_once_a_connection_stood() -> None:
+    """A long pause brings no chunk, but may bring several lost connections, each found again."""
+    patience_s = 0.2
+    info = {"id": "main_00000000000000000000", "status": "paused"}
+    chunk = {"type": "chunk", "index": 0, "frames": 1, "fps": 1.0, "width": 8, "height": 8, "codec": ""}
+    connections = 0
+
+    async def flaky(socket: ServerConnection) -> None:
+        nonlocal connections
+        connections += 1
+        await socket.send(json.dumps({"type": "session", "session": info, "from": 0}))
+        if connections == 2:
+            await asyncio.sleep(2 * patience_s)
+        elif connections == 3:
+            await socket.send(json.dumps(chunk | {"inputs_version": 1, "inputs": []}))
+            await socket.send(b"media")
+            await socket.wait_closed()
+
+    async with asyncio.timeout(DEADLINE_S), serve(flaky, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        api = HttpApi(f"http://127.0.0.1:{port}", trace=False)
+        session = Session(api, SessionInfo(info["id"], "paused"), 0, patience_s)
+        assert (await anext(session)).media == b"media"
+        await api.close()
+
+
+async def test_the_commands_show_a_prompt_as_it_was_typed(gateway: GatewayProgram, stage: Stage) -> None:
+    prompt = "a [/red] circle"
+    shown = io.StringIO()
+    console = Console(file=shown, width=120)
+    request = stream_command.Request(gateway.url, prompt, [stream_command.Then("a [/blue] one", 1)], 2)
+    async with asyncio.timeout(DEADLINE_S):
+        streaming = asyncio.create_task(stream_command.stream(request, console))
+        async with stage.reported:
+            await stage.reported.wait_for(lambda: bool(stage.sessions))
+        [session_id] = stage.sessions
+        inputs = [Input("prompt", prompt)]
+        sequence = 0
+        for index in range(2):
+            chunk = msgspec.structs.replace(chunk_of(session_id, index), inputs=inputs)
+            sequence = await stage.log.append(DEFAULT_TENANT, chunk, sequence)
+        await streaming
+        stage.new_session(status="failed", reason="no [/bold] luck")
+        await sessions_command.sessions(gateway.url, 5, live=False, as_json=False, console=console)
+    assert prompt in shown.getvalue()
+    assert "chunk 5: a [/blue] one" in shown.getvalue()
+    assert "(no [/bold] luck)" in shown.getvalue()
