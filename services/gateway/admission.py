@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -100,6 +101,6 @@ def _checked_prompt(prompt: str, max_chars: int) -> str:
             f"prompt: {len(text)} characters are more than the {max_chars} that the model takes",
             "shorten it",
         )
-    if any(not char.isprintable() and char.isascii() and char not in _ALLOWED_CONTROLS for char in text):
+    if any(unicodedata.category(char) == "Cc" and char not in _ALLOWED_CONTROLS for char in text):
         raise Denied("invalid_field", "prompt: it contains control characters", "send plain text")
     return text

@@ -20,6 +20,7 @@ from shared.bus import BusAway
 from shared.chunk_log import Entry
 
 MAX_STRIKES = 8
+GRANT_HINT = 'send {"type": "grant", "granted_through": n} with an n that you received'
 QUIET_S = 30.0  # looks again by itself then; everything worth looking at wakes it
 
 
@@ -59,25 +60,22 @@ class Viewer:
             if message["type"] == "websocket.disconnect":
                 return None
             try:
-                granted = self._cursor.grant(events.read_grant(message).granted_through)
+                through = events.read_grant(message).granted_through
             except (ValueError, RecursionError) as error:
                 self._strike("nonsense", f"this is no message of a viewer: {error}")
             else:
-                if granted:
+                if self._cursor.grant(through):
                     self._progress_at = time.monotonic()
                     self._seat.news.set()
                     await self._feed.credit_changed()
                 else:
-                    self._strike("bad_grant", "a chunk was granted that was not sent yet")
+                    self._strike("bad_grant", f"chunk {through} was granted before it was sent")
             if self._strikes > MAX_STRIKES:
-                return failed(
-                    BAD_REQUEST, "nonsense", "too many messages that make no sense", "see ARCHITECTURE.md"
-                )
+                return failed(BAD_REQUEST, "nonsense", "too many messages that make no sense", GRANT_HINT)
 
     def _strike(self, code: str, message: str) -> None:
         self._strikes += 1
-        hint = 'send {"type": "grant", "granted_through": n} with an n that you received'
-        self._notices.append(events.ErrorEvent(code, message, hint))
+        self._notices.append(events.ErrorEvent(code, message, GRANT_HINT))
         self._seat.news.set()
 
     async def _hello_and_send(self, oldest_held: int) -> Closing | None:

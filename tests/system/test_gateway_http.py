@@ -182,7 +182,7 @@ async def test_health_metrics_and_the_documented_calls(http: httpx.AsyncClient) 
 
 
 async def test_files_outside_of_the_page_are_not_served(http: httpx.AsyncClient) -> None:
-    for name in ("%2e%2e/settings.py", "..%2fsettings.py", "%2fetc%2fpasswd", "nothing.js", ""):
+    for name in ("%2e%2e/settings.py", "..%2fsettings.py", "%2fetc%2fpasswd", "nothing.js", "", "%00", "."):
         assert (await http.get(f"/page/{name}")).status_code == 404, name
 
 

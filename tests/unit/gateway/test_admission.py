@@ -67,11 +67,19 @@ def test_a_prompt_passes_exactly_if_it_says_something_short_and_plain(prompt: st
     try:
         sent = check_prompt(RULES, prompt)
     except Denied:
-        plain = all(char >= " " or char in "\t\n\r" for char in prompt) and "\x7f" not in prompt
+        controls = {chr(code) for code in (*range(32), *range(127, 160))} - set("\t\n\r")
+        plain = not controls & set(prompt)
         assert not (plain and 0 < len(prompt.strip()) <= 40)
     else:
         assert sent == prompt.strip()
         assert 0 < len(sent) <= 40
+
+
+def test_no_control_character_reaches_a_terminal() -> None:
+    for escape in ("\x1b[2J", "\x9b2J", "\x7f", "\x00"):
+        with pytest.raises(Denied, match="control"):
+            check_prompt(RULES, f"a {escape} cat")
+    assert check_prompt(RULES, "a 👩\u200d🚀")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 129, "tab\t", "dö", "line\n"])
