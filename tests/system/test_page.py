@@ -228,9 +228,10 @@ async def test_what_is_wrong_is_said_in_words(page: Page) -> None:
     await page.click("#submit")
     await expect(said).to_contain_text("zeppelin")
     await expect(page.locator("#about")).to_contain_text("seed 7")
-    await page.goto("/#main_00000000000000000000")
-    await page.reload()
-    await expect(veil).to_contain_text("This session doesn't exist")
+    for nobody in ("100%", "main_00000000000000000000"):
+        await page.goto(f"/#{nobody}")
+        await page.reload()
+        await expect(veil).to_contain_text("This session doesn't exist")
     await page.fill("#prompt", "a red ball")
     await page.click("#submit")
     await _until(page, "() => turboserve.framesDrawn > 0")

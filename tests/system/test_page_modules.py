@@ -156,6 +156,44 @@ async def test_waiting_to_reconnect_grows_to_a_bound(modules: Page) -> None:
     assert waits[0][1] < waits[-1][0]
 
 
+# Plays a server to a `Stream`: what it is told in each connection, and what it says of that.
+CONNECTIONS = """async (connections) => {
+  const { Stream } = await import("/page/stream.js");
+  const said = [];
+  const note = (name) => (of) => said.push([name, of?.message ?? of?.index ?? null]);
+  const names = ["session", "chunk", "state", "cut", "end", "connected", "lost", "refused"];
+  const ended = new Promise((resolve) => {
+    globalThis.WebSocket = class {
+      static OPEN = 1;
+      constructor(url) {
+        said.push(["asked", url.searchParams.get("from")]);
+        const messages = connections.shift();
+        if (!messages) return resolve();
+        queueMicrotask(() => {
+          for (const message of messages) this.onmessage({ data: JSON.stringify(message) });
+          this.onclose?.({ code: 1013 });
+        });
+      }
+      close() {}
+    };
+  });
+  const stream = new Stream("main_0", 3, Object.fromEntries(names.map((name) => [name, note(name)])));
+  await ended;
+  stream.close();
+  return said;
+}"""
+
+
+async def test_a_service_that_goes_away_again_after_a_reconnection_is_told_again(modules: Page) -> None:
+    welcome = {"type": "session", "from": 3}
+    away = {"type": "error", "code": "service_away"}
+    said = await modules.evaluate(CONNECTIONS, [[welcome, away], [welcome, away]])
+    names = [name for name, _ in said]
+    once = ["asked", "connected", "session", "lost", "lost"]
+    assert names == [*once, *once, "asked"]
+    assert [of for name, of in said if name == "asked"] == ["3"] * 3
+
+
 async def test_errors_become_sentences(modules: Page) -> None:
     words = await modules.evaluate(
         """async () => {

@@ -132,7 +132,7 @@ function choose(id) {
   arrive();
 }
 
-const idInAddress = () => decodeURIComponent(location.hash.slice(1));
+const idInAddress = () => location.hash.slice(1);
 
 function arrive() {
   const id = idInAddress();

@@ -92,6 +92,7 @@ export class Stream {
     this.#opened = true;
     this.#attempt = 0;
     this.#lostAt_ms = null;
+    this.#troubled = null;
     this.next = message.from;
     this.#on.connected();
     this.#on.session(message);
