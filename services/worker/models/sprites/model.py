@@ -36,12 +36,14 @@ class State:
 
     `chunk` counts from the session's first chunk, `picture_chunk` from where the picture (last) began anew;
     both are of the chunk under way or next. `latents` are the last window's clean ones, newest last,
-    [4, 3, 16, 12, 20]. While a chunk is under way, `noise` is its noise, `latent` its present latents, and
+    [4, 3, 16, 12, 20]. `scene` and `next_text_kv` are of the newest prompt, `text_kv` of the chunk under way.
+    While a chunk is under way, `noise` is its noise, `latent` its present latents, and
     `levels` the noise levels of the forwards still to come, 0 being the clean pass.
     """
 
     seed: int
     scene: Attributes
+    next_text_kv: Tensor
     text_kv: Tensor
     chunk: int
     picture_chunk: int
@@ -84,18 +86,19 @@ class Sprites:
         scene = vocabulary.attributes(vocabulary.read(prompt).named)
         latents = torch.zeros(WINDOW_CHUNKS, *noise.SHAPE, device=self._device)
         ring = Ring.empty(self._device)
-        return State(seed, scene, self._text_kv(scene), first_chunk, 0, ring, latents)
+        text_kv = self._text_kv(scene)
+        return State(seed, scene, text_kv, text_kv, first_chunk, 0, ring, latents)
 
     @torch.inference_mode()
     def set_prompt(self, state: State, prompt: str) -> None:
         state.scene = vocabulary.attributes(vocabulary.read(prompt).named, state.scene)
-        state.text_kv = self._text_kv(state.scene)
+        state.next_text_kv = self._text_kv(state.scene)
 
     @torch.inference_mode()
     def begin_chunk(self, state: State, rung: Rung) -> int:
         # The same noise serves every step: they follow one straight line from it, as they did in training.
         state.noise = noise.draw(state.seed, state.chunk).to(self._device)
-        state.latent = state.noise
+        state.latent, state.text_kv = state.noise, state.next_text_kv
         state.levels = (*(1 - step / rung.steps for step in range(rung.steps)), 0.0)
         state.ring.begin(state.picture_chunk)
         return len(state.levels)
@@ -137,9 +140,9 @@ class Sprites:
         scene: Attributes = (values[0], values[1], values[2], values[3], values[4], values[5])
         held = {name: tensor.to(self._device, copy=True) for name, tensor in tensors.items()}
         decoder = [held[name] for name in sorted(held) if name.startswith("decoder.")]
-        ring = Ring(held["kv"])
+        ring, text_kv = Ring(held["kv"]), self._text_kv(scene)
         return State(
-            seed, scene, self._text_kv(scene), chunk, picture_chunk, ring, held["latents"], decoder or None
+            seed, scene, text_kv, text_kv, chunk, picture_chunk, ring, held["latents"], decoder or None
         )
 
     def _text_kv(self, scene: Attributes) -> Tensor:

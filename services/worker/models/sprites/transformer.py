@@ -9,6 +9,7 @@ The network predicts the clean latents; the velocity of flow matching is (x_t - 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -54,7 +55,8 @@ def rope_table(frames: Sequence[int]) -> Tensor:
     sizes = (12, 10, 10)  # pairs of a head for time, height, width
     places = (torch.tensor(frames, dtype=torch.float32), torch.arange(6.0), torch.arange(10.0))
     angles = [
-        place[:, None] * 100.0 ** (-torch.arange(size) / size) for place, size in zip(places, sizes, strict=True)
+        place[:, None] * 100.0 ** (-torch.arange(size) / size)
+        for place, size in zip(places, sizes, strict=True)
     ]
     shape = (len(frames), *PATCH_GRID)
     grids = [
@@ -117,7 +119,6 @@ def _norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, (DIM,), eps=1e-6)
 
 
-
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     frames = x.unflatten(1, (shift.shape[1], -1))
     return (frames * (1 + scale[:, :, None]) + shift[:, :, None]).flatten(1, 2)
@@ -136,7 +137,9 @@ class Transformer(nn.Module):
         self.time = nn.Sequential(nn.Linear(128, DIM), nn.SiLU(), nn.Linear(DIM, DIM))
         self.time_modulation = nn.Linear(DIM, 6 * DIM)
         self.words = nn.Embedding(TOKEN_COUNT, DIM)
-        self.text = nn.Sequential(nn.Linear(DIM, DIM), nn.GELU(approximate="tanh"), nn.Linear(DIM, DIM), nn.LayerNorm(DIM))
+        self.text = nn.Sequential(
+            nn.Linear(DIM, DIM), nn.GELU(approximate="tanh"), nn.Linear(DIM, DIM), nn.LayerNorm(DIM)
+        )
         self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
         self.head_modulation = nn.Parameter(torch.randn(2, DIM) / DIM**0.5)
         self.head = nn.Linear(DIM, PATCH)
@@ -191,6 +194,12 @@ def window_of(chunk: int) -> list[int]:
     return list(range(chunk + 1)) if chunk < WINDOW_CHUNKS else [0, chunk - 2, chunk - 1, chunk]
 
 
+@lru_cache(maxsize=4 * WINDOW_CHUNKS)
+def place_table(order: int, device: torch.device) -> Tensor:
+    """The rope table of the window's n-th chunk, counted from its oldest."""
+    return rope_table([CHUNK * order + f for f in range(CHUNK)]).to(device)
+
+
 class Ring:
     """One session's keys and values, pre-allocated.
 
@@ -210,7 +219,7 @@ class Ring:
         """Turns the past keys to where chunk n sees them, once for all its forwards."""
         for order, seen in enumerate(window_of(chunk)[:-1]):
             slot = slot_of(seen)
-            table = rope_table([CHUNK * order + f for f in range(CHUNK)]).to(self.kv.device)
+            table = place_table(order, self.kv.device)
             self.turned[:, slot] = rotate(self.kv[0, :, slot], table)
 
 
@@ -222,8 +231,10 @@ class Window:
     """
 
     def __init__(self, rings: Sequence[Ring], chunks: Sequence[int]) -> None:
-        places = [CHUNK * (len(window_of(chunk)) - 1) for chunk in chunks]
-        tables = [rope_table([place + f for f in range(CHUNK)]).to(ring.kv.device) for ring, place in zip(rings, places, strict=True)]
+        tables = [
+            place_table(len(window_of(chunk)) - 1, ring.kv.device)
+            for ring, chunk in zip(rings, chunks, strict=True)
+        ]
         self._rows = list(zip(rings, chunks, tables, strict=True))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -249,7 +260,9 @@ class Parallel:
     def __init__(self, clips: int, chunks: int, device: torch.device) -> None:
         self._shape = (2, clips, chunks)
         self.strange = torch.zeros(clips, dtype=torch.bool, device=device)
-        self._tables = [rope_table([CHUNK * o + f for f in range(CHUNK)]).to(device) for o in range(WINDOW_CHUNKS)]
+        self._tables = [
+            rope_table([CHUNK * o + f for f in range(CHUNK)]).to(device) for o in range(WINDOW_CHUNKS)
+        ]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.unflatten(0, self._shape) for x in (q, k, v))
@@ -257,10 +270,14 @@ class Parallel:
         edges = [(n, n + 1) for n in range(min(WINDOW_CHUNKS - 1, chunks))]
         if chunks >= WINDOW_CHUNKS:
             edges.append((WINDOW_CHUNKS - 1, chunks))
-        return torch.cat([span(q, k, v, first, end, self._tables, self.strange) for first, end in edges], dim=2).flatten(0, 2)
+        return torch.cat(
+            [span(q, k, v, first, end, self._tables, self.strange) for first, end in edges], dim=2
+        ).flatten(0, 2)
 
 
-def span(q: Tensor, k: Tensor, v: Tensor, first: int, end: int, tables: list[Tensor], strange: Tensor) -> Tensor:
+def span(
+    q: Tensor, k: Tensor, v: Tensor, first: int, end: int, tables: list[Tensor], strange: Tensor
+) -> Tensor:
     """What chunks first..end-1 of `Parallel` attend to; they all see equally many chunks."""
     seen = window_of(first)
     own = len(seen) - 1
@@ -276,5 +293,7 @@ def span(q: Tensor, k: Tensor, v: Tensor, first: int, end: int, tables: list[Ten
     keys.append(rotate(k[:, :, first:end], tables[own]))
     values.append(v[:, :, first:end])
     turned = rotate(q[:, :, first:end], tables[own])
-    out = attention(turned.flatten(0, 2), torch.cat(keys, 3).flatten(0, 2), torch.cat(values, 3).flatten(0, 2))
+    out = attention(
+        turned.flatten(0, 2), torch.cat(keys, 3).flatten(0, 2), torch.cat(values, 3).flatten(0, 2)
+    )
     return out.unflatten(0, (2, q.shape[1], end - first))

@@ -156,7 +156,9 @@ def read(prompt: str) -> Reading:
 def attributes(named: dict[str, str], before: Attributes | None = None) -> Attributes:
     """The scene after a prompt; slots it doesn't name keep `before`'s value, None means the defaults."""
     kept = before or tuple(SLOTS[slot].index(DEFAULTS[slot]) for slot in SLOT_NAMES)
-    values = [SLOTS[slot].index(named[slot]) if slot in named else kept[i] for i, slot in enumerate(SLOT_NAMES)]
+    values = [
+        SLOTS[slot].index(named[slot]) if slot in named else kept[i] for i, slot in enumerate(SLOT_NAMES)
+    ]
     return (values[0], values[1], values[2], values[3], values[4], values[5])
 
 
@@ -168,9 +170,7 @@ def describe(scene: Attributes) -> str:
     return f"a {size} {colour} {shape}, {motion}, {speed}, {background}"
 
 
-TOKEN_OFFSETS: Final = tuple(
-    sum(len(SLOTS[slot]) for slot in SLOT_NAMES[:i]) for i in range(len(SLOT_NAMES))
-)
+TOKEN_OFFSETS: Final = tuple(sum(len(SLOTS[slot]) for slot in SLOT_NAMES[:i]) for i in range(len(SLOT_NAMES)))
 TOKEN_COUNT: Final = sum(len(values) for values in SLOTS.values())
 
 

@@ -133,7 +133,9 @@ class Painter:
         phases = torch.tensor([phase_of(f) for f in range(len(chunk_of))], device=self.device)
         per_frame = scenes[:, chunk_of]
         flat = per_frame.flatten(0, 1)
-        pictures = self.frame(flat, centres.flatten(0, 1), gazes.flatten(0, 1), phases.repeat(scenes.shape[0]))
+        pictures = self.frame(
+            flat, centres.flatten(0, 1), gazes.flatten(0, 1), phases.repeat(scenes.shape[0])
+        )
         return pictures.view(*per_frame.shape[:2], 3, HEIGHT, WIDTH)
 
     def ground(self, scenes: Tensor) -> Tensor:
@@ -208,7 +210,9 @@ def _heart(x: Tensor, y: Tensor) -> Tensor:
     x, up = x.abs() / 1.75, (0.78 - y) / 1.75
     lobe = ((x - 0.25) ** 2 + (up - 0.75) ** 2).sqrt() - math.sqrt(2) / 4
     slope = 0.5 * (x + up).clamp(min=0)
-    point = torch.minimum(x * x + (up - 1) ** 2, (x - slope) ** 2 + (up - slope) ** 2).sqrt() * torch.sign(x - up)
+    point = torch.minimum(x * x + (up - 1) ** 2, (x - slope) ** 2 + (up - slope) ** 2).sqrt() * torch.sign(
+        x - up
+    )
     return torch.where(x + up > 1, lobe, point) * 1.75
 
 
@@ -217,14 +221,18 @@ def paint_backgrounds() -> Tensor:
     y, x = torch.meshgrid(torch.arange(HEIGHT).float(), torch.arange(WIDTH).float(), indexing="ij")
     painters = (_night, _meadow, _sea, _desert, _plain)
     phases = [2 * math.pi * p / CHUNK_FRAMES for p in range(CHUNK_FRAMES)]
-    return torch.stack([torch.stack([paint(x, y, phase) for phase in phases]) for paint in painters]).clamp(0, 1)
+    return torch.stack([torch.stack([paint(x, y, phase) for phase in phases]) for paint in painters]).clamp(
+        0, 1
+    )
 
 
 def _blend(below: Tensor, colour: tuple[float, float, float], cover: Tensor) -> Tensor:
     return below * (1 - cover) + torch.tensor(colour)[:, None, None] * cover
 
 
-def _gradient(y: Tensor, top: tuple[float, float, float], bottom: tuple[float, float, float], end: float) -> Tensor:
+def _gradient(
+    y: Tensor, top: tuple[float, float, float], bottom: tuple[float, float, float], end: float
+) -> Tensor:
     share = (y / end).clamp(0, 1)
     return torch.tensor(top)[:, None, None] * (1 - share) + torch.tensor(bottom)[:, None, None] * share
 
@@ -254,7 +262,9 @@ def _meadow(x: Tensor, y: Tensor, phase: float) -> Tensor:
     far = ((y - (58 + 7 * torch.sin(x / 26 + 0.6))) / 1.2).clamp(0, 1)
     scene = _blend(scene, (0.52, 0.76, 0.42), far)
     near = ((y - (72 + 5 * torch.sin(x / 19 + 3.4))) / 1.2).clamp(0, 1)
-    blades = 0.035 * torch.sin(x * 0.9 + 0.6 * torch.sin(y * 0.5) + 1.2 * math.sin(phase) * (1.2 - y / HEIGHT))
+    blades = 0.035 * torch.sin(
+        x * 0.9 + 0.6 * torch.sin(y * 0.5) + 1.2 * math.sin(phase) * (1.2 - y / HEIGHT)
+    )
     scene = _blend(scene, (0.36, 0.64, 0.30), near) + near * blades
     for i in range(14):
         cx, cy = (i * 47 + 9) % WIDTH + 0.8 * math.sin(phase + i), 82 + (i * 29) % 11
@@ -270,7 +280,9 @@ def _sea(x: Tensor, y: Tensor, phase: float) -> Tensor:
     water = _gradient(y - 38, (0.30, 0.66, 0.80), (0.05, 0.30, 0.52), HEIGHT - 38)
     depth = (y - 38).clamp(min=0)
     for rows, length, strength in ((7.0, 40.0, 0.05), (11.0, 64.0, 0.045)):
-        crest = torch.sin(depth / rows * 2 * math.pi + 1.6 * torch.sin(x * 2 * math.pi / length - phase) - phase)
+        crest = torch.sin(
+            depth / rows * 2 * math.pi + 1.6 * torch.sin(x * 2 * math.pi / length - phase) - phase
+        )
         water = water + strength * (crest.clamp(min=0) ** 2) * (0.5 + depth / 60)
     cover = ((y - shore) / 1.2).clamp(0, 1)
     return scene * (1 - cover) + water * cover

@@ -1,6 +1,6 @@
 """Trains the autoencoder on clips drawn on the fly, for a given time.
 
-    python -m services.worker.models.sprites.train.train_autoencoder --seconds 170 --out autoencoder.safetensors
+python -m services.worker.models.sprites.train.train_autoencoder --seconds 170 --out autoencoder.safetensors
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def draw_pool(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.cat(pictures), scenes
 
 
-def train(seconds: float, clips: int, pool: int, seed: int, device: torch.device, start: str | None, peak: float) -> Autoencoder:
+def train(
+    seconds: float, clips: int, pool: int, seed: int, device: torch.device, start: str | None, peak: float
+) -> Autoencoder:
     torch.manual_seed(seed)
     generator = torch.Generator(device).manual_seed(seed)
     model = Autoencoder().to(device).to(memory_format=torch.channels_last)
@@ -68,7 +70,10 @@ def train(seconds: float, clips: int, pool: int, seed: int, device: torch.device
         optimiser.step()
         if step % 500 == 0:
             decibel = 10 * math.log10(4 / squared.item())
-            print(f"ae step {step} {time.monotonic() - began:.0f}s loss {loss.item():.4f} psnr {decibel:.1f}", flush=True)
+            print(
+                f"ae step {step} {time.monotonic() - began:.0f}s loss {loss.item():.4f} psnr {decibel:.1f}",
+                flush=True,
+            )
         step, done = step + 1, (time.monotonic() - began) / seconds
     print(f"ae steps {step}", flush=True)
     return model
@@ -96,7 +101,9 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = train(options.seconds, options.clips, options.pool, options.seed, device, options.start, options.peak)
+    model = train(
+        options.seconds, options.clips, options.pool, options.seed, device, options.start, options.peak
+    )
     normalise(model, device)
     save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, options.out)
 

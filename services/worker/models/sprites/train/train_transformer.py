@@ -45,7 +45,9 @@ class Clips:
 
 
 @torch.no_grad()
-def encode_clips(autoencoder: Autoencoder, count: int, generator: torch.Generator, batch: int, change: float) -> Clips:
+def encode_clips(
+    autoencoder: Autoencoder, count: int, generator: torch.Generator, batch: int, change: float
+) -> Clips:
     device = generator.device
     painter = Painter(device)
 
@@ -85,11 +87,15 @@ class Trainer:
 
     def predict(self) -> Tensor:
         """The model's clean latents of every chunk of `noisy` at level `t`, given `past`."""
-        with torch.autocast(self.device.type, torch.bfloat16, self.device.type == "cuda", cache_enabled=False):
+        with torch.autocast(
+            self.device.type, torch.bfloat16, self.device.type == "cuda", cache_enabled=False
+        ):
             text_kv = self.model.text_kv(self.tokens.flatten(0, 1))
             both = torch.stack([self.past, self.noisy]).flatten(0, 2)
             levels = torch.stack([torch.zeros_like(self.t), self.t]).flatten()[:, None].expand(-1, 3)
-            made = self.model(both, levels, self.opening.flatten(), torch.cat([text_kv, text_kv]), self.attend)
+            made = self.model(
+                both, levels, self.opening.flatten(), torch.cat([text_kv, text_kv]), self.attend
+            )
         return made.unflatten(0, (2, self.batch, CHUNKS))[1].float()
 
     def forward_only(self) -> None:
@@ -136,7 +142,9 @@ class Trainer:
 
     def learn(self, depth: int) -> None:
         """One batch: the gradients are there afterwards."""
-        pick = torch.randint(len(self.clips.scenes), (self.batch,), generator=self.generator, device=self.device)
+        pick = torch.randint(
+            len(self.clips.scenes), (self.batch,), generator=self.generator, device=self.device
+        )
         scenes = self.clips.scenes[pick]
         self.truth.copy_(self.clips.latents[pick])
         self.tokens.copy_(scenes + torch.tensor(TOKEN_OFFSETS, device=self.device))
@@ -208,7 +216,9 @@ class Muon:
             moment.lerp_(gradient, 1 - self._momentum)
             update = orthogonal(gradient.lerp(moment, self._momentum)).to(moment.dtype)
             torch._foreach_mul_(group, 1 - rate * self._decay)
-            torch._foreach_add_(group, list(update.unbind()), alpha=-rate * 0.2 * max(moment.shape[1:]) ** 0.5)
+            torch._foreach_add_(
+                group, list(update.unbind()), alpha=-rate * 0.2 * max(moment.shape[1:]) ** 0.5
+            )
 
 
 def orthogonal(x: Tensor) -> Tensor:
@@ -247,7 +257,10 @@ def train(trainer: Trainer, options: argparse.Namespace) -> Transformer:
         average_into(average, model, min(0.998, 1 - 10 / (step + 10)))
         if step % 400 == 0:
             seconds = time.monotonic() - began
-            print(f"step {step} {seconds:.0f}s loss {trainer.loss.item():.4f} character {trainer.describe()}", flush=True)
+            print(
+                f"step {step} {seconds:.0f}s loss {trainer.loss.item():.4f} character {trainer.describe()}",
+                flush=True,
+            )
         step += 1
         done = (time.monotonic() - began) / options.seconds
         if not trainer.recorded:
@@ -266,7 +279,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--change", type=float, default=0.2, help="chance of a prompt change per chunk")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--floor", type=float, default=0.02, help="last learning rate as a share of the highest")
+    parser.add_argument(
+        "--floor", type=float, default=0.02, help="last learning rate as a share of the highest"
+    )
     parser.add_argument("--plain", type=float, default=0.0, help="share of the time before --depth counts")
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="compile the blocks and record CUDA graphs")
