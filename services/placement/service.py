@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Coroutine, Mapping
 from typing import Any
@@ -29,6 +30,8 @@ from shared.contracts.session import SessionView
 from shared.process import Process, StartupError
 from shared.store.engine import Store, StoreAway
 from shared.store.rows import SessionRow
+
+logger = logging.getLogger(__name__)
 
 _LOAD_EVERY_S = 1.0
 # A chunk log forgets by itself after its own, shorter time; what ended before this needs no care any more.
@@ -89,6 +92,7 @@ class Placement:
         """Tell whoever watches. What ran out of room, or made some, is looked at soon."""
         if changed.row is changed.before:
             return
+        _log(changed)
         await self.voice.changed(self.view(changed.row))
         await self.voice.load(self.load())
         self.publisher.nudge()
@@ -128,6 +132,13 @@ class Placement:
         while True:
             await self.voice.load(self.load())
             await asyncio.sleep(_LOAD_EVERY_S)
+
+
+def _log(changed: Changed) -> None:
+    row, before = changed.row, changed.before
+    what = {"session": row.id, "worker": row.worker, "epoch": row.epoch, "reason": row.reason}
+    if before is None or (before.status, before.worker) != (row.status, row.worker):
+        logger.info("%s → %s", before.status if before else "new", row.status, extra=what)
 
 
 async def serve(process: Process[PlacementSettings], store: Store, leadership: Leadership) -> None:

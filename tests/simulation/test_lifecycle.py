@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -17,6 +18,7 @@ from hypothesis.stateful import (
     initialize,
     invariant,
     multiple,
+    precondition,
     rule,
 )
 
@@ -43,6 +45,7 @@ from tests.unit.placement.examples import make_report, make_row
 
 SILENT_S = 3.0
 CAPACITY = 2
+MAX_SESSIONS = 6
 WORKERS = ("w-1", "w-2")
 COMMANDS = ("pause", "resume", "steer", "close")
 LOST, LATE, TWICE, ON_TIME = "lost", "late", "twice", "on time"
@@ -141,6 +144,7 @@ class Protocol(RuleBasedStateMachine):
         self.workers = {name: SimWorker(name) for name in WORKERS}
         self.rows: dict[str, SessionRow] = {}
         self.told: dict[str, int] = {}
+        self.said: list[LoadReport] = []
         self.fleet = FleetView(SILENT_S, self.now)
 
     # Placement, as its service does it.
@@ -214,6 +218,7 @@ class Protocol(RuleBasedStateMachine):
 
     # Users.
 
+    @precondition(lambda self: len(self.rows) < MAX_SESSIONS)
     @rule(target=sessions)
     def open(self) -> str:
         row = make_row(
@@ -241,15 +246,25 @@ class Protocol(RuleBasedStateMachine):
 
     # Time, and what dies.
 
-    @rule(target=late, passed_s=st.sampled_from([0.1, 0.5, 1.5]), fate=FATES)
-    def placement_round(self, passed_s: float, fate: str) -> Any:
+    @rule(
+        target=late,
+        passed_s=st.sampled_from([0.1, 0.5, 1.5]),
+        unheard=st.sampled_from([(), (), ("w-1",), WORKERS]),
+        fate=FATES,
+    )
+    def beat(self, passed_s: float, unheard: tuple[str, ...], fate: str) -> Any:
+        """Workers report, unless nobody hears them, and placement acts on it."""
         self.now += passed_s
+        for worker in self.workers.values():
+            if worker.alive and worker.name not in unheard:
+                self.said.append(worker.report())
+                self.fleet.report(self.said[-1], self.now)
         return self.send(self.round(), fate)
 
-    @rule(worker=st.sampled_from(WORKERS))
-    def report(self, worker: str) -> None:
-        if self.workers[worker].alive:
-            self.fleet.report(self.workers[worker].report(), self.now)
+    @precondition(lambda self: self.said)
+    @rule(ago=st.integers(0, 5))
+    def an_old_report_comes_again(self, ago: int) -> None:
+        self.fleet.report(self.said[-1 - ago % len(self.said)], self.now)
 
     @rule(worker=st.sampled_from(WORKERS), session=sessions)
     def generate(self, worker: str, session: str) -> None:
@@ -332,4 +347,5 @@ def make_own(row: SessionRow) -> Own:
 
 
 TestProtocol = Protocol.TestCase
+pytest.mark.timeout(300)(TestProtocol)  # a failure takes a while to become the shortest one
 TestProtocol.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
