@@ -40,6 +40,7 @@ MAX_REQUESTS_IN_FLIGHT = 512
 BUSY = Refusal("busy", "too many requests at once", "try again in a moment")
 INTERNAL = Refusal("internal", "the service failed on this request", "its log says more")
 _RECONNECT_WAIT_S = 0.25
+_PING_EVERY_S = 1  # a server that freezes is away after three unanswered: sooner than a worker is dead
 
 undecodable_messages = Counter(
     "turboserve_bus_undecodable",
@@ -95,10 +96,12 @@ class Bus:
         self._connected_since: float | None = None
         self._on_reconnect: list[Callable[[], None]] = []
         self._last_error = ""
+        self._closing = False
+        self._ended = asyncio.Event()
 
     @property
     def client(self) -> Client:
-        """For JetStream, which `shared.chunk_log` and `shared.lifecycle_stream` wrap."""
+        """For JetStream: the chunk log, and placement's outbox."""
         return self._client
 
     @property
@@ -120,7 +123,7 @@ class Bus:
 
     async def connect(self, wait_s: float) -> None:
         """Raises `BusAway` if NATS doesn't answer within `wait_s`. Afterwards the client reconnects by
-        itself, for ever.
+        itself, for ever, unless the server ends the connection (`until_ended`).
         """
         try:
             async with asyncio.timeout(wait_s):
@@ -141,11 +144,12 @@ class Bus:
             connect_timeout=2,
             reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]  # any float works
             max_reconnect_attempts=-1,
-            ping_interval=5,
+            ping_interval=_PING_EVERY_S,
             max_outstanding_pings=2,
             error_cb=self._error,
             disconnected_cb=self._disconnected,
             reconnected_cb=self._reconnected,
+            closed_cb=self._closed,
         )
 
     async def _error(self, error: Exception) -> None:
@@ -167,8 +171,20 @@ class Bus:
         for callback in self._on_reconnect:
             callback()
 
+    async def _closed(self) -> None:
+        if not self._closing:
+            self._ended.set()
+
+    async def until_ended(self) -> None:
+        """Raises `BusAway` once the server has ended the connection with an error, as at a limit of
+        subscriptions: the client gives up then, and whoever only waited for it would wait for ever.
+        """
+        await self._ended.wait()
+        raise BusAway(f"NATS at {self.url} ended the connection for good: {self._client.last_error}")
+
     async def close(self, wait_s: float = 2.0) -> None:
         """Let running handlers finish for at most `wait_s`, then disconnect."""
+        self._closing = True
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=wait_s)
         for task in self._in_flight:

@@ -33,6 +33,7 @@ S = TypeVar("S", bound=ServiceSettings)
 
 STATUS_INTERVAL_S = 1.0
 STOP_DEADLINE_S = 10.0
+_TRACES_DEADLINE_S = 2.0
 EXIT_UNAVAILABLE = 69  # sysexits.h EX_UNAVAILABLE: something this process needs can't be reached
 EXIT_SOFTWARE = 70  # EX_SOFTWARE: a task failed
 
@@ -125,7 +126,7 @@ def run(service: str, settings: S, body: Body[S], instance: str = "") -> int:
         return EXIT_UNAVAILABLE
     finally:
         if provider is not None:
-            provider.shutdown()
+            telemetry.stop_tracing(provider, _TRACES_DEADLINE_S)
 
 
 async def _main(service: str, instance: str, settings: S, body: Body[S]) -> int:
@@ -138,6 +139,7 @@ async def _main(service: str, instance: str, settings: S, body: Body[S]) -> int:
     try:
         _serve_metrics(settings.metrics_host, settings.metrics_port)
         process.spawn("status", process.repeat_status())
+        process.spawn("nats", bus.until_ended())
         await body(process)
         with contextlib.suppress(Exception):
             await process.say("stopped")

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
@@ -79,18 +80,27 @@ def exporting(environ: Mapping[str, str]) -> bool:
 
 
 def start_tracing(service: str, instance: str, sample_ratio: float) -> TracerProvider | None:
-    """Export spans of this process if the environment asks for it. The caller shuts the provider down at the
-    end.
+    """Export spans of this process if the environment asks for it. The caller ends it by
+    `stop_tracing`.
     """
     if not exporting(os.environ):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     resource = Resource.create({"service.name": f"turboserve-{service}", "service.instance.id": instance})
-    provider = TracerProvider(resource=resource, sampler=SessionSampler(sample_ratio))
+    provider = TracerProvider(resource=resource, sampler=SessionSampler(sample_ratio), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     return provider
+
+
+def stop_tracing(provider: TracerProvider, wait_s: float) -> None:
+    """Export what is left. The exporter tries a collector that is away for many seconds: after `wait_s` the
+    rest is given up.
+    """
+    ending = threading.Thread(target=provider.shutdown, name="last spans", daemon=True)
+    ending.start()
+    ending.join(wait_s)
 
 
 def inject() -> dict[str, str]:

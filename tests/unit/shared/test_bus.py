@@ -291,5 +291,23 @@ async def test_while_nats_is_away_nothing_is_kept_and_all_is_well_afterwards(fre
     await here.close()
 
 
+async def test_nats_that_freezes_counts_as_away(
+    fresh_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection stands, but who hears nothing through it must not take others for dead."""
+    monkeypatch.setattr(bus_module, "_PING_EVERY_S", 0.05)
+    here = Bus(fresh_nats.url, "test-1")
+    await here.connect(WAIT_S)
+    back = asyncio.Event()
+    here.on_reconnect(back.set)
+    fresh_nats.freeze()
+    async with asyncio.timeout(WAIT_S):
+        while here.connected_s:
+            await asyncio.sleep(0.01)
+    fresh_nats.thaw()
+    await asyncio.wait_for(back.wait(), WAIT_S)
+    await here.close()
+
+
 def _undecodable(template: str) -> float:
     return bus_module.undecodable_messages.labels(template)._value.get()

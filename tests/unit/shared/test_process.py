@@ -5,11 +5,13 @@ import socket
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from shared.bus import Bus
 from shared.contracts.subjects import SERVICE_STATUS
+from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import free_port
 
 START = """
@@ -36,7 +38,7 @@ def program(url: str, body: str, settings: str = "") -> list[str]:
 def end(url: str, body: str, settings: str = "") -> tuple[int, str]:
     """Exit code and log."""
     arguments = program(url, body, settings)
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
     return done.returncode, done.stderr
 
 
@@ -70,6 +72,33 @@ def test_a_task_that_fails_ends_the_process(nats_url: str) -> None:
     assert code == 70
     assert "task luck failed" in log
     assert "out of luck" in log
+
+
+def test_a_connection_that_nats_ended_ends_the_process(tmp_path: Path) -> None:
+    """The client gives such a connection up for good, without a word."""
+    server = NatsServer(tmp_path, "max_subscriptions: 2")
+    server.start_on_any_port()
+    several = (
+        "from shared.contracts.subjects import DRAIN\n"
+        "for _ in range(3):\n    await process.bus.serve(DRAIN, None)\n"
+    )
+    try:
+        code, log = end(server.url, several + UNTIL_STOPPED)
+    finally:
+        server.kill()
+    assert code == 70
+    assert "ended the connection for good: nats: maximum subscriptions exceeded" in log
+
+
+def test_a_collector_that_does_not_answer_holds_no_process_up(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "300")
+        span = "from shared import telemetry\nwith telemetry.tracer.start_as_current_span('last'):\n    pass"
+        code, _ = end(nats_url, span)
+    assert code == 0
 
 
 def test_a_process_does_not_outlive_its_launcher(nats_url: str) -> None:
