@@ -79,6 +79,7 @@ class Line:
             logger.exception("appending failed", extra={"session": self.copy.session})
             self.desk.roster.end(self.copy, FAILED, f"{type(error).__name__}: {error}")
         finally:
+            self.located.set()  # nobody may wait for what will not come
             self.close()
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,7 +21,7 @@ from services.worker.measure import Measured
 from services.worker.models import UnknownModel, WeightsError
 from services.worker.report import Reporter
 from services.worker.roster import Roster
-from services.worker.runner import Runner
+from services.worker.runner import NoSuchDevice, Runner
 from services.worker.settings import WorkerSettings
 from shared.chunk_log import ChunkLog
 from shared.ids import InvalidName, check_name, new_instance_id
@@ -28,6 +29,7 @@ from shared.process import Process, StartupError, run
 from shared.settings import SettingsError, load
 
 EXIT_USAGE = 2
+_THREADS = ("device", "encode")
 _STEP_END_S = 2.0  # for a step that nobody wants any more: it can't be interrupted
 
 
@@ -39,7 +41,10 @@ def main(given: Mapping[str, object]) -> int:
     except (SettingsError, InvalidName) as error:
         print(f"turboserve worker: {error}", file=sys.stderr)
         return EXIT_USAGE
-    return run("worker", settings, serve, instance=worker)
+    exit_code = run("worker", settings, serve, instance=worker)
+    if any(thread.name.startswith(_THREADS) for thread in threading.enumerate()):
+        os._exit(exit_code)  # what hangs in the model can't be ended, and Python would wait for it
+    return exit_code
 
 
 async def serve(process: Process[WorkerSettings]) -> None:
@@ -123,6 +128,8 @@ def _load(settings: WorkerSettings) -> tuple[Runner, Measured]:
         loaded = runner.load(settings.model_loader, settings.model, settings.device, settings.weights_path)
     except (UnknownModel, WeightsError) as error:
         raise StartupError(str(error)) from error
+    except NoSuchDevice as error:
+        raise StartupError(f"TURBOSERVE_WORKER_DEVICE={settings.device}: {error}") from None
     except ImportError as error:
         raise StartupError(f"TURBOSERVE_WORKER_MODEL_LOADER={settings.model_loader}: {error}") from error
     return loaded, measure.measure(loaded, _encode_settings(settings))

@@ -92,8 +92,9 @@ class Roster:
 
     def grant(self, copy: Copy, granted_through: int) -> None:
         with self.changed:
-            self._grant(copy, granted_through, time.monotonic())
-            self._notify()
+            if granted_through > copy.granted_through:
+                self._grant(copy, granted_through, time.monotonic())
+                self._notify()
 
     def _grant(self, copy: Copy, granted_through: int, now: float) -> None:
         if granted_through <= copy.granted_through:

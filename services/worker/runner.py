@@ -12,6 +12,10 @@ from services.worker.encode import Frames
 from services.worker.models.protocol import ModelSpec, SessionModel, State
 
 
+class NoSuchDevice(ValueError):
+    """The device asked for can't be used here. The message names it and says why."""
+
+
 class Runner:
     """Opens, steps and decodes sessions' states. Whatever the model raises passes through."""
 
@@ -52,8 +56,8 @@ class Runner:
 
 
 def load(loader: str, name: str, device: str, weights_path: str) -> Runner:
-    """Import the model's code and weights. Raises what `loader.load_model` raises; ImportError if there is
-    no such loader.
+    """Import the model's code and weights. Raises what `loader.load_model` raises; `NoSuchDevice`;
+    ImportError if there is no such loader.
     """
     device = _choose_device(device)
     model = importlib.import_module(loader).load_model(name, device=device, weights_path=weights_path)
@@ -63,8 +67,15 @@ def load(loader: str, name: str, device: str, weights_path: str) -> Runner:
 
 
 def _choose_device(wanted: str) -> str:
-    if wanted != "auto":
+    """Raises `NoSuchDevice`."""
+    if wanted == "cpu":
         return wanted
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise NoSuchDevice(f"{wanted} can't be used: {str(error).splitlines()[0]}") from None
+    return wanted

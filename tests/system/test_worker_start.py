@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from services.worker import main as worker
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.process import free_port
+from tests.fixtures.process import Program, free_port
 from tests.fixtures.worker_wire import WORKER_COMMAND, worker_environment
 
 USAGE, UNAVAILABLE = 2, 69
@@ -36,13 +37,30 @@ def test_without_nats_it_gives_up_and_says_where_it_looked() -> None:
     [
         ({"model": "nonesuch"}, "no model 'nonesuch'"),
         ({"model_loader": "no.such.module"}, "TURBOSERVE_WORKER_MODEL_LOADER=no.such.module"),
+        ({"device": "abacus"}, "TURBOSERVE_WORKER_DEVICE=abacus: abacus can't be used"),
     ],
 )
-def test_an_unknown_model_is_named(settings: dict[str, str], complaint: str, nats_server: NatsServer) -> None:
+def test_what_it_cannot_load_is_named(
+    settings: dict[str, str], complaint: str, nats_server: NatsServer
+) -> None:
     code, log = _run(nats_server.url, **settings)
     assert code == UNAVAILABLE
     assert complaint in log
     assert "Traceback" not in log
+
+
+def test_told_to_stop_it_does_not_wait_for_a_model_that_hangs(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    loading = tmp_path / "loading"
+    (tmp_path / "hanging.py").write_text(
+        "import pathlib, time\n"
+        f"def load_model(*_, **__):\n    pathlib.Path({str(loading)!r}).touch()\n    time.sleep(600)\n"
+    )
+    env = worker_environment(nats_server.url, "w-1", model_loader="hanging") | {"PYTHONPATH": str(tmp_path)}
+    program = Program(WORKER_COMMAND, tmp_path / "worker.log", env=env)
+    program.start(loading.exists)
+    assert program.stop() == 0
 
 
 def _run(nats_url: str, **settings: str) -> tuple[int, str]:

@@ -60,6 +60,7 @@ def test_every_change_is_told() -> None:
     roster, copy, changes = roster_with_copy()
     told = len(changes)
     roster.grant(copy, 1)
+    roster.grant(copy, 1)  # viewers repeat themselves every second: no change
     roster.apply(copy, next_own(copy.own, paused=True))
     roster.remove(copy)
     assert len(changes) == told + 3
