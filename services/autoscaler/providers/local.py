@@ -75,6 +75,7 @@ class LocalProvider:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env=os.environ | {"TURBOSERVE_NATS_URL": self._settings.nats_url},
             )
             child = _Child(worker, slot, process, log, log_start)
         self._children[worker] = child
@@ -122,10 +123,12 @@ class LocalProvider:
         return next(n for n in range(1, len(taken) + 2) if n not in taken)
 
     def _command(self, worker: str) -> list[str]:
+        """Without the bus's address: every user of the machine can read command lines, and it may hold a
+        password.
+        """
         settings = self._settings
         given = {
             "worker-id": worker,
-            "nats-url": settings.nats_url,
             "cell": settings.cell,
             "log-level": settings.log_level,
             "trace-sample-ratio": str(settings.trace_sample_ratio),

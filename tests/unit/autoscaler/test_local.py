@@ -69,6 +69,17 @@ async def test_an_end_nobody_asked_for_is_told_with_the_workers_last_words(tmp_p
     assert logs_in(tmp_path) == ["worker-1.log"]
 
 
+async def test_a_password_reaches_a_worker_but_no_command_line(tmp_path: Path) -> None:
+    """Every user of a machine can read command lines."""
+    ended, url = Ended(), "nats://user:secret@127.0.0.1:4222"
+    code = "import os, sys; sys.exit(f'{sys.argv} ' + os.environ['TURBOSERVE_NATS_URL'])"
+    settings = AutoscalerSettings(log_folder=str(tmp_path), nats_url=url)
+    await LocalProvider(settings, ended.exits.put_nowait, [sys.executable, "-c", code]).start()
+    detail = (await ended.next()).detail
+    assert detail.endswith(f" {url}")
+    assert detail.count("secret") == 1
+
+
 async def test_a_released_worker_may_end_by_itself_and_a_hanging_one_is_killed(tmp_path: Path) -> None:
     ended = Ended()
     provider = provider_of(STUBBORN, tmp_path, ended)

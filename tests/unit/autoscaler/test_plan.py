@@ -194,7 +194,7 @@ def test_a_worker_that_always_ends_is_given_up_with_a_reason() -> None:
     fleet = Fleet()
     fleet.step(0)
     decision = fleet.step(0, crashes=1)
-    pauses = []
+    pauses: list[float] = []
     while not decision.failed and len(pauses) < 9:
         assert decision.start == 0
         pauses.append(decision.ask_again_s)
