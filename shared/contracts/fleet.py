@@ -11,7 +11,7 @@ class Own(msgspec.Struct, frozen=True):
     """Placement to a worker: this is how the session should be. Absolute, so repeating it is harmless.
 
     Opening, steering, pausing and resuming are all this one command with a higher `revision`; an older
-    `epoch` or `revision` than the copy's is ignored. `start_chunk` is where a worker without a copy begins
+    `epoch` or `revision` than the copy's is refused. `start_chunk` is where a worker without a copy begins
     (it looks into the chunk log all the same). `granted_through` is the credit known so far. After
     `deadline_at` it must not be carried out.
     """
