@@ -1,12 +1,15 @@
 """The causal video autoencoder of `sprites`: ÷ 4 in time, ÷ 8 in space, 16 latent channels.
 
-Every convolution over time looks at the present and one past step only and is written as a convolution over space of
-[present, past], so a stream is decoded piece by piece by carrying one past step per block. `None` as a
-cache means "the picture starts here". The first frame alone makes the first latent: three copies of it
-are put before it when encoding, and the three frames that answer to them are dropped when decoding.
+Every convolution over time looks at the present and one past step only and is written as a convolution
+over space of [present, past], so a stream is decoded piece by piece by carrying one past step per block.
+`None` as a cache means "the picture starts here". The first frame alone makes the first latent: three
+copies of it are put before it when encoding, and the three frames that answer to them are dropped when
+decoding.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +73,7 @@ class Encoder(nn.Module):
         """[b, t, 3, H, W] in -1..1 -> [b, t', 16, H/8, W/8]; t is 1 + 4n at the start, else 4n."""
         if cache is None:
             frames = torch.cat([frames[:, :1].expand(-1, TIME_FACTOR - 1, -1, -1, -1), frames], dim=1)
-        past = cache or [None] * 4
+        past: Sequence[Tensor | None] = cache or [None] * 4
         x = F.relu(over_frames(self.stem, F.pixel_unshuffle(frames, 2)))
         x, fine = self.fine(x, past[0])
         x = F.relu(over_frames(self.to_middle, join_time(x, 2)))
@@ -94,8 +97,9 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(fine, 12, 3, padding=1)
 
     def forward(self, latents: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
-        """[b, t, 16, h, w] -> [b, 4t, 3, 8h, 8w] about -1..1; at the start the first three frames are dropped."""
-        past = cache or [None] * 4
+        """[b, t, 16, h, w] -> [b, 4t, 3, 8h, 8w] about -1..1; at the start the first three frames are
+        dropped."""
+        past: Sequence[Tensor | None] = cache or [None] * 4
         x = F.relu(over_frames(self.stem, latents))
         x, first = self.coarse[0](x, past[0])
         x, second = self.coarse[1](x, past[1])

@@ -2,8 +2,9 @@
 
     python -m services.worker.models.sprites.evaluate --prompts 100 --chunks 50 --seed 7
 
-All prompts stream together, one row each. After `--chunks` chunks every prompt is changed to another colour (and every
-other one to another background too), and the streams run on to `--until`. Prints one JSON object and a table.
+All prompts stream together, one row each. After `--chunks` chunks every prompt is changed to another
+colour (and every other one to another background too), and the streams run on to `--until`. Prints one
+JSON object and a table.
 """
 
 from __future__ import annotations
@@ -65,11 +66,11 @@ class Streams:
         for row, (state, prompt) in enumerate(zip(self.states, prompts, strict=True)):
             self._model.set_prompt(state, prompt)
             before = self.scenes[row].tolist()
-            self.scenes[row] = torch.tensor(attributes(read(prompt).named, tuple(before)))  # type: ignore[arg-type]
+            self.scenes[row] = torch.tensor(attributes(read(prompt).named, tuple(before)))
 
     def chunk(self) -> Tensor:
         """[rows, frames, 96, 160, 3]"""
-        forwards = [self._model.begin_chunk(state, self._rung) for state in self.states][0]
+        forwards = max(self._model.begin_chunk(state, self._rung) for state in self.states)
         for _ in range(forwards):
             self._model.forward(self.states)
         return torch.stack([self._model.decode(state) for state in self.states])

@@ -1,4 +1,5 @@
-"""What a picture shows, for someone who knows the world: used by the evaluator and by a small check in the tests."""
+"""What a picture shows, for someone who knows the world: used by the evaluator and by a small check in
+the tests."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ _SHADES = (0.72, 0.86, 1.0, 1.14)
 
 @dataclass(frozen=True)
 class Sight:
-    """One row per picture. `colour` and `shape` are value indices, -1 where no character is seen; `overlap` is the
-    intersection over union with the asked shape; `ground_db` the PSNR of the background off the character."""
+    """One row per picture. `colour` and `shape` are value indices, -1 where no character is seen;
+    `overlap` is the intersection over union with the asked shape; `ground_db` the PSNR of the background
+    off the character."""
 
     colour: Tensor
     shape: Tensor

@@ -1,9 +1,10 @@
-"""Noise as a function of (seed, chunk, step), the same on every machine, and what the first chunk's noise stands for.
+"""Noise as a function of (seed, chunk, step), the same on every machine, and what the first chunk's noise
+stands for.
 
-Where the character starts is read off the noise of the first chunk: the corner patch of its first frame holds two unit
-normals, one for x and one for y. Training draws the start first and shifts the noise to agree, which leaves it
-exactly Gaussian; so the picture follows from (noise, prompt) and one or two steps find it, where a model that must guess
-would paint the average of all starts.
+Where the character starts is read off the noise of the first chunk: the corner patch of its first frame
+holds two unit normals, one for x and one for y. Training draws the start first and shifts the noise to
+agree, which leaves it exactly Gaussian; so the picture follows from (noise, prompt) and one or two steps
+find it, where a model that must guess would paint the average of all starts.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def start_of(noise: Tensor) -> Tensor:
 
 
 def with_start(noise: Tensor, start: Tensor) -> Tensor:
-    """The same noise with its corner shifted so that `start_of` gives `start`; Gaussian as long as start is uniform."""
+    """The same noise with its corner shifted so that `start_of` gives `start`; Gaussian as long as start
+    is uniform."""
     shift = torch.special.ndtri(start.clamp(1e-4, 1 - 1e-4)) * 2 - noise[..., 0, :2, :2, :2].sum(dim=(-2, -1))
     noise = noise.clone()
     noise[..., 0, :2, :2, :2] += shift[..., None, None] / 4

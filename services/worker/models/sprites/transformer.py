@@ -1,8 +1,9 @@
-"""The causal video transformer of `sprites`, built like the Wan family: per-frame timestep modulation, self-attention
-over a window of cached chunks with un-roped keys and window-relative positions, cross-attention to the prompt, FFN.
+"""The causal video transformer of `sprites`, built like the Wan family: per-frame timestep modulation,
+self-attention over a window of cached chunks with un-roped keys and window-relative positions,
+cross-attention to the prompt, FFN.
 
-One set of weights, two ways to attend: `Window` (serving: new tokens against one session's ring) and `Parallel`
-(training: all chunks of a clip at once, each seeing exactly what it would see when served).
+One set of weights, two ways to attend: `Window` (serving: new tokens against one session's ring) and
+`Parallel` (training: all chunks of a clip at once, each seeing exactly what it would see when served).
 The network predicts the clean latents; the velocity of flow matching is (x_t - x_0) / t.
 """
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from services.worker.models.sprites.autoencoder import LATENT_CHANNELS
-from services.worker.models.sprites.vocabulary import SLOT_NAMES, TOKEN_COUNT
+from services.worker.models.sprites.vocabulary import TOKEN_COUNT
 
 CHUNK = 3
 GRID = (12, 20)
@@ -31,7 +32,8 @@ CROSS_HEADS = 4
 
 
 class Attend(Protocol):
-    """Self-attention of one layer; q, k, v are [rows, tokens, heads, head_dim], q and k normalised and un-roped."""
+    """Self-attention of one layer; q, k, v are [rows, tokens, heads, head_dim], q and k normalised and
+    un-roped."""
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
@@ -99,7 +101,8 @@ class Block(nn.Module):
         return torch.stack([self.norm_cross_k(k), v], 1).unflatten(-1, (CROSS_HEADS, -1))
 
     def project(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Modulated queries, keys and values of x, and this layer's modulation [rows, tokens/60 frames, 6, DIM]."""
+        """Modulated queries, keys and values of x, and this layer's modulation [rows, tokens/60 frames,
+        6, DIM]."""
         mod = time + self.modulation
         q, k, v = self.qkv(_modulate(_norm(x), mod[:, :, 0], mod[:, :, 1])).chunk(3, -1)
         heads = (HEADS, HEAD_DIM)
@@ -153,8 +156,8 @@ class Transformer(nn.Module):
     def forward(self, latents: Tensor, t: Tensor, opening: Tensor, text_kv: Tensor, attend: Attend) -> Tensor:
         """Clean latents of each row's chunk.
 
-        latents [rows, 3, 16, 12, 20] at noise level t [rows, 3] (1 is noise); opening [rows] is 1 where the picture
-        begins with this chunk, else 0; text_kv as made by `text_kv`.
+        latents [rows, 3, 16, 12, 20] at noise level t [rows, 3] (1 is noise); opening [rows] is 1 where
+        the picture begins with this chunk, else 0; text_kv as made by `text_kv`.
         """
         x = self.patch(patchify(latents)) + self.place + opening[:, None, None] * self.opening
         embedded = self.time(_sinusoids(t))
@@ -203,8 +206,8 @@ def place_table(order: int, device: torch.device) -> Tensor:
 class Ring:
     """One session's keys and values, pre-allocated.
 
-    `kv` is [2, layers, slots, 180, heads, head_dim] with un-roped keys and is the state; `turned` holds the keys turned for
-    the chunk being made and can always be made again from it.
+    `kv` is [2, layers, slots, 180, heads, head_dim] with un-roped keys and is the state; `turned` holds
+    the keys turned for the chunk being made and can always be made again from it.
     """
 
     def __init__(self, kv: Tensor) -> None:
@@ -226,8 +229,8 @@ class Ring:
 class Window:
     """Serving: writes each row's new keys and values into its ring and attends to what the ring holds.
 
-    `chunks` are the rows' chunk numbers within their picture; rows may differ in them. Softmax doesn't mind the order of
-    keys, so a ring is never put in order or copied.
+    `chunks` are the rows' chunk numbers within their picture; rows may differ in them. Softmax doesn't
+    mind the order of keys, so a ring is never put in order or copied.
     """
 
     def __init__(self, rings: Sequence[Ring], chunks: Sequence[int]) -> None:
@@ -251,10 +254,10 @@ class Window:
 class Parallel:
     """Training: all chunks of a batch of clips at once, twice.
 
-    Rows are [2 streams, clips, chunks] flattened: first the clean stream, whose keys are what a clean pass would have
-    left in the ring, then the noisy stream. A chunk of either sees the clean past of `window_of` and itself.
-    Clips where `strange` is set see another clip's first chunk as their sink once their window is full, as
-    if their own beginning were long ago.
+    Rows are [2 streams, clips, chunks] flattened: first the clean stream, whose keys are what a clean
+    pass would have left in the ring, then the noisy stream. A chunk of either sees the clean past of
+    `window_of` and itself. Clips where `strange` is set see another clip's first chunk as their sink once
+    their window is full, as if their own beginning were long ago.
     """
 
     def __init__(self, clips: int, chunks: int, device: torch.device) -> None:
@@ -265,6 +268,7 @@ class Parallel:
         ]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        del layer  # nothing is kept between forwards
         q, k, v = (x.unflatten(0, self._shape) for x in (q, k, v))
         chunks = self._shape[2]
         edges = [(n, n + 1) for n in range(min(WINDOW_CHUNKS - 1, chunks))]

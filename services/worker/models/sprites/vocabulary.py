@@ -1,4 +1,5 @@
-"""Free text to the attributes of a scene. Pure Python: the gateway's warnings and the model's tokens both come from here.
+"""Free text to the attributes of a scene. Pure Python: the gateway's warnings and the model's tokens both
+come from here.
 
 A scene has one value per slot. A prompt names some of them; slots it leaves unnamed keep the value they have
 (or the default when the session begins). Words nobody knows are reported back, never refused.
@@ -55,7 +56,8 @@ _SYNONYMS: Final[dict[str, dict[str, str]]] = {
         "big": "large huge giant bigger larger enormous great",
     },
     "motion": {
-        "still": "resting rests stopped stops stop motionless static standing stands standstill waiting waits frozen"
+        "still": "resting rests stopped stops stop motionless static standing stands standstill waiting"
+        " waits frozen"
         " hovering hovers freeze rest stand,in place",
         "left": "leftward leftwards,to the left,moving left",
         "right": "rightward rightwards sideways horizontally,to the right,left and right,from side to side,"
@@ -72,7 +74,8 @@ _SYNONYMS: Final[dict[str, dict[str, str]]] = {
         "fast": "quickly quick faster rapidly rapid speedy swiftly swift racing races",
     },
     "background": {
-        "night": "space starry stars midnight dark moon moonlit galaxy,night sky,starry sky,starry night,at night,"
+        "night": "space starry stars midnight dark moon moonlit galaxy,night sky,starry sky,starry"
+        " night,at night,"
         "outer space,dark sky,full of stars",
         "meadow": "grass field lawn park hills hill garden grassy countryside pasture,blue sky",
         "sea": "ocean water waves lake underwater beach wave",
@@ -81,13 +84,20 @@ _SYNONYMS: Final[dict[str, dict[str, str]]] = {
     },
 }
 _FILLERS: Final = frozenset(
-    "a an the and then now please with on in at over above of to is are be it its it's that this which while make makes made"
-    " turn turns turned turning into becomes become becoming show shows me let there as by for from through across along"
-    " under one some very my your colour color coloured colored colors colours shape shaped size sized background"
-    " backdrop scene picture video moves move moving goes go going floating floats flies fly flying drifting drifts"
-    " travels travelling traveling slides sliding keep keeps sky front against before behind i want would like see put"
-    " has have having change changes changed but so just again speed motion direction toward towards start starts"
-    " starting began begin begins running runs travel drift float slide toy little-by-little cute nice beautiful"
+    "a an the and then now please with on in at over above of to is are be it its it's that this which"
+    " while make makes made"
+    " turn turns turned turning into becomes become becoming show shows me let there as by for from"
+    " through across along"
+    " under one some very my your colour color coloured colored colors colours shape shaped size sized"
+    " background"
+    " backdrop scene picture video moves move moving goes go going floating floats flies fly flying"
+    " drifting drifts"
+    " travels travelling traveling slides sliding keep keeps sky front against before behind i want would"
+    " like see put"
+    " has have having change changes changed but so just again speed motion direction toward towards start"
+    " starts"
+    " starting began begin begins running runs travel drift float slide toy little-by-little cute nice"
+    " beautiful"
     " lovely shiny bright sprite object thing side screen deep soft".split()
 )
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
@@ -95,7 +105,8 @@ _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was understood of one prompt: slot name -> value name, and what was not, in words for its author."""
+    """What was understood of one prompt: slot name -> value name, and what was not, in words for its
+    author."""
 
     named: dict[str, str]
     warnings: tuple[str, ...]
@@ -180,6 +191,7 @@ def token_ids(scene: Attributes) -> tuple[int, ...]:
 
 
 def held_out(scene: Attributes) -> bool:
-    """One in ten combinations of colour, shape and background is never trained on; the evaluator asks only for these."""
+    """One in ten combinations of colour, shape and background is never trained on; the evaluator asks
+    only for these."""
     colour, shape, _, _, _, background = scene
     return (colour * 7 + shape * 3 + background * 11) % 10 == 4

@@ -1,8 +1,8 @@
 """The world `sprites` is trained on, with its truth known: one little character over a moving background.
 
-Everything after the first frame follows from the frame before and the prompt, so a model that sees recent frames
-has nothing to guess. The only random thing, where the character starts, is given from outside. Vectorised over clips;
-runs on any torch device. Pixels are -1..1, x to the right, y down.
+Everything after the first frame follows from the frame before and the prompt, so a model that sees recent
+frames has nothing to guess. The only random thing, where the character starts, is given from outside.
+Vectorised over clips; runs on any torch device. Pixels are -1..1, x to the right, y down.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def limits(size: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def simulate(scenes: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """scenes [batch, chunks, 6] (value indices), start [batch, 2] in 0..1 -> centres and gaze, [batch, frames, 2] each."""
+    """scenes [batch, chunks, 6] (value indices), start [batch, 2] in 0..1 -> centres and gaze, [batch,
+    frames, 2] each."""
     low, high = limits(scenes[:, 0, 2])
     position = low + start * (high - low)
     heading = _first_heading(scenes[:, 0, 3], position)
@@ -179,7 +180,8 @@ def _dot(x: Tensor, y: Tensor, size: float, radius: Tensor) -> Tensor:
 
 
 def shape_distances() -> Tensor:
-    """Signed distances (in radii, negative inside) of the six shapes as [6, 128, 128] textures over ±1.5 radii."""
+    """Signed distances (in radii, negative inside) of the six shapes as [6, 128, 128] textures over ±1.5
+    radii."""
     axis = torch.linspace(-_REACH, _REACH, _TEXTURE)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     ball = (x * x + y * y).sqrt() - 0.95
@@ -267,9 +269,9 @@ def _meadow(x: Tensor, y: Tensor, phase: float) -> Tensor:
     )
     scene = _blend(scene, (0.36, 0.64, 0.30), near) + near * blades
     for i in range(14):
-        cx, cy = (i * 47 + 9) % WIDTH + 0.8 * math.sin(phase + i), 82 + (i * 29) % 11
+        left, top = (i * 47 + 9) % WIDTH + 0.8 * math.sin(phase + i), 82 + (i * 29) % 11
         petals = ((0.98, 0.95, 0.80), (0.98, 0.75, 0.82))[i % 2]
-        scene = _blend(scene, petals, _disc(x, y, cx, cy, 1.5))
+        scene = _blend(scene, petals, _disc(x, y, left, top, 1.5))
     return scene
 
 

@@ -19,9 +19,9 @@ def model() -> SessionModel:
 
 
 def make_chunk(model: SessionModel, states: list[State], rung: int = 1) -> list[Tensor]:
-    for forwards in [[model.begin_chunk(state, model.spec.rungs[rung]) for state in states]]:
-        for _ in range(forwards[0]):
-            model.forward(states)
+    forwards = max(model.begin_chunk(state, model.spec.rungs[rung]) for state in states)
+    for _ in range(forwards):
+        model.forward(states)
     return [model.decode(state) for state in states]
 
 
@@ -98,7 +98,7 @@ def test_rows_of_one_forward_are_as_alone(model: SessionModel) -> None:
 
 def test_a_prompt_set_during_a_chunk_waits_for_the_next(model: SessionModel) -> None:
     steered, left_alone = (model.open(seed=4, prompt=PROMPT) for _ in range(2))
-    forwards = [model.begin_chunk(state, model.spec.rungs[1]) for state in (steered, left_alone)][0]
+    forwards = max(model.begin_chunk(state, model.spec.rungs[1]) for state in (steered, left_alone))
     model.set_prompt(steered, "now red")
     for _ in range(forwards):
         model.forward([steered])
@@ -136,7 +136,7 @@ def test_forty_chunks_on_the_scene_holds_and_the_state_has_not_grown(model: Sess
     for _ in range(6):
         make_chunk(model, [state])
     size = sum(tensor.nbytes for tensor in model.export_state(state).values())
-    for _ in range(34):
+    for _ in range(33):
         frames = make_chunk(model, [state])
     sight = look(frames, {"background": "meadow"})
     assert sight.colour.tolist() == [SLOTS["colour"].index("blue")]

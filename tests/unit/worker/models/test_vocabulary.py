@@ -57,12 +57,14 @@ def test_unnamed_slots_keep_their_value() -> None:
 
 
 def test_every_scene_is_described_so_that_it_reads_back() -> None:
-    for scene in itertools.product(*(range(len(values)) for values in SLOTS.values())):
+    for values in itertools.product(*(range(len(options)) for options in SLOTS.values())):
+        scene = (values[0], values[1], values[2], values[3], values[4], values[5])
         reading = read(describe(scene))
         assert attributes(reading.named) == scene
         assert not reading.warnings
 
 
 def test_tokens_of_different_slots_never_collide() -> None:
-    last = tuple(len(values) - 1 for values in SLOTS.values())
-    assert token_ids((0,) * 6)[1:] == tuple(before + 1 for before in token_ids(last)[:-1])
+    sizes = [len(options) - 1 for options in SLOTS.values()]
+    last = (sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5])
+    assert token_ids((0, 0, 0, 0, 0, 0))[1:] == tuple(before + 1 for before in token_ids(last)[:-1])

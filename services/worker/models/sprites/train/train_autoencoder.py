@@ -50,7 +50,7 @@ def train(
 ) -> Autoencoder:
     torch.manual_seed(seed)
     generator = torch.Generator(device).manual_seed(seed)
-    model = Autoencoder().to(device).to(memory_format=torch.channels_last)
+    model = Autoencoder().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pictures, scenes = draw_pool(pool, generator)
     painter = Painter(device)
     step_loss = torch.compile(loss_of, dynamic=False) if device.type == "cuda" else loss_of

@@ -1,11 +1,12 @@
-"""Trains the transformer in latents, for a given time; run again with --start and --depth to go on.
+r"""Trains the transformer in latents, for a given time; run again with --start and --depth to go on.
 
-Each step takes whole clips and trains all their chunks at once, every one against the past that serving would show it.
-With --depth D the past is not the truth: the model first makes every chunk from the true past, then again from what it
-made, up to D times over, and learns to answer such pasts with the true next chunk. That is a roll-out in which every chunk
-stays beside its truth, at the cost of one forward per round.
+Each step takes whole clips and trains all their chunks at once, every one against the past that serving
+would show it. With --depth D the past is not the truth: the model first makes every chunk from the true
+past, then again from what it made, up to D times over, and learns to answer such pasts with the true next
+chunk. That is a roll-out in which every chunk stays beside its truth, at the cost of one forward per round.
 
-    python -m services.worker.models.sprites.train.train_transformer --autoencoder a.safetensors --seconds 300 --out t.safetensors
+    python -m services.worker.models.sprites.train.train_transformer \
+        --autoencoder a.safetensors --seconds 300 --out t.safetensors
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from services.worker.models.sprites import transformer
 from services.worker.models.sprites.autoencoder import Autoencoder
 from services.worker.models.sprites.noise import SHAPE, with_start
 from services.worker.models.sprites.train.clips import random_scenes
-from services.worker.models.sprites import transformer
 from services.worker.models.sprites.transformer import GRID, Block, Parallel, Transformer
 from services.worker.models.sprites.vocabulary import SLOTS, TOKEN_OFFSETS
 from services.worker.models.sprites.world import Painter, simulate
@@ -66,8 +67,8 @@ def encode_clips(
 
 
 class Trainer:
-    """Draws batches into fixed tensors and runs the model over them; on a GPU as two recorded graphs, because launching
-    the kernels one by one takes twice as long as running them."""
+    """Draws batches into fixed tensors and runs the model over them; on a GPU as two recorded graphs,
+    because launching the kernels one by one takes twice as long as running them."""
 
     def __init__(self, model: Transformer, clips: Clips, batch: int, seed: int) -> None:
         device = clips.latents.device
@@ -213,11 +214,12 @@ class Muon:
     def step(self, rate: float) -> None:
         for group, moment in zip(self._groups, self._moments, strict=True):
             gradient = torch.stack([p.grad for p in group if p.grad is not None])
+            weights: list[Tensor] = list(group)
             moment.lerp_(gradient, 1 - self._momentum)
             update = orthogonal(gradient.lerp(moment, self._momentum)).to(moment.dtype)
-            torch._foreach_mul_(group, 1 - rate * self._decay)
+            torch._foreach_mul_(weights, 1 - rate * self._decay)
             torch._foreach_add_(
-                group, list(update.unbind()), alpha=-rate * 0.2 * max(moment.shape[1:]) ** 0.5
+                weights, list(update.unbind()), alpha=-rate * 0.2 * max(moment.shape[1:]) ** 0.5
             )
 
 
@@ -294,7 +296,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
     generator = torch.Generator(device).manual_seed(options.seed)
-    autoencoder = Autoencoder().to(device).eval().to(memory_format=torch.channels_last)
+    autoencoder = Autoencoder().to(device).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     autoencoder.load_state_dict({k: v.float() for k, v in load_file(options.autoencoder).items()})
     began = time.monotonic()
     clips = encode_clips(autoencoder, options.clips, generator, min(64, options.clips), options.change)
@@ -305,7 +307,7 @@ def main() -> None:
     if options.start:
         model.load_state_dict({k: v.float() for k, v in load_file(options.start).items()})
     if options.compile:
-        torch._dynamo.config.recompile_limit = 64
+        torch._dynamo.config.recompile_limit = 64  # noqa: SLF001  # its only name
         Block.project = torch.compile(Block.project, dynamic=False)  # type: ignore[method-assign]
         transformer.span = torch.compile(transformer.span, dynamic=False)
         Block.mix = torch.compile(Block.mix, dynamic=False)  # type: ignore[method-assign]
