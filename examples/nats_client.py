@@ -52,8 +52,13 @@ async def next_chunk(client: Client, session: str, after: int, done: int) -> tup
     raise SystemExit(f"no chunk within {CHUNK_WAIT_S:g} s")
 
 
+def change(then: str) -> tuple[int, str]:
+    prompt, _, chunk = then.rpartition("@")
+    return int(chunk), prompt
+
+
 async def main(options: argparse.Namespace) -> None:
-    prompts = {int(at): text for text, _, at in (then.rpartition("@") for then in options.then)}
+    prompts = dict(options.then)
     async with await nats.connect(options.nats_url) as client:
         opened = await ask(client, "open", inputs=[{"kind": "prompt", "text": options.prompt}])
         session, sequence = opened["id"], 0
@@ -76,7 +81,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Drive a session over NATS alone.")
     parser.add_argument("--nats-url", default=os.environ.get("TURBOSERVE_NATS_URL", "nats://127.0.0.1:4222"))
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--then", action="append", default=[], metavar="PROMPT@CHUNK")
+    parser.add_argument("--then", action="append", default=[], type=change, metavar="PROMPT@CHUNK")
     parser.add_argument("--pause-at", type=int, metavar="CHUNK", help="pause and resume before this chunk")
     parser.add_argument("--chunks", type=int, default=10)
     parser.add_argument("-o", "--output", type=Path, required=True)
