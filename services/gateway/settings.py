@@ -13,13 +13,15 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class GatewaySettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`max_prompt_chars` holds until a worker has said what its model takes. `allowed_origins`: origins of
-    foreign pages that may call this gateway, separated by commas; its own page always may.
-    `trust_trace_context`: join traces begun by callers, only where all of them are trusted.
+    """`host`: address to listen on, 0.0.0.0 for every one of this machine. `port`: of the page and the API.
+    `tenant`: whose sessions are served here. `request_timeout_s`: how long placement may take to answer.
+    `max_prompt_chars`: holds until a worker has said what its model takes. `max_viewers`: WebSockets at a
+    time. `allowed_origins`: origins of foreign pages that may call this gateway, separated by commas; its own
+    page always may. `trust_trace_context`: join traces begun by callers, only where all of them are trusted.
     `viewer_silent_s`: how long a viewer may take not a byte, or answer no ping. `away_limit_s`: viewers
     are sent away when NATS stays away for longer. `linger_s`: how long an ended session waits for a
-    viewer's next grant. `poll_s` and `refresh_s`: how often the log and the row of a watched session
-    are looked at although nothing was heard.
+    viewer's next grant. `poll_s`: how often the log of a watched session is looked at although nothing was
+    heard. `refresh_s`: how often its row is read again.
     """
 
     host: str = "127.0.0.1"

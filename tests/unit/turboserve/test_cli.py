@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from shared.settings import SERVICES
+from shared.settings import SERVICES, ServiceSettings
 from turboserve.cli import main
 from turboserve.service_command import settings_of
 from turboserve.stream_command import parse_then
@@ -46,6 +46,10 @@ def test_help_says_what_settings_mean_and_their_defaults() -> None:
     text = " ".join(run("autoscaler", "--help").stdout.split())
     assert "Workers that run even when nobody watches [1]" in text
     assert "How long to try to reach NATS at start before giving up [30.0]" in text
+    gateway = main.commands["gateway"]
+    own = set(settings_of("gateway").__struct_fields__) - set(ServiceSettings.__struct_fields__)
+    options = [option for option in gateway.get_params(click.Context(gateway)) if option.name in own]
+    assert not [o.name for o in options if isinstance(o, click.Option) and (o.help or "[").startswith("[")]
 
 
 def test_help_loads_neither_torch_nor_nats_nor_a_service() -> None:
