@@ -115,8 +115,7 @@ class Reconciler:
         if problem and problem != self._last_problem:
             logger.warning("not everything could be done, trying again: %s", problem)
         self._last_problem = problem
-        if not problem:
-            self._drop_orphans(time.monotonic())
+        self._drop_orphans(time.monotonic(), settled=not problem)
         await self._say_load()
 
     async def _say_load(self) -> None:
@@ -138,25 +137,26 @@ class Reconciler:
                 with in_trace_of(live):
                     self._placement.voice.own(live)
 
-    def _drop_orphans(self, now: float) -> None:
-        """Copies nobody should hold, once all else is settled. Not while another placement may lead: it may
-        know of sessions made since.
+    def _drop_orphans(self, now: float, *, settled: bool) -> None:
+        """Copies nobody should hold: those of an epoch that is over at any time, all others once everything
+        else is `settled`. Not while another placement may lead: it may know of sessions made since.
         """
         self._dropped_at = {key: at for key, at in self._dropped_at.items() if now - at < _DROP_AGAIN_S}
         if not self._placement.leadership.certain:
             return
         for worker, copy in self._placement.fleet.copies(now):
             key = (worker, copy.session, copy.epoch)
-            if self._orphaned(worker, copy) and key not in self._dropped_at:
+            if key not in self._dropped_at and self._orphaned(worker, copy, settled):
                 self._dropped_at[key] = now
                 self._placement.voice.drop(worker, copy.session, copy.epoch)
 
-    def _orphaned(self, worker: str, copy: CopyReport) -> bool:
+    def _orphaned(self, worker: str, copy: CopyReport, settled: bool) -> bool:
         sessions = self._placement.sessions
         live = sessions.live.get(copy.session)
-        if live is None and sessions.may_exist(copy.session):
-            return False
-        return notice.orphaned(live.row if live else None, worker, copy)
+        if live is None:
+            known = settled and not sessions.may_exist(copy.session)
+            return known and notice.orphaned(None, worker, copy)
+        return (settled or copy.epoch < live.row.epoch) and notice.orphaned(live.row, worker, copy)
 
     async def _watch_owners(self) -> None:
         for live in self._still():
