@@ -12,28 +12,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from services.worker.models import noise
 from services.worker.models.sprites.autoencoder import LATENT_CHANNELS
 from services.worker.models.sprites.transformer import CHUNK, GRID
 
 SHAPE = (CHUNK, LATENT_CHANNELS, *GRID)
-_MASK = (1 << 64) - 1
-
-
-def mix(seed: int, chunk: int, step: int) -> int:
-    """A 63-bit generator seed; splitmix64 over the three numbers, so that neighbours share nothing."""
-    state = 0
-    for word in (seed, chunk, step):
-        state = (state + word + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return state >> 1
 
 
 def draw(seed: int, chunk: int, step: int = 0) -> Tensor:
-    """[3, 16, 12, 20], float32, always drawn on the CPU."""
-    generator = torch.Generator("cpu").manual_seed(mix(seed, chunk, step))
-    return torch.randn(SHAPE, generator=generator)
+    """[3, 16, 12, 20], float32."""
+    return noise.draw(SHAPE, seed, chunk, step)
 
 
 def start_of(noise: Tensor) -> Tensor:

@@ -279,7 +279,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=0)
     parser.add_argument("--clips", type=int, default=24000)
     parser.add_argument("--change", type=float, default=0.2, help="chance of a prompt change per chunk")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument(
         "--floor", type=float, default=0.02, help="last learning rate as a share of the highest"
