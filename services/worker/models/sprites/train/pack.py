@@ -1,6 +1,6 @@
 """Joins the two networks into the file the worker loads.
 
-    python -m services.worker.models.sprites.train.pack ae.safetensors transformer.safetensors weights.safetensors
+python -m services.worker.models.sprites.train.pack autoencoder transformer out
 """
 
 from __future__ import annotations
