@@ -129,7 +129,7 @@ class Bus:
             async with asyncio.timeout(wait_s):
                 await self._connect()
         except (TimeoutError, nats.errors.Error, OSError) as error:
-            reason = str(error) or type(error).__name__
+            reason = self._last_error or str(error) or type(error).__name__
             raise BusAway(
                 f"no NATS server answered at {self.url} within {wait_s:g} s ({reason}); "
                 "start one or set TURBOSERVE_NATS_URL"
