@@ -7,7 +7,11 @@ from typing import cast
 
 from services.worker.models.protocol import SessionModel
 
-MODELS = {"sprites": "services.worker.models.sprites.model"}
+MODELS = {
+    "sprites": "services.worker.models.sprites.model",
+    "wan2.1-t2v-1.3b": "services.worker.models.wan.t2v_1_3b",
+    "wan2.1-t2v-14b": "services.worker.models.wan.t2v_14b",
+}
 """Name → module with `load(device, weights_path) -> SessionModel`; `weights_path` "": the shipped weights."""
 
 

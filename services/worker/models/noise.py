@@ -1,4 +1,4 @@
-"""Noise as a function of (seed, chunk, step), the same on every machine: what makes a session repeatable anywhere."""
+"""Noise as a function of (seed, chunk, step), the same on every machine: a session is repeatable anywhere."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from services.worker.models import noise
+from services.worker.models.noise import draw as draw_normal
 from services.worker.models.sprites.autoencoder import LATENT_CHANNELS
 from services.worker.models.sprites.transformer import CHUNK, GRID
 
@@ -21,7 +21,7 @@ SHAPE = (CHUNK, LATENT_CHANNELS, *GRID)
 
 def draw(seed: int, chunk: int, step: int = 0) -> Tensor:
     """[3, 16, 12, 20], float32."""
-    return noise.draw(SHAPE, seed, chunk, step)
+    return draw_normal(SHAPE, seed, chunk, step)
 
 
 def start_of(noise: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Wan 2.1 made causal: Self-Forcing, LongLive and Krea checkpoints of it, stepped from pre-allocated session slots."""
+"""Wan 2.1 made causal (Self-Forcing, LongLive, Krea), stepped from pre-allocated session slots."""

@@ -1,4 +1,4 @@
-"""What is fixed about a Wan model before any weight is read: its widths, its picture, and how a family steps it.
+"""What is fixed about a Wan model before any weight is read: widths, picture, and how a family steps it.
 
 Nothing here touches torch, so that placement figures and tests can be had without it.
 """
@@ -59,8 +59,9 @@ class Geometry:
         if self.width < unit or self.height < unit or self.width % unit or self.height % unit:
             near = tuple(max(unit, round(side / unit) * unit) for side in (self.width, self.height))
             raise GeometryError(
-                f"{self.width}×{self.height} pixels can't be made: width and height must be multiples of {unit}"
-                f" (the decoder's {SPACE_FACTOR} × the patch's {PATCH}); the nearest is {near[0]}×{near[1]}"
+                f"{self.width}×{self.height} pixels can't be made: width and height must be multiples"
+                f" of {unit} (the decoder's {SPACE_FACTOR} × the patch's {PATCH});"
+                f" the nearest is {near[0]}×{near[1]}"
             )
         if self.chunk_latent_frames < 1:
             raise GeometryError(f"a chunk of {self.chunk_latent_frames} latent frames; it takes at least 1")
@@ -100,10 +101,10 @@ class Geometry:
 class Recipe:
     """How a published family of checkpoints is stepped.
 
-    `window_frames` counts latent frames and includes the `sink_frames` oldest ones, which are never evicted, and
-    the chunk being made. `recache_on_prompt`: a new prompt's first forward makes the window's K/V anew from
-    its clean latents. `context_frames` > 0: there is no clean pass; the K/V of that many last latents are made
-    anew before every chunk, and the window is they and the chunk.
+    `window_frames` counts latent frames and includes the `sink_frames` oldest ones, which are never evicted,
+    and the chunk being made. `recache_on_prompt`: a new prompt's first forward makes the window's K/V anew
+    from its clean latents. `context_frames` > 0: there is no clean pass; the K/V of that many last latents
+    are made anew before every chunk, and the window is they and the chunk.
     """
 
     name: str
@@ -117,8 +118,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.sink_frames < self.window_frames or self.steps < 1:
             raise GeometryError(
-                f"recipe {self.name}: {self.steps} steps, window {self.window_frames}, sink {self.sink_frames};"
-                " a window is longer than its sink, and there is at least one step"
+                f"recipe {self.name}: {self.steps} steps, window {self.window_frames}, sink"
+                f" {self.sink_frames}; a window is longer than its sink, and there is at least one step"
             )
 
 
@@ -140,13 +141,13 @@ class WanConfig:
         needed = self.geometry.chunk_latent_frames + self.recipe.context_frames
         if room < needed or (self.recipe.context_frames and self.recipe.sink_frames):
             raise GeometryError(
-                f"window of {self.recipe.window_frames} latent frames less a sink of {self.recipe.sink_frames}"
-                f" has no room for {needed} (a chunk of {self.geometry.chunk_latent_frames} and its context)"
+                f"window of {self.recipe.window_frames} latent frames less a sink of"
+                f" {self.recipe.sink_frames} has no room for {needed}: a chunk and its context"
             )
 
     @property
     def kv_shape(self) -> tuple[int, ...]:
-        """One session's keys and values: layers, key or value, frames, tokens of a frame, heads, head size."""
+        """A session's keys and values: layers, key or value, frames, tokens of a frame, heads, head size."""
         arch = self.architecture
         frames, tokens = self.recipe.window_frames, self.geometry.frame_tokens
         return arch.layers, 2, frames, tokens, arch.heads, arch.head_dim

@@ -1,15 +1,16 @@
 """Which forwards a chunk takes, which places of the window they write and which they see. Integers only.
 
-A frame's place in the ring is fixed when it is made: the first `window` frames fill it in order, later ones overwrite
-the oldest that is no sink. A forward lists the places it sees oldest first, so that a frame's position for the rotary
-embedding is its index in that list: all full windows look the same, and no index ever outgrows a table.
+A frame's place in the ring is fixed when it is made: the first `window` frames fill it in order, later ones
+overwrite the oldest that is no sink. A forward lists the places it sees oldest first, so that a frame's
+position for the rotary embedding is its index in that list: all full windows look the same, and no index
+outgrows a table.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.worker.models.wan.config import Recipe
+from services.worker.models.wan.config import GeometryError, Recipe
 
 TIMESTEPS = 1000.0
 
@@ -22,7 +23,10 @@ def place_of(frame: int, recipe: Recipe) -> int:
 
 
 def window_of(end: int, recipe: Recipe, window_frames: int | None = None) -> tuple[int, ...]:
-    """The frames seen by a chunk whose last is `end` - 1, oldest first and its own included; `window_frames`: a rung's."""
+    """The frames seen by a chunk that ends before frame `end`, oldest first, its own included.
+
+    `window_frames`: a rung's, where shorter.
+    """
     limit = min(window_frames or recipe.window_frames, recipe.window_frames)
     if end <= limit:
         return tuple(range(end))
@@ -31,7 +35,7 @@ def window_of(end: int, recipe: Recipe, window_frames: int | None = None) -> tup
 
 
 def noise_level(step: int, steps: int, shift: float) -> float:
-    """The share of noise before denoise step `step`: evenly spaced, then warped by `shift`; 0.0 when step = steps."""
+    """The share of noise before denoise step `step`, evenly spaced and then warped; 0.0 when step = steps."""
     even = 1 - step / steps
     return shift * even / (1 + (shift - 1) * even)
 
@@ -40,9 +44,9 @@ def noise_level(step: int, steps: int, shift: float) -> float:
 class Pass:
     """One forward of one session.
 
-    `seen` are the ring's places it attends to, oldest first; the last `count` of them are the frames fed, whose keys
-    and values it writes. `level` and `next_level` are the noise before and after, both 0.0 for a context pass,
-    which feeds clean latents from the ring (`from_ring`) or the chunk's own and only writes.
+    `seen` are the ring's places it attends to, oldest first; the last `count` of them are the frames fed,
+    whose keys and values it writes. `level` and `next_level` are the noise before and after, both 0.0 for a
+    pass that only writes and feeds clean latents: those in the ring (`from_ring`) or the chunk's own.
     """
 
     seen: tuple[int, ...]
@@ -76,8 +80,12 @@ def chunk_passes(
     new_prompt: bool = False,
 ) -> tuple[Pass, ...]:
     """The forwards that make the `count` frames from `start` on. `steps` and `window_frames`: a rung's."""
-    steps = steps or recipe.steps
-    frames = window_of(start + count, recipe, window_frames)
+    steps, limit = steps or recipe.steps, window_frames or recipe.window_frames
+    if limit < recipe.sink_frames + count:
+        raise GeometryError(
+            f"a window of {limit} has no room for the sink and a chunk of {count} latent frames"
+        )
+    frames = window_of(start + count, recipe, limit)
     seen = tuple(place_of(frame, recipe) for frame in frames)
     levels = [noise_level(step, steps, recipe.shift) for step in range(steps + 1)]
     denoise = [Pass(seen, count, levels[step], levels[step + 1], step) for step in range(steps)]
@@ -92,9 +100,10 @@ def chunk_passes(
 
 
 def recache(recipe: Recipe, start: int, *, sink_too: bool = False) -> Pass:
-    """Makes the keys and values of the last `window_frames` frames before `start` anew from their clean latents.
+    """Makes the keys and values of the last `window_frames` frames before `start` anew from clean latents.
 
-    Sink frames older than those keep the ones they have, unless `sink_too`: when nothing is left but latents.
+    Sink frames older than those keep the ones they have, unless `sink_too`: when nothing is left but
+    latents.
     """
     frames = window_of(start, recipe)
     oldest = 0 if sink_too else start - recipe.window_frames

@@ -1,6 +1,7 @@
 """Sessions' states in one allocation: a row of bytes per session, cut into named regions.
 
-A row is contiguous, so that suspending or moving a session is one copy. Slots are taken and given back, never allocated.
+A row is contiguous, so that suspending or moving a session is one copy. Slots are taken and given back,
+never made.
 """
 
 from __future__ import annotations
@@ -30,18 +31,22 @@ class Region:
         return prod(self.shape) * self.dtype.itemsize
 
 
+def row_bytes(regions: Sequence[Region]) -> int:
+    """What a slot takes: every region begins aligned."""
+    return sum(-(-region.size_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES for region in regions)
+
+
 class Pool:
     """`slots` rows on one device. Not thread-safe: the device thread owns it."""
 
     def __init__(self, regions: Sequence[Region], slots: int, device: torch.device) -> None:
-        self.row_bytes = 0
-        offsets = {}
-        for region in regions:
-            offsets[region.name] = self.row_bytes
-            self.row_bytes += -(-region.size_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        self.row_bytes = row_bytes(regions)
         self._bytes = torch.zeros(slots, self.row_bytes, dtype=torch.uint8, device=device)
         self._free = list(reversed(range(slots)))
-        self._views = {region.name: self._view(region, offsets[region.name]) for region in regions}
+        self._views = {
+            region.name: self._view(region, row_bytes(regions[:number]))
+            for number, region in enumerate(regions)
+        }
 
     def __getitem__(self, name: str) -> Tensor:
         """A region of all slots: [slots, *shape], a view."""

@@ -1,0 +1,313 @@
+"""A causal Wan model as a `SessionModel`: sessions in slots, their denoise steps, and their frames."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import prod
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from services.worker.models.noise import draw
+from services.worker.models.protocol import ModelSpec, Rung
+from services.worker.models.wan import random_weights
+from services.worker.models.wan.config import FPS, Geometry, WanConfig
+from services.worker.models.wan.passes import Pass, chunk_passes, recache, window_of
+from services.worker.models.wan.passes import place_of as place_in
+from services.worker.models.wan.slots import Pool, Region
+from services.worker.models.wan.taehv import TaehvDecoder
+from services.worker.models.wan.text import StandInEncoder, TextEncoder
+from services.worker.models.wan.transformer import Rows, Transformer
+
+MAX_PROMPT_CHARS = 2000
+FAST_STEPS = 2
+_RANDOM = "random:"
+
+
+class StateMismatch(ValueError):
+    """A state of another architecture, geometry, decoder or type of numbers. The message gives the sizes."""
+
+
+class Decoder(Protocol):
+    name: str
+
+    def cache_shapes(self, geometry: Geometry) -> list[tuple[int, ...]]: ...
+
+    def decode(self, latents: Tensor, cache: Tensor, *, first: bool) -> Tensor: ...
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class State:
+    """One session's copy; what is large lives in its slot of the pool.
+
+    `chunk` counts from the session's first chunk and names its noise, `frames` the latent frames since the
+    picture (last) began anew. `new_text` is a prompt's embedding that no chunk has been begun with. While a
+    chunk is under way, `latent` is its present latents [frames, 16, h, w] and `passes` the forwards still
+    to come.
+    """
+
+    slot: int
+    seed: int
+    chunk: int
+    frames: int = 0
+    new_text: Tensor | None = None
+    latent: Tensor | None = None
+    passes: tuple[Pass, ...] = ()
+    lease: weakref.finalize | None = None
+
+
+class Wan:
+    """The model on one device. Not thread-safe: the device thread owns it."""
+
+    def __init__(
+        self,
+        config: WanConfig,
+        transformer: Transformer,
+        decoder: nn.Module,
+        encoder: TextEncoder,
+        slots: int,
+        digest: str,
+    ) -> None:
+        """The modules carry their weights and are on the device, of one type of numbers."""
+        weight = transformer.patch_embedding.weight
+        self._config, self._device, self._dtype = config, weight.device, weight.dtype
+        self._transformer = transformer.eval().requires_grad_(requires_grad=False)
+        transformer.ready(self._device)
+        self._decoder: Decoder = decoder.eval().requires_grad_(requires_grad=False)  # type: ignore[assignment]
+        self._encoder = encoder
+        self._pool = Pool(regions(config, self._decoder, self._dtype), slots, self._device)
+        self._random = digest.startswith(_RANDOM)
+        self.spec = self._describe(digest)
+
+    @property
+    def pool(self) -> Pool:
+        return self._pool
+
+    def prompt_warnings(self, prompt: str) -> tuple[str, ...]:  # noqa: ARG002
+        return ("this model has random weights: its picture means nothing",) if self._random else ()
+
+    @torch.inference_mode()
+    def open(self, *, seed: int, prompt: str, first_chunk: int = 0) -> State:
+        """Raises `NoSlot`."""
+        state = self._lease(seed, first_chunk)
+        self.set_prompt(state, prompt)
+        return state
+
+    def close(self, state: State) -> None:
+        """Gives the slot back; a second time does nothing. A state that is dropped gives it back too."""
+        if state.lease is not None:
+            state.lease()
+
+    @torch.inference_mode()
+    def set_prompt(self, state: State, prompt: str) -> None:
+        state.new_text = self._encoder.encode(prompt).to(self._device, self._dtype)
+
+    @torch.inference_mode()
+    def begin_chunk(self, state: State, rung: Rung) -> int:
+        new_prompt = state.new_text is not None
+        self._take_text(state)
+        count = self._config.geometry.chunk_latent_frames
+        state.latent = self._noise(state, 0).to(self._dtype)
+        state.passes = chunk_passes(
+            self._config.recipe,
+            state.frames,
+            count,
+            steps=rung.steps,
+            window_frames=rung.window_latent_frames,
+            new_prompt=new_prompt,
+        )
+        return len(state.passes)
+
+    @torch.inference_mode()
+    def forward(self, states: Sequence[State]) -> None:
+        """One forward of each: rows that feed and see equally many frames go together."""
+        ordered = sorted(states, key=lambda state: state.passes[0].shape)
+        for _, rows in groupby(ordered, key=lambda state: state.passes[0].shape):
+            self._forward_alike(list(rows))
+
+    @torch.inference_mode()
+    def decode(self, state: State) -> Tensor:
+        latents = _under_way(state.latent)
+        assert not state.passes, "the chunk's forwards come first"
+        self._pool["latents"][state.slot, self._places(state.frames, len(latents))] = latents
+        cache = self._pool["decoder"][state.slot]
+        frames = self._decoder.decode(latents, cache, first=state.frames == 0)
+        state.chunk, state.frames, state.latent = state.chunk + 1, state.frames + len(latents), None
+        pixels = frames.float().mul(255).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).contiguous().cpu()
+
+    @torch.inference_mode()
+    def export_state(self, state: State) -> dict[str, Tensor]:
+        """Between two chunks only."""
+        return self._counters(state) | {"slot": self._pool.row(state.slot).clone()}
+
+    @torch.inference_mode()
+    def import_state(self, tensors: Mapping[str, Tensor]) -> State:
+        """Raises `StateMismatch` or `NoSlot`."""
+        held = tensors["slot"]
+        if held.dtype != torch.uint8 or held.numel() != self._pool.row_bytes:
+            raise StateMismatch(
+                f"a state of {held.nbytes} bytes; those of {self.spec.name} at {self.spec.width}×"
+                f"{self.spec.height} with its {self._decoder.name} decoder are {self._pool.row_bytes} bytes"
+            )
+        state = self._restore(tensors)
+        self._pool.row(state.slot).copy_(held)
+        return state
+
+    @torch.inference_mode()
+    def export_latents(self, state: State) -> dict[str, Tensor]:
+        """The little that `rebuild` needs: some MB instead of GB. Between two chunks only."""
+        small = {name: self._pool[name][state.slot].clone() for name in ("latents", "text")}
+        return self._counters(state) | small
+
+    @torch.inference_mode()
+    def rebuild(self, tensors: Mapping[str, Tensor]) -> State:
+        """A copy that goes on much as the exported one would have: one long forward, and a decode thrown
+        away.
+
+        What an evicted frame had left in the window's keys and values is lost, so it isn't bit for bit the
+        same.
+        """
+        state = self._restore(tensors)
+        for name in ("latents", "text"):
+            self._pool[name][state.slot].copy_(tensors[name])
+        self._make_cross(state, self._pool["text"][state.slot])
+        if state.frames:
+            state.passes = (recache(self._config.recipe, state.frames, sink_too=True),)
+            self._forward_alike([state])
+            self._warm_decoder(state)
+        return state
+
+    def _forward_alike(self, states: list[State]) -> None:
+        passes = [state.passes[0] for state in states]
+        latents = torch.stack([self._fed(state) for state in states])
+        levels = torch.tensor([[p.level] * p.count for p in passes], dtype=torch.float32)
+        slots, places = torch.tensor([s.slot for s in states]), torch.tensor([p.seen for p in passes])
+        slots, places, levels = (x.to(self._device, non_blocking=True) for x in (slots, places, levels))
+        rows = Rows(self._pool["kv"], self._pool["cross"], slots, places, passes[0].count)
+        velocities = self._transformer(latents, levels, rows)
+        for state, velocity in zip(states, velocities, strict=True):
+            self._advance(state, velocity)
+
+    def _fed(self, state: State) -> Tensor:
+        following = state.passes[0]
+        if following.from_ring:
+            return self._pool["latents"][state.slot, list(following.written)]
+        return _under_way(state.latent)
+
+    def _advance(self, state: State, velocity: Tensor) -> None:
+        """The clean picture lies `level` along the velocity; fresh noise takes it to the next level."""
+        done, *rest = state.passes
+        state.passes = tuple(rest)
+        if done.denoises:
+            clean = _under_way(state.latent).float() - done.level * velocity.float()
+            if done.next_level:
+                clean = (1 - done.next_level) * clean + done.next_level * self._noise(state, done.step + 1)
+            state.latent = clean.to(self._dtype)
+
+    def _noise(self, state: State, step: int) -> Tensor:
+        geometry = self._config.geometry
+        shape = (geometry.chunk_latent_frames, *geometry.latent_shape)
+        return draw(shape, state.seed, state.chunk, step).to(self._device)
+
+    def _take_text(self, state: State) -> None:
+        """A new prompt's keys and values, once."""
+        if state.new_text is None:
+            return
+        text = self._pool["text"][state.slot]
+        text.zero_()
+        text[: len(state.new_text)] = state.new_text
+        self._make_cross(state, text)
+        state.new_text = None
+
+    def _make_cross(self, state: State, text: Tensor) -> None:
+        self._pool["cross"][state.slot] = self._transformer.text_kv(text)
+
+    def _warm_decoder(self, state: State) -> None:
+        """The decoder's cache from the newest latents that follow each other."""
+        recipe = self._config.recipe
+        frames = window_of(state.frames, recipe)
+        run = [f for number, f in enumerate(frames) if frames[-1] - f == len(frames) - 1 - number]
+        latents = self._pool["latents"][state.slot, [place_in(frame, recipe) for frame in run]]
+        self._decoder.decode(latents, self._pool["decoder"][state.slot], first=run[0] == 0)
+
+    def _places(self, start: int, count: int) -> list[int]:
+        return [place_in(frame, self._config.recipe) for frame in range(start, start + count)]
+
+    def _lease(self, seed: int, chunk: int) -> State:
+        state = State(self._pool.take(), seed, chunk)
+        state.lease = weakref.finalize(state, self._pool.give_back, state.slot)
+        return state
+
+    def _counters(self, state: State) -> dict[str, Tensor]:
+        assert state.latent is None, "a state is exported between two chunks"
+        kept = {"counters": torch.tensor([state.seed, state.chunk, state.frames])}
+        return kept if state.new_text is None else kept | {"new_text": state.new_text.clone()}
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> State:
+        seed, chunk, frames = tensors["counters"].tolist()
+        state = self._lease(seed, chunk)
+        state.frames = frames
+        if "new_text" in tensors:
+            state.new_text = tensors["new_text"].to(self._device, self._dtype)
+        return state
+
+    def _describe(self, digest: str) -> ModelSpec:
+        config, kv_dtype = self._config, str(self._dtype).removeprefix("torch.")
+        geometry, recipe = config.geometry, config.recipe
+        rungs = [("full", recipe.steps), ("fast", FAST_STEPS)]
+        return ModelSpec(
+            name=config.architecture.name,
+            width=geometry.width,
+            height=geometry.height,
+            fps=FPS,
+            first_chunk_frames=geometry.first_chunk_frames,
+            chunk_frames=geometry.chunk_frames,
+            latent_frames_per_chunk=geometry.chunk_latent_frames,
+            steps=recipe.steps,
+            rungs=tuple(Rung(name, steps, recipe.window_frames, kv_dtype) for name, steps in rungs),
+            max_prompt_chars=MAX_PROMPT_CHARS,
+            weights_digest=digest,
+            state_bytes=self._pool.row_bytes,
+        )
+
+
+def regions(config: WanConfig, decoder: Decoder, dtype: torch.dtype) -> list[Region]:
+    """What a slot holds."""
+    arch = config.architecture
+    cached = sum(prod(shape) for shape in decoder.cache_shapes(config.geometry))
+    shapes: Iterable[tuple[str, tuple[int, ...]]] = (
+        ("kv", config.kv_shape),
+        ("cross", config.cross_shape),
+        ("text", (arch.text_tokens, arch.text_dim)),
+        ("latents", config.latents_shape),
+        ("decoder", (cached,)),
+    )
+    return [Region(name, shape, dtype) for name, shape in shapes]
+
+
+def random_model(
+    config: WanConfig,
+    seed: int = 0,
+    *,
+    slots: int = 2,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    decoder: nn.Module | None = None,
+) -> Wan:
+    """For benchmarks and tests: a model of true sizes and costs that paints nothing."""
+    with torch.device("meta"):
+        transformer = Transformer(config)
+    decoder = decoder or TaehvDecoder()
+    random_weights.fill(transformer, seed, torch.device(device), dtype)
+    random_weights.fill(decoder, seed, torch.device(device), dtype, variance=2.0)
+    return Wan(config, transformer, decoder, StandInEncoder(config.architecture), slots, f"{_RANDOM}{seed}")
+
+
+def _under_way(latent: Tensor | None) -> Tensor:
+    assert latent is not None, "begin_chunk comes first"
+    return latent

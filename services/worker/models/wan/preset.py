@@ -1,0 +1,121 @@
+"""From a preset's name and a folder to a model that can be stepped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from services.worker.models import WeightsError
+from services.worker.models.wan.checkpoint import Checkpoint, read_folder
+from services.worker.models.wan.config import LONGLIVE, Architecture, Geometry, Recipe, WanConfig
+from services.worker.models.wan.loading import digest, load_decoder, load_transformer
+from services.worker.models.wan.model import Decoder, Wan, random_model, regions
+from services.worker.models.wan.slots import row_bytes
+from services.worker.models.wan.taehv import TaehvDecoder
+from services.worker.models.wan.text import TextEncoder
+from services.worker.models.wan.transformer import Transformer
+from services.worker.models.wan.vae import VaeDecoder
+
+_RANDOM = "random:"
+_WORKSPACE_BYTES = 8 << 30
+_MOST_SLOTS = 8
+
+
+def load_preset(
+    architecture: Architecture,
+    recipe: Recipe,
+    device: str,
+    weights_path: str,
+    *,
+    encoder: TextEncoder | None = None,
+    geometry: Geometry | None = None,
+    slots: int | None = None,
+) -> Wan:
+    """`weights_path`: a folder with a transformer, perhaps a LoRA (LongLive's), and a decoder; or
+    `random:SEED`.
+
+    Where both decoders are there, the small one is taken. `slots` None: as many as the device has room for,
+    up to 8. Raises `WeightsError`.
+    """
+    config = WanConfig(architecture, recipe, geometry or Geometry(), _dtype(device).itemsize)
+    if weights_path.startswith(_RANDOM):
+        seed = weights_path.removeprefix(_RANDOM)
+        if not seed.isdecimal():
+            raise WeightsError(f"weights {weights_path!r}: a number follows {_RANDOM}")
+        decoder = TaehvDecoder()
+        room = slots or _room(config, decoder, device, parameter_bytes(config))
+        return random_model(
+            config, int(seed), slots=room, device=device, dtype=_dtype(device), decoder=decoder
+        )
+    folder = Path(weights_path)
+    if not weights_path or not folder.is_dir():
+        raise WeightsError(
+            f"{architecture.name} ships no weights, and weights_path {weights_path!r} is no folder; name"
+            f" one that holds a transformer and a decoder, or {_RANDOM}SEED for benchmarks"
+        )
+    if encoder is None:
+        raise WeightsError(f"{architecture.name} with published weights needs a text encoder (umT5)")
+    return _load_folder(config, read_folder(folder), folder, device, encoder, slots)
+
+
+def _load_folder(
+    config: WanConfig,
+    found: list[Checkpoint],
+    folder: Path,
+    device: str,
+    encoder: TextEncoder,
+    slots: int | None,
+) -> Wan:
+    main, lora = _one(found, "transformer", folder), _one(found, "lora", folder, needed=False)
+    small = _one(found, "taehv", folder, needed=False)
+    painter = small or _one(found, "vae", folder)
+    assert main is not None
+    assert painter is not None
+    if lora is not None:
+        config = WanConfig(config.architecture, LONGLIVE, config.geometry, config.element_bytes)
+    with torch.device("meta"):
+        transformer = Transformer(config)
+        decoder: nn.Module = TaehvDecoder() if small else VaeDecoder()
+    place, dtype = torch.device(device), _dtype(device)
+    load_transformer(transformer, main, config.architecture, place, dtype, lora)
+    load_decoder(decoder, painter, place, dtype)
+    room = slots or _room(config, decoder, device)  # type: ignore[arg-type]
+    return Wan(config, transformer, decoder, encoder, room, digest(transformer, decoder))
+
+
+def _one(found: list[Checkpoint], kind: str, folder: Path, *, needed: bool = True) -> Checkpoint | None:
+    fitting = [checkpoint for checkpoint in found if checkpoint.kind == kind]
+    if len(fitting) > 1:
+        names = ", ".join(checkpoint.path.name for checkpoint in fitting)
+        raise WeightsError(f"folder {folder} holds {len(fitting)} files of kind {kind} ({names}); leave one")
+    if not fitting and needed:
+        kinds = ", ".join(f"{checkpoint.path.name}: {checkpoint.kind}" for checkpoint in found)
+        raise WeightsError(f"folder {folder} holds no {kind} ({kinds})")
+    return fitting[0] if fitting else None
+
+
+def parameter_bytes(config: WanConfig) -> int:
+    with torch.device("meta"):
+        module = Transformer(config)
+    return sum(parameter.numel() for parameter in module.parameters()) * config.element_bytes
+
+
+def _room(config: WanConfig, decoder: Decoder, device: str, to_come_bytes: int = 0) -> int:
+    """Slots beside the weights, of which `to_come_bytes` aren't there yet, and a forward's workspace."""
+    if torch.device(device).type != "cuda":
+        return 1
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    needed_bytes = row_bytes(regions(config, decoder, _dtype(device)))
+    room = (free_bytes - to_come_bytes - _WORKSPACE_BYTES) // needed_bytes
+    if room < 1:
+        raise WeightsError(
+            f"{config.architecture.name} doesn't fit {device}: {free_bytes:,} bytes are free, its weights"
+            f" take {to_come_bytes:,} more, a forward {_WORKSPACE_BYTES:,} and a session {needed_bytes:,}"
+        )
+    return int(min(room, _MOST_SLOTS))
+
+
+def _dtype(device: str) -> torch.dtype:
+    return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
