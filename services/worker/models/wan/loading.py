@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,8 +17,11 @@ from services.worker.models.wan.config import LATENT_CHANNELS, PATCH, Architectu
 _SHOWN = 3
 _SAMPLE = 4096
 _UNUSED = {"vae": ("encoder.", "conv1."), "taehv": ("encoder.",), "transformer": ()}
-_LORA_DOWN = (".lora_A.default.weight", ".lora_A.weight", ".lora_down.weight")
-_LORA_UP = {".lora_A": ".lora_B", ".lora_down": ".lora_up"}
+_LORA_ENDINGS = {
+    ".lora_A.default.weight": ".lora_B.default.weight",
+    ".lora_A.weight": ".lora_B.weight",
+    ".lora_down.weight": ".lora_up.weight",
+}
 
 
 def published_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
@@ -49,6 +53,19 @@ def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
+@dataclass(frozen=True)
+class Update:
+    """A low-rank change of one weight."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    def on(self, weight: Tensor) -> Tensor:
+        down, up = self.down.to(weight.device).float(), self.up.to(weight.device).float()
+        return weight.float() + self.scale * (up @ down)
+
+
 def load_transformer(
     module: nn.Module,
     checkpoint: Checkpoint,
@@ -57,48 +74,48 @@ def load_transformer(
     dtype: torch.dtype,
     lora: Checkpoint | None = None,
 ) -> None:
-    """Fills `module` (which may be on the meta device). Raises `WeightsError`."""
+    """Fills `module` (which may be on the meta device), tensor by tensor. Raises `WeightsError`."""
     _refuse(checkpoint, mismatches(checkpoint, arch))
-    tensors = checkpoint.tensors
-    if lora is not None:
-        tensors = merged(tensors, lora)
-    _fill(module, fused(tensors, arch), checkpoint.path, device, dtype)
+    updates = low_rank_updates(lora, published_shapes(arch)) if lora else {}
+
+    def published(name: str) -> Tensor:
+        tensor = checkpoint.tensors[name].to(device)
+        return (updates[name].on(tensor) if name in updates else tensor).to(dtype)
+
+    made = {name: torch.cat([published(part) for part in parts_of(name)]) for name in module.state_dict()}
+    _fill(module, made, checkpoint.path)
 
 
 def load_decoder(module: nn.Module, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
     """The same for a `VaeDecoder` or a `TaehvDecoder`. Raises `WeightsError`."""
     _refuse(checkpoint, decoder_mismatches(checkpoint, module))
-    wanted = module.state_dict()
-    tensors = {name: _last_rows(checkpoint.tensors[name], wanted[name]) for name in wanted}
-    _fill(module, tensors, checkpoint.path, device, dtype)
+    made = {
+        name: _last_rows(checkpoint.tensors[name], tensor).to(device, dtype, copy=True)
+        for name, tensor in module.state_dict().items()
+    }
+    _fill(module, made, checkpoint.path)
 
 
-def fused(tensors: Mapping[str, Tensor], arch: Architecture) -> Tensors:
-    """Published names to the module's: self-attention's q, k and v as one product."""
-    made = dict(tensors)
-    for block in (f"blocks.{layer}.self_attn" for layer in range(arch.layers)):
-        for part in ("weight", "bias"):
-            made[f"{block}.qkv.{part}"] = torch.cat([made.pop(f"{block}.{name}.{part}") for name in "qkv"])
-    return made
+def parts_of(name: str) -> list[str]:
+    """The published tensors that one of the module is put together from: self-attention has one product."""
+    return [name.replace(".qkv.", f".{part}.") for part in "qkv"] if ".qkv." in name else [name]
 
 
-def merged(tensors: Mapping[str, Tensor], lora: Checkpoint) -> Tensors:
-    """`tensors` with low-rank updates added to them; a scale of 1 where the file gives no alpha."""
-    made = dict(tensors)
+def low_rank_updates(lora: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Update]:
+    """By the weight they change; a scale of 1 where the file gives no alpha. Raises `WeightsError`."""
+    updates = {}
     for name, down in lora.tensors.items():
-        ending = next((ending for ending in _LORA_DOWN if name.endswith(ending)), None)
+        ending = next((ending for ending in _LORA_ENDINGS if name.endswith(ending)), None)
         if ending is None:
             continue
         target = name.removesuffix(ending)
-        kind = next(kind for kind in _LORA_UP if kind in ending)
-        up = lora.tensors.get(name.replace(kind, _LORA_UP[kind]))
-        weight = made.get(f"{target}.weight")
-        if up is None or weight is None or (up.shape[0], down.shape[1]) != weight.shape:
+        up = lora.tensors.get(target + _LORA_ENDINGS[ending])
+        if up is None or (up.shape[0], down.shape[-1]) != shapes.get(f"{target}.weight"):
             raise WeightsError(f"LoRA file {lora.path}: {name} fits no weight of the transformer")
         alpha = lora.tensors.get(f"{target}.alpha")
         scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-        made[f"{target}.weight"] = weight.float() + scale * (up.float() @ down.float())
-    return made
+        updates[f"{target}.weight"] = Update(down, up, scale)
+    return updates
 
 
 def digest(*modules: nn.Module) -> str:
@@ -165,15 +182,15 @@ def _last_rows(tensor: Tensor, wanted: Tensor) -> Tensor:
     return tensor
 
 
-def _fill(module: nn.Module, tensors: Tensors, path: Path, device: torch.device, dtype: torch.dtype) -> None:
-    ready, spoilt = {}, []
-    for name, tensor in tensors.items():
-        ready[name] = tensor.to(device, dtype, copy=True)
-        if not torch.isfinite(ready[name]).all():
-            spoilt.append(f"{name} holds NaN or infinity")
+def _fill(module: nn.Module, tensors: Tensors, path: Path) -> None:
+    spoilt = [
+        f"{name} holds NaN or infinity"
+        for name, tensor in tensors.items()
+        if not torch.isfinite(tensor).all()
+    ]
     if spoilt:
         raise WeightsError(f"weights file {path} can't be used: {some(spoilt, '; ')}")
-    module.load_state_dict(ready, assign=True)
+    module.load_state_dict(tensors, assign=True)
 
 
 def _refuse(checkpoint: Checkpoint, problems: list[str]) -> None:

@@ -102,9 +102,14 @@ class Wan:
         if state.lease is not None:
             state.lease()
 
-    @torch.inference_mode()
     def set_prompt(self, state: State, prompt: str) -> None:
-        state.new_text = self._encoder.encode(prompt).to(self._device, self._dtype)
+        self.set_text(state, self._encoder.encode(prompt))
+
+    @torch.inference_mode()
+    def set_text(self, state: State, embedding: Tensor) -> None:
+        """A prompt encoded elsewhere: [words, text_dim], what is beyond text_tokens words unread."""
+        words = embedding[: self._config.architecture.text_tokens]
+        state.new_text = words.to(self._device, self._dtype)
 
     @torch.inference_mode()
     def begin_chunk(self, state: State, rung: Rung) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from services.worker.models import WeightsError
 from services.worker.models.wan.checkpoint import Checkpoint, read_folder
 from services.worker.models.wan.config import LONGLIVE, Architecture, Geometry, Recipe, WanConfig
-from services.worker.models.wan.loading import digest, load_decoder, load_transformer
+from services.worker.models.wan.loading import digest, load_decoder, load_transformer, published_shapes
 from services.worker.models.wan.model import Decoder, Wan, random_model, regions
 from services.worker.models.wan.slots import row_bytes
 from services.worker.models.wan.taehv import TaehvDecoder
@@ -45,7 +46,7 @@ def load_preset(
         if not seed.isdecimal():
             raise WeightsError(f"weights {weights_path!r}: a number follows {_RANDOM}")
         decoder = TaehvDecoder()
-        room = slots or _room(config, decoder, device, parameter_bytes(config))
+        room = slots or _room(config, decoder, device)
         return random_model(
             config, int(seed), slots=room, device=device, dtype=_dtype(device), decoder=decoder
         )
@@ -78,10 +79,10 @@ def _load_folder(
     with torch.device("meta"):
         transformer = Transformer(config)
         decoder: nn.Module = TaehvDecoder() if small else VaeDecoder()
+    room = slots or _room(config, decoder, device)  # type: ignore[arg-type]
     place, dtype = torch.device(device), _dtype(device)
     load_transformer(transformer, main, config.architecture, place, dtype, lora)
     load_decoder(decoder, painter, place, dtype)
-    room = slots or _room(config, decoder, device)  # type: ignore[arg-type]
     return Wan(config, transformer, decoder, encoder, room, digest(transformer, decoder))
 
 
@@ -96,25 +97,28 @@ def _one(found: list[Checkpoint], kind: str, folder: Path, *, needed: bool = Tru
     return fitting[0] if fitting else None
 
 
-def parameter_bytes(config: WanConfig) -> int:
-    with torch.device("meta"):
-        module = Transformer(config)
-    return sum(parameter.numel() for parameter in module.parameters()) * config.element_bytes
-
-
-def _room(config: WanConfig, decoder: Decoder, device: str, to_come_bytes: int = 0) -> int:
-    """Slots beside the weights, of which `to_come_bytes` aren't there yet, and a forward's workspace."""
+def _room(config: WanConfig, decoder: Decoder, device: str) -> int:
+    """Slots beside the weights, which are still to come, and a forward's workspace. Raises `WeightsError`."""
     if torch.device(device).type != "cuda":
         return 1
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    needed_bytes = row_bytes(regions(config, decoder, _dtype(device)))
-    room = (free_bytes - to_come_bytes - _WORKSPACE_BYTES) // needed_bytes
+    parameters = sum(prod(shape) for shape in published_shapes(config.architecture).values())
+    weight_bytes, slot_bytes = (
+        parameters * config.element_bytes,
+        row_bytes(regions(config, decoder, _dtype(device))),
+    )
+    room = slots_that_fit(free_bytes, weight_bytes, slot_bytes)
     if room < 1:
         raise WeightsError(
             f"{config.architecture.name} doesn't fit {device}: {free_bytes:,} bytes are free, its weights"
-            f" take {to_come_bytes:,} more, a forward {_WORKSPACE_BYTES:,} and a session {needed_bytes:,}"
+            f" take {weight_bytes:,}, a forward {_WORKSPACE_BYTES:,} and a session {slot_bytes:,}"
         )
-    return int(min(room, _MOST_SLOTS))
+    return min(room, _MOST_SLOTS)
+
+
+def slots_that_fit(free_bytes: int, weight_bytes: int, slot_bytes: int) -> int:
+    """Less than one: it doesn't fit."""
+    return (free_bytes - weight_bytes - _WORKSPACE_BYTES) // slot_bytes
 
 
 def _dtype(device: str) -> torch.dtype:

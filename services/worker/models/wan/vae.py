@@ -159,6 +159,7 @@ class VaeDecoder(nn.Module):
     def __init__(self, widths: Sequence[int] = _WIDTHS, piece: int = 1) -> None:
         super().__init__()
         self._widths, self._piece = tuple(widths), piece
+        self._scaling: Tensor | None = None
         self.conv2 = nn.Conv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
         self.decoder = Layers(widths)
 
@@ -183,7 +184,7 @@ class VaeDecoder(nn.Module):
         shapes = self.cache_shapes(Geometry(latents.shape[3] * SPACE_FACTOR, latents.shape[2] * SPACE_FACTOR))
         parts = cache.split([prod(shape) for shape in shapes])
         kept = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-        spread, mean = (latents.new_tensor(v)[:, None, None] for v in (LATENT_SPREAD, LATENT_MEAN))
+        spread, mean = self._scale(latents)
         x = self.conv2((latents * spread + mean).transpose(0, 1)[None])
         pieces = [x[:, :, :1], *x[:, :, 1:].split(self._piece, 2)] if first else x.split(self._piece, 2)
         made = [
@@ -192,3 +193,9 @@ class VaeDecoder(nn.Module):
             if part.shape[2]
         ]
         return torch.cat(made, dim=2)[0].transpose(0, 1).add(1).div(2).clamp(0, 1)
+
+    def _scale(self, latents: Tensor) -> Tensor:
+        """The latents' spread and mean [2, 16, 1, 1], made once: a copy from the host can't be in a graph."""
+        if self._scaling is None:
+            self._scaling = latents.new_tensor((LATENT_SPREAD, LATENT_MEAN))[..., None, None]
+        return self._scaling

@@ -24,7 +24,7 @@ from services.worker.models.wan.loading import (
     load_transformer,
     published_shapes,
 )
-from services.worker.models.wan.preset import load_preset
+from services.worker.models.wan.preset import load_preset, slots_that_fit
 from services.worker.models.wan.taehv import TaehvDecoder
 from services.worker.models.wan.text import StandInEncoder
 from services.worker.models.wan.transformer import Transformer
@@ -346,6 +346,13 @@ def test_presets_without_weights_say_what_to_do(tmp_path: Path) -> None:
         load_model("wan2.1-t2v-1.3b", weights_path="random:x")
     with pytest.raises(WeightsError, match="holds no weights file"):
         load_preset(tiny.ARCH, LONGLIVE, "cpu", str(tmp_path), encoder=StandInEncoder(tiny.ARCH))
+
+
+def test_slots_are_what_the_device_has_room_for() -> None:
+    slot, weights = 3_618_525_184, 2_837_993_600
+    assert slots_that_fit(85_000_000_000, weights, slot) == 20
+    assert slots_that_fit(12_000_000_000, weights, slot) == 0
+    assert slots_that_fit(2_000_000_000, weights, slot) < 0
 
 
 def test_random_weights_are_told_apart_by_their_seed_and_the_same_for_one() -> None:
