@@ -127,11 +127,15 @@ class Wan:
         )
         return len(state.passes)
 
+    def batch_key(self, state: State) -> tuple[int, int]:
+        """Frames fed and seen by the state's next forward; only rows of one key go through one together."""
+        return state.passes[0].shape
+
     @torch.inference_mode()
     def forward(self, states: Sequence[State]) -> None:
         """One forward of each: rows that feed and see equally many frames go together."""
-        ordered = sorted(states, key=lambda state: state.passes[0].shape)
-        for _, rows in groupby(ordered, key=lambda state: state.passes[0].shape):
+        ordered = sorted(states, key=self.batch_key)
+        for _, rows in groupby(ordered, key=self.batch_key):
             self._forward_alike(list(rows))
 
     @torch.inference_mode()

@@ -73,6 +73,9 @@ def test_rows_of_one_forward_are_as_alone() -> None:
     many, few = crowd(together), crowd(alone)
     for step in range(5):
         rows = [number for number, state in enumerate(many) if state.passes]
+        if step == 0:
+            keys = [together.batch_key(state) for state in many]
+            assert keys == [(3, 12), (3, 12), (3, 6), (9, 12)]
         together.forward([many[number] for number in (reversed(rows) if step % 2 else rows)])
         for number in rows:
             alone.forward([few[number]])
