@@ -12,6 +12,7 @@ import click
 from shared.settings import ServiceSettings, SettingsError, load
 from turboserve.errors import TurboserveError
 from turboserve.launch_error import LaunchError
+from turboserve.model_command import model
 from turboserve.service_command import ServiceCommand
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class _Commands(click.Group):
     groups = {  # noqa: RUF012 - never changed
         "Run everything here": ("up",),
         "Use a running turboserve": ("stream", "sessions"),
+        "Bring a model": ("model",),
         "Run one service": ("gateway", "placement", "autoscaler", "worker"),
     }
 
@@ -181,6 +183,7 @@ def _run_client(command: Callable[[Console], Coroutine[Any, Any, None]]) -> None
     asyncio.run(command(Console()))
 
 
+main.add_command(model)
 for _name, _help in {
     "gateway": "The front door: HTTP, WebSocket and the page.",
     "placement": "Keeps the sessions and decides which worker has which.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +26,24 @@ class Runner:
         self.spec: ModelSpec = model.spec
         self._model = model
 
+    @property
+    def model(self) -> SessionModel:
+        """For whoever tries it out instead of serving it."""
+        return self._model
+
     def warnings(self, prompt: str) -> list[str]:
         """Needs no device: any thread may ask."""
         return list(self._model.prompt_warnings(prompt))
 
     def open(self, seed: int, prompt: str, first_chunk: int) -> State:
         return self._model.open(seed=seed, prompt=prompt, first_chunk=first_chunk)
+
+    def export(self, state: State) -> Mapping[str, Any]:
+        """Between two chunks only."""
+        return self._model.export_state(state)
+
+    def restore(self, exported: Mapping[str, Any]) -> State:
+        return self._model.import_state(exported)
 
     def set_prompt(self, state: State, prompt: str) -> None:
         self._model.set_prompt(state, prompt)

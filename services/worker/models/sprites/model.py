@@ -153,8 +153,9 @@ class Sprites:
         with torch.inference_mode():
             latents = torch.zeros(1, *noise.SHAPE, device=self._device)
             _, decoder = self._networks.autoencoder.decode(latents)
+            text_kv = self._text_kv(vocabulary.attributes(vocabulary.read("").named))
         ring = Ring.empty(self._device)
-        kept = [ring.kv, ring.turned, latents.expand(WINDOW_CHUNKS, *noise.SHAPE), *decoder]
+        kept = [ring.kv, ring.turned, text_kv, latents.expand(WINDOW_CHUNKS, *noise.SHAPE), *decoder]
         return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 

@@ -1,0 +1,47 @@
+"""Whether a `SessionModel` keeps the protocol's promises: for anyone who brings one, and for ours.
+
+`turboserve model test` runs it; so does a test: `assert all(result.passed for result in check(model))`. The
+worker never does. It takes a few dozen chunks, and never holds more than two states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from services.worker.models.conformance import isolation, moving, promises, sameness
+from services.worker.models.conformance.result import Result
+from services.worker.models.conformance.trial import Trial
+from services.worker.models.protocol import SessionModel
+
+__all__ = ["CHECKS", "Result", "check"]
+
+CHECKS: tuple[Callable[[Trial], Iterator[Result]], ...] = (
+    promises.frames,
+    sameness.repeats,
+    moving.goes_on,
+    moving.goes_on_young,
+    moving.carries_a_prompt,
+    moving.shares_nothing,
+    sameness.in_company,
+    sameness.in_other_shapes,
+    isolation.beside_poison,
+    isolation.after_poison,
+    isolation.frames_stay,
+    promises.prompts,
+    promises.words,
+    promises.sizes,
+    promises.growth,
+    promises.rungs,
+)
+"""In the order in which a mistake is best understood: what others build on comes first."""
+
+
+def check(model: SessionModel, device: str = "cpu", long_run_chunks: int = 8) -> Iterator[Result]:
+    """Results as they come. A check that raises is a result that didn't pass."""
+    trial = Trial(model, device, long_run_chunks)
+    for one in CHECKS:
+        try:
+            yield from one(trial)
+        except Exception as error:  # noqa: BLE001 a model may raise anything
+            name = f"{one.__module__.rpartition('.')[2]}.{one.__name__}"
+            yield Result(name, False, f"{type(error).__name__}: {error}", "no error")

@@ -1,0 +1,214 @@
+"""The suite for models: it passes a sound one, and names what is wrong with each unsound one."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from services.worker.models.conformance import check
+from services.worker.models.protocol import ModelSpec, Rung
+from turboserve.cli import main
+
+SPEC = ModelSpec(
+    name="little",
+    width=8,
+    height=4,
+    fps=8.0,
+    first_chunk_frames=1,
+    chunk_frames=2,
+    latent_frames_per_chunk=1,
+    steps=2,
+    rungs=(Rung("full", 2, 2, "float32"), Rung("fast", 1, 2, "float32")),
+    max_prompt_chars=80,
+    weights_digest="none",
+    state_bytes=2 * 64 * 4,
+)
+
+
+class Little:
+    """Sound: a ring of two hashes of all that was, from which the next picture is drawn."""
+
+    spec = SPEC
+
+    def prompt_warnings(self, prompt: str) -> list[str]:  # noqa: ARG002
+        return []
+
+    def open(self, *, seed: int, prompt: str, first_chunk: int = 0) -> Any:
+        return SimpleNamespace(
+            seed=seed, prompt=prompt, chunk=first_chunk, age=0, ring=torch.zeros(2, 64), steps=0, shown=""
+        )
+
+    def set_prompt(self, state: Any, prompt: str) -> None:
+        state.prompt = prompt
+
+    def begin_chunk(self, state: Any, rung: Rung) -> int:
+        state.steps, state.shown = rung.steps, state.prompt
+        return rung.steps
+
+    def forward(self, states: Sequence[Any]) -> None:
+        for state in states:
+            state.steps -= 1
+
+    def decode(self, state: Any) -> np.ndarray:
+        assert state.steps == 0
+        words = sum(map(ord, state.shown)), state.seed, state.chunk, int(state.ring.nansum() * 1000)
+        numbers = np.random.default_rng([abs(word) for word in words])
+        frames = numbers.integers(0, 255, (1 if state.age == 0 else 2, 4, 8, 3), dtype=np.uint8)
+        state.ring = state.ring.clone()
+        state.ring[state.age % 2] = torch.from_numpy(frames[0].ravel()[:64]) / 255
+        state.chunk, state.age = state.chunk + 1, state.age + 1
+        return frames
+
+    def export_state(self, state: Any) -> dict[str, Any]:
+        return {**vars(state), "ring": state.ring.clone()}
+
+    def import_state(self, tensors: dict[str, Any]) -> Any:
+        return SimpleNamespace(**{**tensors, "ring": tensors["ring"].clone()})
+
+
+class Unseeded(Little):
+    def decode(self, state):
+        return super().decode(state) ^ np.uint8(np.random.default_rng().integers(1, 255))
+
+
+class MixesRows(Little):
+    def forward(self, states):
+        super().forward(states)
+        mean = sum(state.ring for state in states) / len(states)
+        for state in states:
+            state.ring = mean
+
+
+class ForgetsItsRing(Little):
+    def export_state(self, state):
+        return {**super().export_state(state), "ring": torch.zeros(2, 64)}
+
+
+class ForgetsItsPrompt(Little):
+    def import_state(self, tensors):
+        return super().import_state(tensors | {"prompt": tensors["shown"] or tensors["prompt"]})
+
+
+class SharesItsState(Little):
+    def import_state(self, tensors):
+        return SimpleNamespace(**tensors)
+
+
+class Impatient(Little):
+    def set_prompt(self, state, prompt):
+        state.prompt = state.shown = prompt
+
+
+class Grows(Little):
+    def decode(self, state):
+        state.past = (*getattr(state, "past", ()), torch.zeros(100))
+        return super().decode(state)
+
+
+class Understates(Little):
+    spec = replace(SPEC, state_bytes=100)
+    held = torch.zeros(8000)
+
+    def export_state(self, state):
+        return {**super().export_state(state), "more": self.held.clone()}
+
+
+class OneFrameShort(Little):
+    def decode(self, state):
+        return super().decode(state)[:1]
+
+
+class OneBuffer(Little):
+    buffer = np.zeros((2, 4, 8, 3), np.uint8)
+
+    def decode(self, state):
+        frames = super().decode(state)
+        self.buffer[: len(frames)] = frames
+        return self.buffer[: len(frames)]
+
+
+class LeavesItsSlotDirty(Little):
+    left = torch.zeros(2, 64)
+
+    def open(self, *, seed, prompt, first_chunk=0):
+        state = super().open(seed=seed, prompt=prompt, first_chunk=first_chunk)
+        state.seed += int(self.left.isnan().any())
+        return state
+
+    def decode(self, state):
+        type(self).left = state.ring
+        return super().decode(state)
+
+
+class Breaks(Little):
+    def export_state(self, state):  # noqa: ARG002
+        raise KeyError("no such thing")
+
+
+def failed(model: Any) -> str:
+    results = list(check(model, long_run_chunks=3))
+    return "; ".join(f"{result.name}: {result.measured}" for result in results if not result.passed)
+
+
+def test_a_sound_model_passes() -> None:
+    assert failed(Little()) == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "finding"),
+    [
+        (Unseeded, "same seed and prompt, same frames"),
+        (MixesRows, "another beside it"),
+        (MixesRows, "beside a poisoned session"),
+        (ForgetsItsRing, "moved = stayed, frames"),
+        (ForgetsItsPrompt, "a prompt not yet shown"),
+        (SharesItsState, "doesn't change with the tensors it was given"),
+        (Impatient, "a prompt leaves the chunk under way"),
+        (Grows, "no growth in 3 chunks past the window: +1,200 bytes"),
+        (Understates, "exported bytes fit state_bytes: 32,512"),
+        (OneFrameShort, "frames are what the spec says: chunk 1"),
+        (OneBuffer, "frames stay as they are"),
+        (LeavesItsSlotDirty, "in the place of a poisoned session"),
+        (Breaks, "KeyError: 'no such thing'"),
+    ],
+)
+def test_an_unsound_model_is_told_what_is_wrong(model: type[Little], finding: str) -> None:
+    assert finding in failed(model())
+
+
+def load_model(name: str, device: str = "cpu", weights_path: str = "") -> Little:
+    """This module as a `--loader`."""
+    return {"little": Little, "impatient": Impatient}[name]()
+
+
+def test_the_command_ends_with_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "my_models", sys.modules[__name__])
+    arguments = ["model", "test", "--loader", "my_models", "--device", "cpu", "--chunks", "1"]
+    sound = CliRunner().invoke(main, [*arguments, "little"], terminal_width=200)
+    assert sound.exit_code == 0, sound.output
+    assert "checks passed" in sound.output
+    unsound = CliRunner().invoke(main, [*arguments, "impatient"])
+    assert unsound.exit_code == 1
+    assert "1 of" in unsound.output
+    assert "FAILED" in unsound.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "unknown model 'nonsense'; known: sprites"),
+        (["sprites", "--loader", "no.such"], "--loader no.such"),
+        (["sprites", "--loader", "json"], "load_model(name, device=, weights_path=)"),
+        (["sprites", "--weights", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_the_command_says_what_it_cannot_load(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, ["model", "test", "--device", "cpu", *arguments])
+    assert result.exit_code == 1
+    assert said in result.stderr
