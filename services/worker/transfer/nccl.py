@@ -1,0 +1,169 @@
+"""Links between two GPUs through NCCL's own communicators, by nccl4py.
+
+Written against nccl4py 0.6's documentation and source, and **not yet run on a GPU**. What it guards
+against: a blocking initialisation wedges in C when the peer dies, so initialisation is non-blocking and
+polled; a receive without a sender never ends, so completion is polled too; more than 256 operations in one
+group hang. The communicator is aborted at the first lateness. A peer that dies can
+still poison the CUDA context, which the worker must take as the loss of its device.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from services.worker.transfer.link import LinkLate, LinkLost, LinkRefused, rank_of
+
+_ID_BYTES = 128
+_POLL_S = 0.0005
+_OPERATIONS_PER_GROUP = 128
+_MAX_CTAS = 8  # of the GPU's multiprocessors, while sessions go on beside a transfer
+
+
+def nccl_available() -> bool:
+    """Whether this process can offer NCCL. A folder named `nccl` on the path would shadow the package."""
+    try:
+        found = importlib.util.find_spec("nccl.core") is not None
+    except ModuleNotFoundError:
+        return False
+    return found and torch.cuda.is_available()
+
+
+class NcclTransport:
+    """`device`: the worker's GPU."""
+
+    name = "nccl"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def invite(self) -> bytes:
+        import nccl.core
+
+        return bytes(nccl.core.get_unique_id())
+
+    def open(self, invitation: bytes, me: str, peer: str, deadline_at: float) -> NcclLink:
+        if len(invitation) != _ID_BYTES:
+            raise LinkRefused(f"NCCL's unique id has {_ID_BYTES} bytes, the invitation {len(invitation)}")
+        rank = rank_of(me, peer)
+        import nccl.core
+
+        with torch.cuda.device(self._device):
+            config = nccl.core.NCCLConfig(blocking=False, max_ctas=_MAX_CTAS)
+            unique_id = nccl.core.UniqueId.from_bytes(invitation)
+            try:
+                communicator = nccl.core.Communicator.init(2, rank, unique_id, config)
+            except Exception as e:
+                raise LinkLost(f"NCCL would not begin a communicator with {peer}: {e}") from e
+            link = NcclLink(communicator, 1 - rank, self._device)
+            link.wait_ready(deadline_at)
+        return link
+
+
+class NcclLink:
+    """See `Link`. Tensors are on the link's device; they are read and written in order with the stream that
+    is current when the call begins.
+    """
+
+    def __init__(self, communicator: Any, peer_rank: int, device: torch.device) -> None:
+        self._communicator = communicator
+        self._peer_rank = peer_rank
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._abort_asked = False
+        self._lost = False
+
+    def wait_ready(self, deadline_at: float) -> None:
+        """Until NCCL's last non-blocking call is done. Raises `LinkLost`."""
+        self._poll(lambda: True, deadline_at)
+
+    def send(self, buffers: Sequence[Tensor], tag: bytes, deadline_at: float) -> None:
+        self._check(buffers)
+        label = torch.frombuffer(bytearray(tag), dtype=torch.uint8).to(self._device)
+        self._run(self._communicator.send, [label, *buffers], deadline_at)
+
+    def receive(self, buffers: Sequence[Tensor], tag: bytes, deadline_at: float) -> None:
+        self._check(buffers)
+        label = torch.empty(len(tag), dtype=torch.uint8, device=self._device)
+        self._run(self._communicator.recv, [label, *buffers], deadline_at)
+        if bytes(label.tolist()) != tag:
+            self._give_up()
+            raise LinkLost("the peer sent another transfer: its tag is not the expected one")
+
+    def healthy(self) -> bool:
+        """NCCL notices a dead peer only when it sends: this is what is known, not what is so."""
+        if self._lost or self._abort_asked:
+            return False
+        return not self._in_progress_or_lost()
+
+    def abort(self) -> None:
+        """The thread that polls the communicator aborts it: no two threads are in NCCL at once."""
+        self._abort_asked = True
+
+    def close(self) -> None:
+        """Aborts: `destroy` would wait for the peer."""
+        self._give_up()
+
+    def _run(self, operation: Callable[..., None], buffers: Sequence[Tensor], deadline_at: float) -> None:
+        import nccl.core
+
+        self._poll(lambda: True, deadline_at)
+        with torch.cuda.device(self._device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            for first in range(0, len(buffers), _OPERATIONS_PER_GROUP):
+                try:
+                    with nccl.core.group():
+                        for buffer in buffers[first : first + _OPERATIONS_PER_GROUP]:
+                            operation(_flat(buffer), self._peer_rank, stream=self._stream.cuda_stream)
+                except Exception as e:
+                    self._give_up()
+                    raise LinkLost(f"NCCL refused the transfer: {e}") from e
+                self._poll(lambda: True, deadline_at)
+            done = torch.cuda.Event()
+            done.record(self._stream)
+            self._poll(done.query, deadline_at)
+
+    def _poll(self, done: Callable[[], bool], deadline_at: float) -> None:
+        """NCCL first: while it says "in progress" no CUDA work may go to its stream."""
+        while self._in_progress_or_lost() or not done():
+            if self._lost or self._abort_asked:
+                self._give_up()
+                raise LinkLost("the link was aborted, or NCCL failed")
+            if time.monotonic() >= deadline_at:
+                self._give_up()
+                raise LinkLate("the deadline passed while waiting for the peer")
+            time.sleep(_POLL_S)
+
+    def _in_progress_or_lost(self) -> bool:
+        from nccl.bindings import nccl as bindings
+
+        if self._lost:
+            return True
+        state = self._communicator.get_async_error()
+        self._lost = state not in (bindings.Result.Success, bindings.Result.InProgress)
+        return state != bindings.Result.Success
+
+    def _give_up(self) -> None:
+        self._lost = True
+        communicator, self._communicator = self._communicator, None
+        if communicator is not None:
+            communicator.abort()
+
+    def _check(self, buffers: Sequence[Tensor]) -> None:
+        if self._lost:
+            raise LinkLost("the link was lost before")
+        for buffer in buffers:
+            if buffer.device != self._device:
+                raise LinkRefused(f"a tensor is on {buffer.device}, the link on {self._device}")
+            if not buffer.is_contiguous():
+                raise LinkRefused("only contiguous tensors can be sent or received")
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """As bytes: every dtype moves alike."""
+    return tensor.detach().reshape(-1).view(torch.uint8)

@@ -1,0 +1,115 @@
+"""The open links of one worker: bounded, each used by one transfer at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from services.worker.transfer.link import Link, LinkLate, LinkLost, LinkRefused, Transport
+
+
+class PairBusy(LinkRefused):
+    """Another move uses the link, or all `limit` links are in use: try later."""
+
+
+class Pairs:
+    """Links by peer, the longest unused closed first. Thread-safe.
+
+    Links are opened one at a time: to create a communicator while another has transfers in flight can
+    deadlock NCCL, so `open` also waits until no link is in use.
+    """
+
+    def __init__(self, transport: Transport, me: str, limit: int) -> None:
+        self._transport = transport
+        self._me = me
+        self._limit = limit
+        self._idle: OrderedDict[str, Link] = OrderedDict()
+        self._used: dict[str, Link] = {}
+        self._opening = False
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def invite(self) -> bytes:
+        return self._transport.invite()
+
+    def has(self, peer: str) -> bool:
+        """Whether `use` would find a link to `peer` that seems healthy; a dead one is closed."""
+        with self._changed:
+            link = self._idle.get(peer)
+            if link is not None and not link.healthy():
+                self._idle.pop(peer).close()
+                return False
+            return link is not None or peer in self._used
+
+    def open(self, peer: str, invitation: bytes, deadline_at: float) -> None:
+        """Off the hot path, on both sides. An older link to `peer` is closed. Raises `LinkLost`."""
+        self._begin_opening(peer, deadline_at)
+        try:
+            link = self._transport.open(invitation, self._me, peer, deadline_at)
+            with self._changed:
+                self._idle[peer] = link
+        finally:
+            with self._changed:
+                self._opening = False
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def use(self, peer: str) -> Iterator[Link]:
+        """The open link to `peer`, for this caller alone. A lost one is closed afterwards. Never waits:
+        two workers that waited for each other's link would wait for ever.
+        """
+        with self._changed:
+            if peer in self._used or self._opening:
+                raise PairBusy(f"the link to {peer} is in use by another move, or one is being opened")
+            link = self._idle.pop(peer, None)
+            if link is None:
+                raise LinkLost(f"no link to {peer} is open")
+            self._used[peer] = link
+        try:
+            yield link
+        except BaseException:
+            link.abort()
+            raise
+        finally:
+            self._give_back(peer, link)
+
+    def abort(self, peer: str) -> None:
+        """Whatever waits on the link to `peer` ends with `LinkLost`."""
+        with self._changed:
+            link = self._used.get(peer)
+        if link is not None:
+            link.abort()
+
+    def close(self) -> None:
+        """Idle links are closed, used ones aborted: their users close them."""
+        with self._changed:
+            self._closed = True
+            for link in self._used.values():
+                link.abort()
+            while self._idle:
+                self._idle.popitem()[1].close()
+
+    def _begin_opening(self, peer: str, deadline_at: float) -> None:
+        with self._changed:
+            quiet = self._changed.wait_for(
+                lambda: not self._opening and not self._used, max(0.0, deadline_at - time.monotonic())
+            )
+            if not quiet:
+                raise LinkLate(f"no moment to open a link to {peer}: other links stayed in use")
+            if peer in self._idle:
+                self._idle.pop(peer).close()
+            while len(self._idle) >= self._limit:
+                self._idle.popitem(last=False)[1].close()
+            self._opening = True
+
+    def _give_back(self, peer: str, link: Link) -> None:
+        with self._changed:
+            del self._used[peer]
+            if link.healthy() and not self._closed:
+                self._idle[peer] = link
+            else:
+                link.close()
+            self._changed.notify_all()

@@ -1,0 +1,173 @@
+"""Links over plain TCP, between the memories of two hosts: for machines without GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import secrets
+import select
+import socket
+import struct
+import time
+from collections.abc import Sequence
+
+import msgspec
+import torch
+from torch import Tensor
+
+from services.worker.transfer.link import TAG_BYTES, LinkLate, LinkLost, LinkRefused, rank_of
+from services.worker.transfer.sockets import left_s, lost_if_it_fails, receive_all, send_all, wait
+
+_TOKEN_BYTES = 32
+_HEADER = struct.Struct(f"!{TAG_BYTES}sQ")
+_RECEIPT = b"\x06"
+_GREETING_S = 1.0  # how long a stranger may hold up the acceptor
+_MAX_INVITATIONS = 8
+
+
+class _Invitation(msgspec.Struct, frozen=True):
+    host: str
+    port: int
+    token: bytes
+
+
+class TcpTransport:
+    """`host`: the address under which other workers reach this one."""
+
+    name = "tcp"
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._listeners: dict[bytes, socket.socket] = {}
+
+    def invite(self) -> bytes:
+        while len(self._listeners) >= _MAX_INVITATIONS:
+            self._listeners.pop(next(iter(self._listeners))).close()
+        listener = socket.create_server((self._host, 0), family=_family_of(self._host), backlog=4)
+        listener.setblocking(False)
+        invitation = _Invitation(self._host, listener.getsockname()[1], secrets.token_bytes(_TOKEN_BYTES))
+        self._listeners[invitation.token] = listener
+        return msgspec.msgpack.encode(invitation)
+
+    def open(self, invitation: bytes, me: str, peer: str, deadline_at: float) -> TcpLink:
+        try:
+            invited = msgspec.msgpack.decode(invitation, type=_Invitation)
+        except msgspec.DecodeError as e:
+            raise LinkRefused(f"the invitation to a link with {peer} is not one for TCP: {e}") from e
+        if rank_of(me, peer) == 1:
+            return _join(invited, deadline_at)
+        listener = self._listeners.pop(invited.token, None)
+        if listener is None:
+            raise LinkRefused(f"the invitation to a link with {peer} was not made here, or was used before")
+        with listener:
+            return _accept(listener, invited.token, deadline_at)
+
+    def close(self) -> None:
+        while self._listeners:
+            self._listeners.popitem()[1].close()
+
+
+class TcpLink:
+    """See `Link`. Tensors are on the CPU."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = connection
+
+    def send(self, buffers: Sequence[Tensor], tag: bytes, deadline_at: float) -> None:
+        views = [_bytes_of(buffer) for buffer in buffers]
+        header = _HEADER.pack(tag, sum(map(len, views)))
+        with lost_if_it_fails(self.abort):
+            for view in (memoryview(header), *views):
+                send_all(self._socket, view, deadline_at)
+            receipt = receive_all(self._socket, memoryview(bytearray(1)), deadline_at)
+            if receipt != _RECEIPT:
+                raise LinkLost("the peer did not expect this transfer")
+
+    def receive(self, buffers: Sequence[Tensor], tag: bytes, deadline_at: float) -> None:
+        views = [_bytes_of(buffer) for buffer in buffers]
+        expected = _HEADER.pack(tag, sum(map(len, views)))
+        with lost_if_it_fails(self.abort):
+            header = receive_all(self._socket, memoryview(bytearray(_HEADER.size)), deadline_at)
+            if header != expected:
+                raise LinkLost(f"the peer sent another transfer: {_difference(bytes(header), expected)}")
+            for view in views:
+                receive_all(self._socket, view, deadline_at)
+            send_all(self._socket, memoryview(_RECEIPT), deadline_at)
+
+    def healthy(self) -> bool:
+        """Between transfers nothing is to be read: bytes are as bad as the end of the stream."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.abort()
+        self._socket.close()
+
+
+def _join(invited: _Invitation, deadline_at: float) -> TcpLink:
+    try:
+        connection = socket.create_connection((invited.host, invited.port), left_s(deadline_at))
+    except TimeoutError as e:
+        raise LinkLate("the peer did not take the connection in time") from e
+    except OSError as e:
+        raise LinkLost(f"no connection to the peer: {e}") from e
+    connection.setblocking(False)
+    with lost_if_it_fails(connection.close):
+        send_all(connection, memoryview(invited.token), deadline_at)
+        if receive_all(connection, memoryview(bytearray(1)), deadline_at) != _RECEIPT:
+            raise LinkLost("the peer did not answer the greeting")
+    return TcpLink(connection)
+
+
+def _accept(listener: socket.socket, token: bytes, deadline_at: float) -> TcpLink:
+    """Strangers are turned away, each after at most `_GREETING_S`."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            wait(listener, select.POLLIN, deadline_at)
+            continue
+        except OSError as e:
+            raise LinkLost(f"the link could not be accepted: {e}") from e
+        connection.setblocking(False)
+        with contextlib.suppress(LinkLost), lost_if_it_fails(connection.close):
+            _greet(connection, token, min(deadline_at, time.monotonic() + _GREETING_S))
+            return TcpLink(connection)
+
+
+def _greet(connection: socket.socket, token: bytes, deadline_at: float) -> None:
+    said = receive_all(connection, memoryview(bytearray(_TOKEN_BYTES)), deadline_at)
+    if not hmac.compare_digest(said, token):
+        raise LinkLost("a stranger")
+    send_all(connection, memoryview(_RECEIPT), deadline_at)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The tensor's own memory."""
+    if tensor.device.type != "cpu":
+        raise LinkRefused(f"TCP moves host memory; stage this tensor on {tensor.device} in a host slot first")
+    if not tensor.is_contiguous():
+        raise LinkRefused("only contiguous tensors can be sent or received")
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _difference(said: bytes, expected: bytes) -> str:
+    (said_tag, said_bytes), (tag, count) = _HEADER.unpack(said), _HEADER.unpack(expected)
+    if said_tag != tag:
+        return "its tag is not the expected one"
+    return f"{said_bytes} bytes instead of {count}"
+
+
+def _family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
