@@ -24,8 +24,9 @@ Tensors = dict[str, Tensor]
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _INDEX_SUFFIX = ".safetensors.index.json"
 
-_WRAPPERS = ("generator_ema", "generator", "generator_lora", "state_dict", "model")
-"""What training scripts put a state dict under; of two generators the averaged one is the published."""
+_AVERAGED = "generator_ema"
+_WRAPPERS = ("generator", "generator_lora", "state_dict", "model", _AVERAGED)
+"""What training scripts put a state dict under."""
 _MIDDLES = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 _PREFIXES = ("base_model.model.", "module.", "diffusion_model.", "generator.", "model.")
 
@@ -59,14 +60,18 @@ class Checkpoint:
     tensors: Tensors
 
 
-def read(path: Path) -> Checkpoint:
-    """A .safetensors, a .safetensors.index.json with its shards, or a .pt or .pth. Raises `WeightsError`."""
+def read(path: Path, *, averaged: bool = True) -> Checkpoint:
+    """A .safetensors, a .safetensors.index.json with its shards, or a .pt or .pth. Raises `WeightsError`.
+
+    `averaged`: of a training run's two generators the averaged one, as Self-Forcing's samples do; LongLive's
+    low-rank updates belong on the other.
+    """
     if path.name.endswith(_INDEX_SUFFIX):
         tensors = _read_shards(path)
     elif path.suffix == ".safetensors":
         tensors = _read_safetensors(path)
     elif path.suffix in SUFFIXES:
-        tensors = _read_torch(path)
+        tensors = _read_torch(path, averaged=averaged)
     else:
         raise WeightsError(f"weights file {path} is none of {', '.join((*SUFFIXES, _INDEX_SUFFIX))}")
     tensors = {_bare(name): tensor for name, tensor in tensors.items()}
@@ -107,14 +112,15 @@ def _shard_names(index: Path) -> list[str]:
     return sorted(set(names.values()))
 
 
-def _read_torch(path: Path) -> Tensors:
+def _read_torch(path: Path, *, averaged: bool) -> Tensors:
     def load() -> Any:
         mapped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
     content = _reading(path, load)
-    for _ in range(len(_WRAPPERS)):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), None)
+    wrappers = (_AVERAGED, *_WRAPPERS) if averaged else _WRAPPERS
+    for _ in wrappers:
+        inner = next((content[key] for key in wrappers if isinstance(content.get(key), dict)), None)
         content = content if inner is None else inner
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:

@@ -9,8 +9,15 @@ import torch
 from torch import nn
 
 from services.worker.models import WeightsError
-from services.worker.models.wan.checkpoint import Checkpoint, read_folder
-from services.worker.models.wan.config import LONGLIVE, Architecture, Geometry, Recipe, WanConfig
+from services.worker.models.wan.checkpoint import Checkpoint, read, read_folder
+from services.worker.models.wan.config import (
+    LONGLIVE,
+    SELF_FORCING,
+    Architecture,
+    Geometry,
+    Recipe,
+    WanConfig,
+)
 from services.worker.models.wan.loading import digest, load_decoder, load_transformer, published_shapes
 from services.worker.models.wan.model import Decoder, Wan, random_model, regions
 from services.worker.models.wan.slots import row_bytes
@@ -75,6 +82,8 @@ def _load_folder(
     assert main is not None
     assert painter is not None
     if lora is not None:
+        main = read(main.path, averaged=False)
+    if lora is not None and config.recipe == SELF_FORCING:
         config = WanConfig(config.architecture, LONGLIVE, config.geometry, config.element_bytes)
     with torch.device("meta"):
         transformer = Transformer(config)

@@ -141,6 +141,14 @@ def test_every_published_layout_makes_the_same_transformer(tmp_path: Path, save:
     assert {tensor.dtype for tensor in made.values()} == {FLOAT}
 
 
+def test_low_rank_updates_want_the_generator_that_is_not_averaged(tmp_path: Path) -> None:
+    path = tmp_path / "both.pt"
+    plain = {"model.patch_embedding.weight": torch.zeros(2)}
+    torch.save({"generator": plain, "generator_ema": {name: t + 1 for name, t in plain.items()}}, path)
+    assert read(path).tensors["patch_embedding.weight"].tolist() == [1, 1]
+    assert read(path, averaged=False).tensors["patch_embedding.weight"].tolist() == [0, 0]
+
+
 def test_published_shapes_are_the_tiny_files_names() -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in tiny.published().items()}
     assert published_shapes(tiny.ARCH) == shapes
