@@ -6,10 +6,11 @@ to `deliver`, called on the encode thread, while the next step already runs.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from opentelemetry.trace import Span
 
 from services.worker import encode, metrics
 from services.worker.copies import FAILED, Copy, Order
+from services.worker.curve import Curve
 from services.worker.models.protocol import State
 from services.worker.plan_batch import plan_batch
 from services.worker.roster import Roster
@@ -28,7 +30,6 @@ from shared.contracts.stream import ChunkTimings
 
 logger = logging.getLogger(__name__)
 
-MAX_ROWS = 1  # sessions are stepped one after another
 MAX_FRAMES_WAITING = 4  # chunks decoded but not encoded; beyond, the device waits
 _LOOK_AGAIN_S = 1.0
 
@@ -65,12 +66,16 @@ class _Resident:
 
 @dataclass(slots=True)
 class Engine:
-    """`run` on the device thread; `stop` from anywhere."""
+    """`run` on the device thread; `stop` from anywhere. `curves`: by rung. `slots`: chunks under way at
+    most.
+    """
 
     runner: Runner
     roster: Roster
     encode_settings: encode.EncodeSettings
     deliver: Callable[[Made], None]
+    curves: Mapping[str, Curve]
+    slots: int
     _residents: dict[Copy, _Resident] = field(default_factory=dict)
     _chunks: dict[Copy, _Chunk] = field(default_factory=dict)
     _stopping: bool = False
@@ -101,7 +106,8 @@ class Engine:
                 copies = {copy.key: copy for copy in self.roster.copies()}
                 under_way = {copy: chunk.order for copy, chunk in self._chunks.items()}
                 candidates = [self.roster.candidate(c, under_way.get(c)) for c in copies.values()]
-                keys = plan_batch(candidates, MAX_ROWS, beginning=not self._stopping)
+                beginnings = 0 if self._stopping else self.slots - len(under_way)
+                keys = plan_batch(candidates, self.curves, beginnings)
                 if keys or self._stopping:
                     chosen = [copies[key] for key in keys]
                     return [under_way.get(copy) or self.roster.begin(copy) for copy in chosen]
@@ -118,18 +124,25 @@ class Engine:
                 del self._residents[copy]
 
     def _step(self, orders: list[Order], encoder: ThreadPoolExecutor) -> None:
-        """One step of every order's chunk. What the model raises ends the copies of this step, never the
-        worker.
-        """
-        try:
-            chunks = [self._chunks.get(order.copy) or self._begin(order) for order in orders]
+        """One step of every order's chunk."""
+        chunks: list[_Chunk] = []
+        for order in orders:
+            with self._blaming(order):
+                chunks.append(self._chunks.get(order.copy) or self._begin(order))
+        if chunks:
             self._forward(chunks)
-            for chunk in chunks:
-                if chunk.steps_left == 0:
+        for chunk in chunks:
+            if chunk.steps_left == 0:
+                with self._blaming(chunk.order):
                     self._finish(chunk, encoder)
+
+    @contextlib.contextmanager
+    def _blaming(self, order: Order) -> Iterator[None]:
+        """What the model raises ends this copy, never the worker."""
+        try:
+            yield
         except Exception as error:  # noqa: BLE001 a model may raise anything
-            for order in orders:
-                self._fail(order, error)
+            self._fail(order, error)
 
     def _begin(self, order: Order) -> _Chunk:
         resident = self._resident(order)
@@ -155,11 +168,24 @@ class Engine:
         return resident
 
     def _forward(self, chunks: list[_Chunk]) -> None:
+        """One step together. If the model can't, each alone: only those that can't either fail."""
+        try:
+            self._advance(chunks)
+        except Exception as error:  # noqa: BLE001 a model may raise anything
+            if len(chunks) == 1:
+                self._fail(chunks[0].order, error)
+                return
+            logger.warning("a step of %d rows failed, stepping each alone: %s", len(chunks), error)
+            for chunk in chunks:
+                self._forward([chunk])
+
+    def _advance(self, chunks: list[_Chunk]) -> None:
         links = [link for chunk in chunks for link in telemetry.session_links(chunk.order.traceparent)]
         with telemetry.tracer.start_as_current_span(
             "worker.batch", context=Context(), links=links, attributes={"rows": len(chunks)}
         ):
             step_s = self.runner.forward([chunk.state for chunk in chunks])
+        metrics.batch_rows.observe(len(chunks))
         for chunk in chunks:
             chunk.forward_s += step_s
             chunk.steps_left -= 1

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from services.worker import measure, report, runner
+from services.worker import curve, measure, report, runner
 from services.worker.commit import Desk
 from services.worker.control import Control
 from services.worker.device import Device
@@ -84,7 +84,7 @@ async def _work(
     roster = Roster(measure.chunk_duration_s(loaded.spec), on_change)
     desk = Desk(process.bus, log, roster, loaded.spec, settings.cell, process.instance)
     control = Control(desk, loaded, settings.slots, on_empty=process.stopping.set, on_state=reporter.say)
-    engine = Engine(loaded, roster, _encode_settings(settings), deliver)
+    engine = Engine(loaded, roster, _encode_settings(settings), deliver, measured.curves(), settings.slots)
     beating = process.spawn("engine", _beat(device, engine))
     await control.start()
     _fill_in(reporter, settings, roster, loaded, measured)
@@ -132,7 +132,7 @@ def _load(settings: WorkerSettings) -> tuple[Runner, Measured]:
         raise StartupError(f"TURBOSERVE_WORKER_DEVICE={settings.device}: {error}") from None
     except ImportError as error:
         raise StartupError(f"TURBOSERVE_WORKER_MODEL_LOADER={settings.model_loader}: {error}") from error
-    return loaded, measure.measure(loaded, _encode_settings(settings))
+    return loaded, measure.measure(loaded, _encode_settings(settings), settings.max_batch)
 
 
 def _encode_settings(settings: WorkerSettings) -> EncodeSettings:
@@ -157,9 +157,9 @@ def _fill_in(
     """The worker is ready: its reports now say of what, and how fast."""
     spec = loaded.spec
     reporter.model = report.model_report(spec)
-    reporter.curve = measured.curve(spec.rungs[0].name)
-    reporter.capacity = settings.capacity or measure.capacity(
-        measured, measure.chunk_duration_s(spec), settings.slots
+    reporter.curve = measured.report()
+    reporter.capacity = settings.capacity or curve.capacity(
+        measured.default, measure.chunk_duration_s(spec), settings.slots
     )
     reporter.device, reporter.roster = Device(loaded.device), roster
     reporter.say("ready")

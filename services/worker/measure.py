@@ -1,67 +1,131 @@
-"""How fast this device is with this model, found out at start by a throw-away session. It warms everything
-up as well.
+"""How fast this device is with this model, found out at start by throw-away sessions: alone, then 2, 4, …
+together. It warms everything up as well.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from services.worker import encode
-from services.worker.models.protocol import ModelSpec, State
+from services.worker.curve import MIN_GAIN, Curve, Pace
+from services.worker.models.protocol import ModelSpec, Rung, State
 from services.worker.runner import Runner
 from shared.contracts.fleet import LatencyPoint
 
-HEADROOM = 0.9  # of real time; the rest is for what a quiet start doesn't show
+logger = logging.getLogger(__name__)
+
 _MEASURED_CHUNKS = 4
+_MEASURED_TOGETHER = 2
 _MEASURE_DEADLINE_S = 20.0
 
 
-class Measured(NamedTuple):
-    """One full chunk at the default rung. `device_s`: forwards and decode; `encode_s` runs beside."""
-
-    device_s: float
+class _Chunk(NamedTuple):
+    forwards: int
+    step_s: float
+    decode_s: float
     encode_s: float
 
-    def curve(self, rung: str) -> list[LatencyPoint]:
-        return [LatencyPoint(1, self.device_s, rung)]
+
+class Measured(NamedTuple):
+    """`paces`: by rung, each at a full window."""
+
+    default: Pace
+    paces: Mapping[str, Pace]
+
+    def curves(self) -> dict[str, Curve]:
+        """As planning wants them: "" is the default rung's."""
+        return {"": self.default.curve} | {rung: pace.curve for rung, pace in self.paces.items()}
+
+    def report(self) -> list[LatencyPoint]:
+        return [
+            LatencyPoint(rows, pace.chunk_s(rows), rung)
+            for rung, pace in self.paces.items()
+            for rows, _ in pace.curve.step_s
+        ]
 
 
-def capacity(measured: Measured, chunk_duration_s: float, slots: int) -> int:
-    """How many active sessions keep up with real time, stepped one after another. At least one, however
-    slow.
+def measure(runner: Runner, settings: encode.EncodeSettings, max_rows: int) -> Measured:
+    """Every rung; those that shape their forwards alike share a curve. What would take longer than the
+    deadline is left out, but for the first chunks of a kind.
     """
-    busiest_s = max(measured.device_s, measured.encode_s, 1e-6)
-    return max(1, min(slots, math.floor(HEADROOM * chunk_duration_s / busiest_s)))
-
-
-def measure(runner: Runner, settings: encode.EncodeSettings) -> Measured:
-    """Measures once the window is full: chunks are cheaper before. The quickest of a few counts, since
-    what disturbs a worker at start (other services starting) passes. A very slow device makes fewer.
-    """
-    rung = runner.spec.rungs[0]
-    warm_up = 1 + math.ceil(rung.window_latent_frames / runner.spec.latent_frames_per_chunk)
-    state = runner.open(seed=0, prompt="", first_chunk=0)
-    times: list[tuple[float, float]] = []
     deadline = time.monotonic() + _MEASURE_DEADLINE_S
-    while len(times) < warm_up + _MEASURED_CHUNKS and (len(times) < 2 or time.monotonic() < deadline):
-        times.append(_one_chunk(runner, state, rung.name, settings))
-    device_s, encode_s = zip(*times[1:][-_MEASURED_CHUNKS:], strict=True)
-    return Measured(min(device_s), min(encode_s))
+    paces: dict[str, Pace] = {}
+    states: dict[str, tuple[State, Pace]] = {}
+    for rung in runner.spec.rungs:
+        kind = kind_of(rung)
+        if kind not in states:
+            state, alone = _alone(runner, rung, settings, deadline)
+            curve = _curve(runner, state, rung, alone.step_s, max_rows, deadline)
+            pace = Pace(curve, alone.forwards, alone.decode_s, alone.encode_s)
+            states[kind] = state, pace
+        state, pace = states[kind]
+        paces[rung.name] = pace._replace(forwards=_one_chunk(runner, state, rung, settings).forwards)
+    return Measured(paces[runner.spec.rungs[0].name], paces)
 
 
-def _one_chunk(
-    runner: Runner, state: State, rung: str, settings: encode.EncodeSettings
-) -> tuple[float, float]:
-    started = time.perf_counter()
-    for _ in range(runner.begin_chunk(state, rung)):
-        runner.forward([state])
-    frames = runner.decode(state)
-    decoded = time.perf_counter()
-    encode.encode(frames, runner.spec.fps, settings)
-    return decoded - started, time.perf_counter() - decoded
+def kind_of(rung: Rung) -> str:
+    """What shapes a forward. How many forwards a chunk takes doesn't."""
+    return f"window {rung.window_latent_frames}, {rung.kv_dtype}"
 
 
 def chunk_duration_s(spec: ModelSpec) -> float:
     return spec.chunk_frames / spec.fps
+
+
+def _alone(
+    runner: Runner, rung: Rung, settings: encode.EncodeSettings, deadline: float
+) -> tuple[State, _Chunk]:
+    """Once the window is full: chunks are cheaper before. The quickest of a few counts, since what disturbs
+    a worker at start (other services starting) passes. A very slow device makes fewer.
+    """
+    warm_up = 1 + math.ceil(rung.window_latent_frames / runner.spec.latent_frames_per_chunk)
+    state = runner.open(seed=0, prompt="", first_chunk=0)
+    made: list[_Chunk] = []
+    while len(made) < warm_up + _MEASURED_CHUNKS and (len(made) < 2 or time.monotonic() < deadline):
+        made.append(_one_chunk(runner, state, rung, settings))
+    forwards, step_s, decode_s, encode_s = zip(*made[1:][-_MEASURED_CHUNKS:], strict=True)
+    return state, _Chunk(forwards[-1], min(step_s), min(decode_s), min(encode_s))
+
+
+def _curve(runner: Runner, state: State, rung: Rung, alone_s: float, max_rows: int, deadline: float) -> Curve:
+    """Doubles the rows until that gains nothing, `max_rows` or the device's room is reached, or time
+    is up.
+    """
+    points, best_rate, rows = [(1, alone_s)], 1 / max(alone_s, 1e-9), 2
+    exported = runner.export(state) if max_rows > 1 else {}
+    states = [state]
+    while rows <= max_rows and time.monotonic() < deadline:
+        try:
+            states += [runner.restore(exported) for _ in range(rows - len(states))]
+            step_s = min(_step_together(runner, states, rung) for _ in range(_MEASURED_TOGETHER))
+        except RuntimeError as error:  # the device's memory, or the model's slots
+            logger.info("no more than %d rows together: %s", points[-1][0], error)
+            break
+        points.append((rows, step_s))
+        if rows / max(step_s, 1e-9) < MIN_GAIN * best_rate:
+            break
+        best_rate, rows = rows / max(step_s, 1e-9), 2 * rows
+    return Curve(kind_of(rung), tuple(points))
+
+
+def _one_chunk(runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings) -> _Chunk:
+    forwards = runner.begin_chunk(state, rung.name)
+    step_s = min(runner.forward([state]) for _ in range(forwards))
+    started = time.perf_counter()
+    frames = runner.decode(state)
+    decoded = time.perf_counter()
+    encode.encode(frames, runner.spec.fps, settings)
+    return _Chunk(forwards, step_s, decoded - started, time.perf_counter() - decoded)
+
+
+def _step_together(runner: Runner, states: list[State], rung: Rung) -> float:
+    """The quickest step of one chunk of all."""
+    forwards = [runner.begin_chunk(state, rung.name) for state in states]
+    step_s = min(runner.forward(states) for _ in range(min(forwards)))
+    for state in states:
+        runner.decode(state)
+    return step_s

@@ -12,6 +12,9 @@ stage_seconds = Histogram(
     ["stage"],
     buckets=_STAGE_BUCKETS_S,
 )
+batch_rows = Histogram(
+    "turboserve_worker_batch_rows", "Rows stepped together", buckets=(1, 2, 4, 8, 16, 32, 64)
+)
 chunks_made = Counter("turboserve_worker_chunks", "Chunks in the log")
 late_appends = Counter(
     "turboserve_worker_late_appends",

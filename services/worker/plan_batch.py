@@ -1,15 +1,18 @@
 """Which copies step next.
 
-Earliest deadline first, by when their viewers run dry. Steps of one chunk may be interrupted by a more
-urgent one's, so a new session waits for a step and not for a chunk. No session starves: an overdue one's
-deadline stays where it is while those of the others move on with every grant.
+Earliest deadline first, by when their viewers run dry; with the most urgent go those that fit its forward, as
+many as the measured curve says raise throughput. Steps of one chunk may be interrupted by a more urgent
+one's, so a new session waits for a step and not for a chunk. No session starves: an overdue one's deadline
+stays where it is while those of the others move on with every grant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
+from services.worker.curve import Curve, paying_rows
 from shared.contracts.session import CREDIT_WINDOW
 
 
@@ -18,7 +21,7 @@ class Candidate(NamedTuple):
 
     `stepping`: a chunk has begun and has steps left. `held`: no chunk may begin (paused, ended, not ready).
     `unappended`: chunks begun that the log doesn't have yet. `needed_at`: when the chunk in question is
-    needed.
+    needed. `rung`: the one it is made at.
     """
 
     key: int
@@ -29,6 +32,7 @@ class Candidate(NamedTuple):
     granted_through: int
     needed_at: float
     max_chunks: int | None = None
+    rung: str = ""
 
 
 def may_begin(candidate: Candidate) -> bool:
@@ -43,12 +47,20 @@ def may_begin(candidate: Candidate) -> bool:
     )
 
 
-def plan_batch(candidates: Iterable[Candidate], max_rows: int, beginning: bool = True) -> Sequence[int]:
-    """Keys of the copies that make the next step together, most urgent first, at most `max_rows`.
+def plan_batch(
+    candidates: Iterable[Candidate], curves: Mapping[str, Curve], beginnings: int
+) -> Sequence[int]:
+    """Keys of the copies that make the next step together, most urgent first.
 
-    Empty: nothing can step until something changes. `beginning` False: only chunks already begun are
-    finished.
+    `curves`: by rung, "" being the default one. `beginnings`: how many chunks may begin, besides those begun
+    already. Empty: nothing can step until something changes.
     """
-    ready = [c for c in candidates if c.stepping or (beginning and may_begin(c))]
+    ready = [c for c in candidates if c.stepping or (beginnings > 0 and may_begin(c))]
+    if not ready:
+        return []
     ready.sort(key=lambda c: (c.needed_at, not c.stepping, c.key))
-    return [c.key for c in ready[:max_rows]]
+    curve = curves[ready[0].rung]
+    alike = [c for c in ready if curves[c.rung].kind == curve.kind]
+    beginners = {c.key for c in islice((c for c in alike if not c.stepping), beginnings)}
+    able = [c for c in alike if c.stepping or c.key in beginners]
+    return [c.key for c in able[: paying_rows(curve, len(able))]]

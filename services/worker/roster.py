@@ -115,6 +115,7 @@ class Roster:
             copy.granted_through,
             stepping.needed_at if stepping else self._needed_at(copy),
             copy.own.max_chunks,
+            stepping.rung if stepping else copy.own.rung,
         )
 
     def _needed_at(self, copy: Copy) -> float:

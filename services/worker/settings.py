@@ -14,6 +14,8 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     makes the model. `device`: "auto" (a GPU if there is one), or as torch names it. `weights_path` "":
     the weights that come with the model.
 
+    `max_batch`: rows stepped together at most, where a measurement at start says that it pays.
+
     `capacity` 0: as many active sessions as a measurement at start says. `slots`: copies kept, paused ones
     included. `drain_s`: how long a worker told to stop finishes the chunks in hand.
 
@@ -27,6 +29,7 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     device: str = "auto"
     weights_path: str = ""
     capacity: Annotated[int, Meta(ge=0)] = 0
+    max_batch: Annotated[int, Meta(ge=1, le=64)] = 8
     slots: Annotated[int, Meta(ge=1, le=10_000)] = 64
     encode_preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "ultrafast"
     encode_crf: Annotated[int, Meta(ge=0, le=51)] = 20

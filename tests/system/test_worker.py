@@ -93,6 +93,20 @@ async def test_a_paused_copy_stays_and_makes_nothing(wire: Wire) -> None:
     await wire.until_copy(WORKER, own.session, state="running", next_chunk=12)
 
 
+async def test_a_rung_changes_at_the_next_chunk_begun(wire: Wire) -> None:
+    own = new_own()
+    await wire.own(WORKER, own)
+    await wire.until_copy(WORKER, own.session, next_chunk=2)
+    await wire.own(WORKER, faster := next_own(own, rung="tiny-fast", granted_through=1))
+    await wire.until_copy(WORKER, own.session, next_chunk=4)
+    with pytest.raises(Refused, match="no rung 'golden'"):
+        await wire.own(WORKER, next_own(faster, rung="golden"))
+    await wire.own(WORKER, next_own(faster, rung="", granted_through=2))
+    await wire.until_copy(WORKER, own.session, next_chunk=5)
+    rungs = [chunk.rung for chunk in await wire.chunks(own.session)]
+    assert rungs == ["tiny-default"] * 2 + ["tiny-fast"] * 2 + ["tiny-default"]
+
+
 async def test_stops_after_max_chunks(wire: Wire) -> None:
     own = new_own(max_chunks=3, granted_through=9)
     await wire.own(WORKER, own)

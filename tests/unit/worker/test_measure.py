@@ -1,25 +1,35 @@
-import pytest
+from collections.abc import Mapping
+from typing import Any
 
 from services.worker import runner
 from services.worker.encode import EncodeSettings
-from services.worker.measure import Measured, capacity, chunk_duration_s, measure
+from services.worker.measure import chunk_duration_s, measure
+from tests.fixtures.tiny_model import State, TinyModel
 
 
-@pytest.mark.parametrize(
-    ("device_s", "encode_s", "expected"),
-    [(0.29, 0.01, 3), (0.31, 0.01, 2), (0.01, 0.4, 2), (5.0, 0.1, 1), (0.0, 0.0, 64), (0.001, 0.001, 64)],
-)
-def test_capacity_is_what_keeps_up_with_a_tenth_to_spare(
-    device_s: float, encode_s: float, expected: int
-) -> None:
-    assert capacity(Measured(device_s, encode_s), chunk_duration_s=1.0, slots=64) == expected
+class OneSlot(TinyModel):
+    """Has room for a single copy."""
+
+    def import_state(self, tensors: Mapping[str, Any]) -> State:
+        raise RuntimeError(f"no slot for these {len(tensors)} tensors: all 1 hold sessions")
 
 
-def test_measures_a_real_session() -> None:
+def test_measures_every_rung_alone_and_together() -> None:
     tiny = runner.load("tests.fixtures.tiny_model", "tiny", "cpu", "")
-    measured = measure(tiny, EncodeSettings())
-    assert measured.device_s > 0
-    assert measured.encode_s > 0
+    measured = measure(tiny, EncodeSettings(), max_rows=2)
     assert chunk_duration_s(tiny.spec) == 1.0
-    [point] = measured.curve("tiny-default")
-    assert (point.batch, point.chunk_s, point.rung) == (1, measured.device_s, "tiny-default")
+    assert [(p.rung, p.batch) for p in measured.report()] == [
+        ("tiny-default", 1),
+        ("tiny-default", 2),
+        ("tiny-fast", 1),
+        ("tiny-fast", 2),
+    ]
+    assert all(point.chunk_s > 0 for point in measured.report())
+    assert [pace.forwards for pace in measured.paces.values()] == [2, 1]
+    assert measured.default.encode_s > 0
+    assert set(measured.curves()) == {"", "tiny-default", "tiny-fast"}
+
+
+def test_a_device_with_room_for_one_session_is_measured_with_one() -> None:
+    measured = measure(runner.Runner(OneSlot(), "cpu"), EncodeSettings(), max_rows=8)
+    assert [rows for rows, _ in measured.default.curve.step_s] == [1]

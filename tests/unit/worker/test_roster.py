@@ -1,7 +1,10 @@
 from services.worker.copies import FAILED, Copy
+from services.worker.curve import Curve
 from services.worker.plan_batch import plan_batch
 from services.worker.roster import Roster
 from tests.fixtures.worker_wire import new_own, next_own, steered
+
+CURVES = {"": Curve("kind", ((1, 1.0),))}
 
 
 def roster_with_copy() -> tuple[Roster, Copy, list[str]]:
@@ -46,12 +49,12 @@ def test_chunks_from_before_a_new_beginning_are_void() -> None:
 def test_makes_nothing_until_the_log_was_asked_or_once_it_failed() -> None:
     roster = Roster(1.0, lambda: None)
     copy = roster.add(new_own())
-    assert not plan_batch([roster.candidate(copy, None)], 1)
+    assert not plan_batch([roster.candidate(copy, None)], CURVES, 1)
     roster.locate(copy, 0)
-    assert plan_batch([roster.candidate(copy, None)], 1) == [copy.key]
+    assert plan_batch([roster.candidate(copy, None)], CURVES, 1) == [copy.key]
     roster.end(copy, FAILED, "broken")
     roster.end(copy, FAILED, "again")
-    assert not plan_batch([roster.candidate(copy, None)], 1)
+    assert not plan_batch([roster.candidate(copy, None)], CURVES, 1)
     [report] = roster.reports()
     assert (report.state, report.error) == ("failed", "broken")
 
