@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from math import prod
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from services.worker.models.noise import draw
 from services.worker.models.protocol import ModelSpec, Rung
-from services.worker.models.wan import random_weights
-from services.worker.models.wan.config import FPS, Geometry, WanConfig
-from services.worker.models.wan.passes import Pass, chunk_passes, recache, window_of
-from services.worker.models.wan.passes import place_of as place_in
-from services.worker.models.wan.slots import Pool, Region
-from services.worker.models.wan.taehv import TaehvDecoder
-from services.worker.models.wan.text import StandInEncoder, TextEncoder
+from services.worker.models.wan.config import FPS, WanConfig
+from services.worker.models.wan.passes import chunk_passes, place_of, recache, window_of
+from services.worker.models.wan.session import Decoder, State, StateMismatch, regions
+from services.worker.models.wan.slots import Pool
+from services.worker.models.wan.text import TextEncoder
 from services.worker.models.wan.transformer import Rows, Transformer
 
 MAX_PROMPT_CHARS = 2000
 FAST_STEPS = 2
-_RANDOM = "random:"
-
-
-class StateMismatch(ValueError):
-    """A state of another architecture, geometry, decoder or type of numbers. The message gives the sizes."""
-
-
-class Decoder(Protocol):
-    name: str
-
-    def cache_shapes(self, geometry: Geometry) -> list[tuple[int, ...]]: ...
-
-    def decode(self, latents: Tensor, cache: Tensor, *, first: bool) -> Tensor: ...
-
-
-@dataclass(slots=True, weakref_slot=True, eq=False)
-class State:
-    """One session's copy; what is large lives in its slot of the pool.
-
-    `chunk` counts from the session's first chunk and names its noise, `frames` the latent frames since the
-    picture (last) began anew. `new_text` is a prompt's embedding that no chunk has been begun with. While a
-    chunk is under way, `latent` is its present latents [frames, 16, h, w] and `passes` the forwards still
-    to come.
-    """
-
-    slot: int
-    seed: int
-    chunk: int
-    frames: int = 0
-    new_text: Tensor | None = None
-    latent: Tensor | None = None
-    passes: tuple[Pass, ...] = ()
-    lease: weakref.finalize | None = None
+RANDOM = "random:"
+"""Begins the digest of weights that were drawn, not trained; its seed follows."""
 
 
 class Wan:
@@ -80,7 +44,7 @@ class Wan:
         self._decoder: Decoder = decoder.eval().requires_grad_(requires_grad=False)  # type: ignore[assignment]
         self._encoder = encoder
         self._pool = Pool(regions(config, self._decoder, self._dtype), slots, self._device)
-        self._random = digest.startswith(_RANDOM)
+        self._random = digest.startswith(RANDOM)
         self.spec = self._describe(digest)
 
     @property
@@ -241,11 +205,11 @@ class Wan:
         recipe = self._config.recipe
         frames = window_of(state.frames, recipe)
         run = [f for number, f in enumerate(frames) if frames[-1] - f == len(frames) - 1 - number]
-        latents = self._pool["latents"][state.slot, [place_in(frame, recipe) for frame in run]]
+        latents = self._pool["latents"][state.slot, [place_of(frame, recipe) for frame in run]]
         self._decoder.decode(latents, self._pool["decoder"][state.slot], first=run[0] == 0)
 
     def _places(self, start: int, count: int) -> list[int]:
-        return [place_in(frame, self._config.recipe) for frame in range(start, start + count)]
+        return [place_of(frame, self._config.recipe) for frame in range(start, start + count)]
 
     def _lease(self, seed: int, chunk: int) -> State:
         state = State(self._pool.take(), seed, chunk)
@@ -283,38 +247,6 @@ class Wan:
             weights_digest=digest,
             state_bytes=self._pool.row_bytes,
         )
-
-
-def regions(config: WanConfig, decoder: Decoder, dtype: torch.dtype) -> list[Region]:
-    """What a slot holds."""
-    arch = config.architecture
-    cached = sum(prod(shape) for shape in decoder.cache_shapes(config.geometry))
-    shapes: Iterable[tuple[str, tuple[int, ...]]] = (
-        ("kv", config.kv_shape),
-        ("cross", config.cross_shape),
-        ("text", (arch.text_tokens, arch.text_dim)),
-        ("latents", config.latents_shape),
-        ("decoder", (cached,)),
-    )
-    return [Region(name, shape, dtype) for name, shape in shapes]
-
-
-def random_model(
-    config: WanConfig,
-    seed: int = 0,
-    *,
-    slots: int = 2,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.bfloat16,
-    decoder: nn.Module | None = None,
-) -> Wan:
-    """For benchmarks and tests: a model of true sizes and costs that paints nothing."""
-    with torch.device("meta"):
-        transformer = Transformer(config)
-    decoder = decoder or TaehvDecoder()
-    random_weights.fill(transformer, seed, torch.device(device), dtype)
-    random_weights.fill(decoder, seed, torch.device(device), dtype, variance=2.0)
-    return Wan(config, transformer, decoder, StandInEncoder(config.architecture), slots, f"{_RANDOM}{seed}")
 
 
 def _under_way(latent: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from services.worker.models import WeightsError
+from services.worker.models.wan import random_weights
 from services.worker.models.wan.checkpoint import Checkpoint, read, read_folder
 from services.worker.models.wan.config import (
     LONGLIVE,
@@ -19,14 +20,14 @@ from services.worker.models.wan.config import (
     WanConfig,
 )
 from services.worker.models.wan.loading import digest, load_decoder, load_transformer, published_shapes
-from services.worker.models.wan.model import Decoder, Wan, random_model, regions
+from services.worker.models.wan.model import RANDOM, Wan
+from services.worker.models.wan.session import Decoder, regions
 from services.worker.models.wan.slots import row_bytes
 from services.worker.models.wan.taehv import TaehvDecoder
-from services.worker.models.wan.text import TextEncoder
+from services.worker.models.wan.text import StandInEncoder, TextEncoder
 from services.worker.models.wan.transformer import Transformer
 from services.worker.models.wan.vae import VaeDecoder
 
-_RANDOM = "random:"
 _WORKSPACE_BYTES = 8 << 30
 _MOST_SLOTS = 8
 
@@ -48,10 +49,10 @@ def load_preset(
     up to 8. Raises `WeightsError`.
     """
     config = WanConfig(architecture, recipe, geometry or Geometry(), _dtype(device).itemsize)
-    if weights_path.startswith(_RANDOM):
-        seed = weights_path.removeprefix(_RANDOM)
+    if weights_path.startswith(RANDOM):
+        seed = weights_path.removeprefix(RANDOM)
         if not seed.isdecimal():
-            raise WeightsError(f"weights {weights_path!r}: a number follows {_RANDOM}")
+            raise WeightsError(f"weights {weights_path!r}: a number follows {RANDOM}")
         decoder = TaehvDecoder()
         room = slots or _room(config, decoder, device)
         return random_model(
@@ -61,11 +62,29 @@ def load_preset(
     if not weights_path or not folder.is_dir():
         raise WeightsError(
             f"{architecture.name} ships no weights, and weights_path {weights_path!r} is no folder; name"
-            f" one that holds a transformer and a decoder, or {_RANDOM}SEED for benchmarks"
+            f" one that holds a transformer and a decoder, or {RANDOM}SEED for benchmarks"
         )
     if encoder is None:
         raise WeightsError(f"{architecture.name} with published weights needs a text encoder (umT5)")
     return _load_folder(config, read_folder(folder), folder, device, encoder, slots)
+
+
+def random_model(
+    config: WanConfig,
+    seed: int = 0,
+    *,
+    slots: int = 2,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    decoder: nn.Module | None = None,
+) -> Wan:
+    """For benchmarks and tests: a model of true sizes and costs that paints nothing."""
+    with torch.device("meta"):
+        transformer = Transformer(config)
+    decoder = decoder or TaehvDecoder()
+    random_weights.fill(transformer, seed, torch.device(device), dtype)
+    random_weights.fill(decoder, seed, torch.device(device), dtype, variance=2.0)
+    return Wan(config, transformer, decoder, StandInEncoder(config.architecture), slots, f"{RANDOM}{seed}")
 
 
 def _load_folder(
@@ -112,10 +131,8 @@ def _room(config: WanConfig, decoder: Decoder, device: str) -> int:
         return 1
     free_bytes, _ = torch.cuda.mem_get_info(device)
     parameters = sum(prod(shape) for shape in published_shapes(config.architecture).values())
-    weight_bytes, slot_bytes = (
-        parameters * config.element_bytes,
-        row_bytes(regions(config, decoder, _dtype(device))),
-    )
+    weight_bytes = parameters * config.element_bytes
+    slot_bytes = row_bytes(regions(config, decoder, _dtype(device)))
     room = slots_that_fit(free_bytes, weight_bytes, slot_bytes)
     if room < 1:
         raise WeightsError(

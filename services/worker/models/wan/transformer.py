@@ -137,11 +137,8 @@ class Transformer(nn.Module):
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         arch = config.architecture
-        self._grid, self._time_dim, self._text_tokens = (
-            config.geometry.grid,
-            arch.time_dim,
-            arch.text_tokens,
-        )
+        self._grid = config.geometry.grid
+        self._time_dim, self._text_tokens = arch.time_dim, arch.text_tokens
         self.patch_embedding = nn.Conv3d(LATENT_CHANNELS, arch.dim, _PATCH_SIZE, _PATCH_SIZE)
         self.text_embedding = nn.Sequential(
             nn.Linear(arch.text_dim, arch.dim), nn.GELU("tanh"), nn.Linear(arch.dim, arch.dim)
@@ -153,7 +150,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(arch) for _ in range(arch.layers))
         self.head = Head(arch)
         with torch.device("cpu"):  # a table is data, also where weights are still to come
-            self._table = rope_table(config.recipe.window_frames, config.geometry.grid, arch.head_dim)
+            self._table = rope_table(config.recipe.window_frames, self._grid, arch.head_dim)
 
     def ready(self, device: torch.device) -> None:
         """The tables to where the weights are. float32 whatever the weights are."""

@@ -15,8 +15,8 @@ from services.worker.models.wan.config import (
     Recipe,
     WanConfig,
 )
-from services.worker.models.wan.model import regions
 from services.worker.models.wan.passes import chunk_passes, noise_level, place_of, recache, window_of
+from services.worker.models.wan.session import regions
 from services.worker.models.wan.slots import row_bytes
 from services.worker.models.wan.taehv import TaehvDecoder
 from services.worker.models.wan.vae import VaeDecoder

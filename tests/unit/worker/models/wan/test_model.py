@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from services.worker.models.protocol import Rung, SessionModel
 from services.worker.models.wan.config import KREA, LONGLIVE, SELF_FORCING, Geometry, Recipe, WanConfig
-from services.worker.models.wan.model import State, StateMismatch, Wan, random_model
+from services.worker.models.wan.model import Wan
+from services.worker.models.wan.preset import random_model
+from services.worker.models.wan.session import State, StateMismatch
 from services.worker.models.wan.slots import NoSlot
 from tests.unit.worker.models.wan import tiny
 

@@ -10,8 +10,9 @@ from services.worker.models.noise import draw
 from services.worker.models.wan.checkpoint import read
 from services.worker.models.wan.config import LONGLIVE, SELF_FORCING, Recipe
 from services.worker.models.wan.loading import load_transformer
-from services.worker.models.wan.model import State, Wan
+from services.worker.models.wan.model import Wan
 from services.worker.models.wan.rope import axis_pairs, rope_table
+from services.worker.models.wan.session import State
 from services.worker.models.wan.taehv import TaehvDecoder
 from services.worker.models.wan.text import StandInEncoder
 from services.worker.models.wan.transformer import Transformer

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from services.worker.models.noise import draw
 from services.worker.models.wan.config import LONGLIVE, Architecture, Geometry, Recipe, WanConfig
-from services.worker.models.wan.model import Wan, random_model
+from services.worker.models.wan.model import Wan
+from services.worker.models.wan.preset import random_model
 from services.worker.models.wan.taehv import TaehvDecoder
 
 ARCH = Architecture("tiny", layers=2, dim=48, ffn_dim=64, heads=2, text_tokens=6, text_dim=16, time_dim=32)
