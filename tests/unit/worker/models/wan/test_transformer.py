@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from services.worker.models.noise import draw
 from services.worker.models.wan.checkpoint import read
-from services.worker.models.wan.config import LONGLIVE, SELF_FORCING, Recipe
+from services.worker.models.wan.config import KREA, LONGLIVE, SELF_FORCING, Recipe
 from services.worker.models.wan.loading import load_transformer
 from services.worker.models.wan.model import Wan
 from services.worker.models.wan.rope import axis_pairs, rope_table
@@ -84,6 +84,20 @@ def test_new_prompt_recaches_the_window_as_the_plain_one_does(tmp_path: Path, be
     fed = list(range(end, end + 3))
     expected = self_forcing_chunk(session, SHAPE, 4, before, fed, seen_at(end + 3, 12, 3))
     torch.testing.assert_close(latents_of_chunk(model, state), expected, atol=2e-4, rtol=2e-4)
+
+
+@torch.inference_mode()
+def test_recomputed_context_is_the_plain_one(tmp_path: Path) -> None:
+    model, session = loaded(tmp_path, KREA), plain(PROMPT)
+    state = model.open(seed=6, prompt=PROMPT)
+    kept: list[torch.Tensor] = []
+    for chunk in range(4):
+        fed, context = list(range(3 * chunk, 3 * chunk + 3)), list(range(3 * chunk - 3, 3 * chunk))
+        if chunk:
+            session.velocity(kept[-1], 0.0, context, context)
+        seen = [*context, *fed] if chunk else fed
+        kept.append(self_forcing_chunk(session, SHAPE, 6, chunk, fed, seen))
+        torch.testing.assert_close(latents_of_chunk(model, state), kept[-1], atol=2e-4, rtol=2e-4)
 
 
 def test_rope_shares_a_head_as_published() -> None:
