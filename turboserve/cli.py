@@ -38,6 +38,7 @@ class _Commands(click.Group):
     groups = {  # noqa: RUF012 - never changed
         "Run everything here": ("up",),
         "Use a running turboserve": ("stream", "sessions"),
+        "Run a fleet": ("workers", "drain"),
         "Bring a model": ("model",),
         "Run one service": ("gateway", "placement", "autoscaler", "worker"),
     }
@@ -170,6 +171,32 @@ def sessions(url: str | None, ended: bool, limit: int, as_json: bool) -> None:
     from turboserve.sessions_command import sessions as show
 
     _run_client(lambda console: show(url, limit, live=not ended, as_json=as_json, console=console))
+
+
+@main.command(short_help="List the workers of a running turboserve.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_url
+def workers(url: str | None, as_json: bool) -> None:
+    """List the workers: what they serve, how many active sessions they have and could have, and their
+    devices.
+    """
+    from turboserve.workers_command import workers as show
+
+    _run_client(lambda console: show(url, as_json=as_json, console=console))
+
+
+@main.command(short_help="Take a worker out of service; its sessions go on elsewhere.")
+@click.argument("worker")
+@click.option("--force", is_flag=True, help="Even if no other worker could take its sessions: they wait.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_url
+def drain(url: str | None, worker: str, force: bool, as_json: bool) -> None:
+    """Take WORKER out of service. Nothing is placed there any more, its sessions are placed on other workers,
+    where their picture begins anew, and it stops.
+    """
+    from turboserve.workers_command import drain as run
+
+    _run_client(lambda console: run(url, worker, force=force, as_json=as_json, console=console))
 
 
 def _run_client(command: Callable[[Console], Coroutine[Any, Any, None]]) -> None:

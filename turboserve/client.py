@@ -10,15 +10,20 @@ from urllib.parse import quote
 import msgspec
 
 from turboserve.http_api import HttpApi
-from turboserve.messages import SessionInfo
+from turboserve.messages import Drained, SessionInfo, WorkerInfo
 from turboserve.session import Session
 
 DEFAULT_URL = "http://localhost:8080"
+_DRAIN_TIMEOUT_S = 35.0
 
 
 class _Page(msgspec.Struct, frozen=True):
     sessions: list[SessionInfo]
     cursor: str = ""
+
+
+class _Workers(msgspec.Struct, frozen=True):
+    workers: list[WorkerInfo]
 
 
 class Client:
@@ -88,3 +93,16 @@ class Client:
             if not cursor:
                 break
         return found
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Those that are alive, by name."""
+        return (await self._api.call("GET", "/v1/workers", _Workers)).workers
+
+    async def drain(self, worker: str, *, force: bool = False) -> Drained:
+        """Take a worker out of service. Its sessions go on elsewhere, their picture begins anew. `force`:
+        even if no other worker could take them, so that they wait.
+        """
+        path = f"/v1/workers/{quote(worker, safe='')}/drain"
+        return await self._api.call(
+            "POST", path, Drained, params={"force": force}, timeout_s=_DRAIN_TIMEOUT_S
+        )

@@ -21,6 +21,10 @@ class UnknownSession(TurboserveError):
     """There is no such session."""
 
 
+class UnknownWorker(TurboserveError):
+    """There is no such worker."""
+
+
 class InvalidRequest(TurboserveError):
     """A field is wrong: an empty prompt, an unknown model, `from` out of range."""
 
@@ -37,8 +41,14 @@ class ChunksGone(TurboserveError):
         self.oldest_held = oldest_held
 
 
+_KINDS: dict[str, type[TurboserveError]] = {"worker_not_found": UnknownWorker, "only_worker": InvalidRequest}
+"""Codes that say more than their status."""
+
+
 def of_status(status: int, code: str, message: str, hint: str = "") -> TurboserveError:
     """The exception for an HTTP status and the error body that came with it."""
+    if code in _KINDS:
+        return _KINDS[code](code, message, hint)
     if status in (502, 503, 504):
         return Unreachable(code, message, hint)
     kind = {404: UnknownSession, 409: SessionEnded, 400: InvalidRequest, 413: InvalidRequest}.get(status)

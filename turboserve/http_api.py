@@ -16,7 +16,8 @@ from turboserve.errors import InvalidRequest, TurboserveError, Unreachable, of_s
 
 T = TypeVar("T")
 
-_TIMEOUT = httpx.Timeout(15.0, connect=5.0)
+_TIMEOUT_S = 15.0
+_CONNECT_TIMEOUT_S = 5.0
 _TRIES = 3
 _FIRST_PAUSE_S = 0.3
 _LONGEST_PAUSE_S = 2.0
@@ -44,7 +45,7 @@ class HttpApi:
         self.is_local = urlsplit(self.url).hostname in _LOCAL
         self._trace = trace
         self.sockets: set[ClientConnection] = set()
-        self._http = httpx.AsyncClient(base_url=self.url, timeout=_TIMEOUT, trust_env=not self.is_local)
+        self._http = httpx.AsyncClient(base_url=self.url, trust_env=not self.is_local)
 
     async def close(self) -> None:
         for socket in list(self.sockets):
@@ -61,16 +62,20 @@ class HttpApi:
         body: Mapping[str, object] | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout_s: float = _TIMEOUT_S,
     ) -> T:
         """Every call may be repeated safely: opening carries a key, all others are absolute. Raises
         TurboserveError.
         """
         with self._span(f"turboserve {method} {path.rpartition('/')[2]}"):
             sent = dict(headers or {}) | self.trace_headers()
+            timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
             for attempt in range(_TRIES):
                 last_try = attempt == _TRIES - 1
                 try:
-                    response = await self._http.request(method, path, json=body, params=params, headers=sent)
+                    response = await self._http.request(
+                        method, path, json=body, params=params, headers=sent, timeout=timeout
+                    )
                 except httpx.TransportError as error:
                     if last_try:
                         raise self.unreachable(error) from None

@@ -73,3 +73,49 @@ class Chunk(msgspec.Struct, frozen=True):
     def prompt(self) -> str:
         """Text of the newest prompt it shows, "" if there is none."""
         return next((i.text for i in reversed(self.inputs) if i.kind == "prompt"), "")
+
+
+class DeviceInfo(msgspec.Struct, frozen=True):
+    """A worker's device. None, 0 and "": it doesn't tell."""
+
+    name: str = ""
+    kind: str = ""
+    memory_total_bytes: int = 0
+    memory_used_bytes: int = 0
+    utilisation_ratio: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+
+
+class WorkerInfo(msgspec.Struct, frozen=True):
+    """A worker as the gateway describes it. `state`: starting, ready or draining. `capacity`: how many active
+    sessions keep up with real time. `copies`: sessions whose state it holds.
+    """
+
+    id: str
+    state: str
+    model: str = ""
+    active: int = 0
+    capacity: int = 0
+    copies: int = 0
+    device: DeviceInfo | None = None
+
+
+class Phase(msgspec.Struct, frozen=True):
+    """One step of an operation, and how long it took."""
+
+    name: str
+    duration_s: float
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """What became of a drained worker's sessions, by id. `moved`: their picture begins anew on another
+    worker. `queued`: they wait for room. `released`: paused ones. `copies`: those it still held at the end.
+    """
+
+    worker: str
+    moved: list[str]
+    queued: list[str]
+    released: list[str]
+    copies: int
+    phases: list[Phase]

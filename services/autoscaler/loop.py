@@ -143,7 +143,7 @@ class Loop:
     def _exited(self, ended: Exit) -> None:
         self._drain_until.pop(ended.worker, None)
         self._restarts.pop(ended.worker, None)
-        if ended.expected:
+        if ended.expected or (ended.exit_code == 0 and self._draining(ended.worker)):
             logger.info("%s ended: %s", ended.worker, ended.detail)
         else:
             logger.warning("%s ended unexpectedly: %s", ended.worker, ended.detail)
@@ -151,6 +151,11 @@ class Loop:
             self._history = self._history.crashed(time.monotonic())
         self._wake.set()
         self._process.spawn(f"tell of {ended.worker}", self._tell(ended))
+
+    def _draining(self, worker: str) -> bool:
+        """Whether an operator drains it, as placement said."""
+        workers = self._load.workers if self._load else []
+        return any(known.worker == worker and known.state == "draining" for known in workers)
 
     async def _tell(self, ended: Exit) -> None:
         address = WORKER_EXITED.at(cell=self._settings.cell, worker=ended.worker)

@@ -12,8 +12,11 @@ import msgspec
 from services.gateway.problems import session_not_found
 from shared.bus import Bus
 from shared.contracts import session, subjects
+from shared.contracts.fleet import DrainWorker, WorkerDrained
 from shared.contracts.subjects import Request
 from shared.ids import InvalidName, cell_of, check_session_id
+
+_DRAIN_TIMEOUT_S = 30.0
 
 T = TypeVar("T", bound=msgspec.Struct)
 R = TypeVar("R", bound=msgspec.Struct)
@@ -48,6 +51,11 @@ class Placement:
 
     async def close(self, session_id: str) -> session.SessionView:
         return await self._ask(subjects.CLOSE, session.CloseSession(self._known(session_id)))
+
+    async def drain(self, worker: str, *, force: bool) -> WorkerDrained:
+        """Every session of the worker is saved and told anew, which may take a while."""
+        address = subjects.DRAIN_WORKER.at(cell=self._cell)
+        return await self._bus.request(address, DrainWorker(worker, force), _DRAIN_TIMEOUT_S)
 
     def _known(self, session_id: str) -> str:
         """What can't be an id here needs no question to placement."""

@@ -8,7 +8,7 @@ import msgspec
 
 from services.gateway.admission import Model, Rules
 from shared.bus import Bus, Meta
-from shared.contracts.fleet import FleetLoad
+from shared.contracts.fleet import FleetLoad, WorkerLoad
 from shared.contracts.subjects import FLEET_LOAD
 
 FRESH_S = 3.0  # placement says its load every second
@@ -53,6 +53,11 @@ class FleetWatch:
         ready_workers = sum(worker.state == "ready" for worker in load.workers)
         reasons = [] if ready_workers else ["no worker is ready"]
         return Readiness(not reasons, reasons, load.capacity, load.active, load.queued, ready_workers)
+
+    def workers(self) -> list[WorkerLoad] | None:
+        """As placement sees them, None while it is silent."""
+        load = self._fresh()
+        return None if load is None else load.workers
 
     def _heard(self, load: FleetLoad, _: Meta) -> None:
         self._load = load

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
 from opentelemetry import context
 
 from services.placement import choose, metrics, notice
@@ -120,7 +121,9 @@ class Reconciler:
 
     async def _say_load(self) -> None:
         load = self._placement.load()
-        gist = (load.active, load.queued, load.paused, load.capacity, load.workers)
+        # A device's memory and power change all the time: they go with the load that is repeated anyway.
+        workers = [msgspec.structs.replace(worker, device=None) for worker in load.workers]
+        gist = (load.active, load.queued, load.paused, load.capacity, workers)
         if gist != self._load_said:
             self._load_said = gist
             await self._placement.voice.load(load)

@@ -12,11 +12,14 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
+import msgspec
+
 from services.placement import choose, metrics
 from services.placement.choose import Room
 from services.placement.fleet_view import FleetView
 from services.placement.leader import Leadership
 from services.placement.lifecycle import Event, Placed
+from services.placement.operations import Operations
 from services.placement.outbox import Publisher
 from services.placement.reconcile import Reconciler
 from services.placement.requests import Requests
@@ -25,7 +28,7 @@ from services.placement.settings import PlacementSettings
 from services.placement.voice import Voice
 from shared.bus import Bus
 from shared.chunk_log import ChunkLog
-from shared.contracts.fleet import FleetLoad, ModelReport, WorkerLoad
+from shared.contracts.fleet import FleetLoad, LoadReport, ModelReport, WorkerLoad
 from shared.contracts.session import SessionView
 from shared.process import Process, StartupError
 from shared.store.engine import Store, StoreAway
@@ -52,11 +55,24 @@ class Placement:
         self.publisher = Publisher(self.bus, store, self.settings.cell)
         self.chunk_log = ChunkLog(self.bus, self.settings.cell)
         self.nudged = asyncio.Event()
+        self.draining: dict[str, str] = {}
+        """Workers an operator drains, with their incarnation: nothing is placed there any more."""
 
     def rooms(self) -> list[Room]:
         active = self.sessions.active_on()
-        alive = self.fleet.alive(time.monotonic())
-        return [choose.room_of(state.report, active.get(state.report.worker, 0)) for state in alive]
+        return [choose.room_of(report, active.get(report.worker, 0)) for report in self._reports()]
+
+    def _reports(self) -> list[LoadReport]:
+        """Of the workers that are alive. One that was not told yet that it is drained counts as if it
+        were.
+        """
+        reports = [state.report for state in self.fleet.alive(time.monotonic())]
+        drained = self.draining.items() & {(report.worker, report.incarnation) for report in reports}
+        self.draining = dict(drained)
+        return [
+            msgspec.structs.replace(report, state="draining") if report.worker in self.draining else report
+            for report in reports
+        ]
 
     def models(self) -> Mapping[str, ModelReport | None]:
         return dict.fromkeys(self.settings.model_names) | self.fleet.models(time.monotonic())
@@ -116,13 +132,15 @@ class Placement:
             capacity=sum(room.capacity for room in rooms),
             workers=[
                 WorkerLoad(
-                    state.report.worker,
-                    state.report.state,
-                    state.report.capacity,
-                    active.get(state.report.worker, 0),
-                    len(state.report.copies),
+                    report.worker,
+                    report.state,
+                    report.capacity,
+                    active.get(report.worker, 0),
+                    len(report.copies),
+                    report.model.name,
+                    report.device,
                 )
-                for state in self.fleet.alive(now)
+                for report in self._reports()
             ],
             models=list(self.fleet.models(now).values()),
             sent_at=time.time(),
@@ -152,6 +170,7 @@ async def serve(process: Process[PlacementSettings], store: Store, leadership: L
     requests = Requests(placement)
     await reconciler.listen()
     await requests.listen()
+    await Operations(placement).listen()
     for name, work in _loops(placement, reconciler).items():
         process.spawn(name, work)
     await process.ready(f"{len(placement.sessions.live)} sessions in {store.where}")

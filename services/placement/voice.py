@@ -12,10 +12,10 @@ from services.placement import metrics
 from services.placement.lifecycle import TellDrop, TellOwn
 from services.placement.sessions import Changed, Live
 from shared.bus import Bus, BusAway, NoAnswer, Refused
-from shared.contracts.fleet import CheckPrompt, Drop, FleetLoad, Own, Owned
+from shared.contracts.fleet import CheckPrompt, Drain, Drop, FleetLoad, Own, Owned
 from shared.contracts.session import SessionView
 from shared.contracts.stream import SessionChanged
-from shared.contracts.subjects import CHECK_PROMPT, DROP, FLEET_LOAD, OWN, SESSION_CHANGED
+from shared.contracts.subjects import CHECK_PROMPT, DRAIN, DROP, FLEET_LOAD, OWN, SESSION_CHANGED
 from shared.ids import InvalidName
 from shared.store.rows import SessionRow
 
@@ -64,7 +64,7 @@ class Voice:
         self._send(self.ask_own(live))
 
     def drop(self, worker: str, session: str, epoch: int) -> None:
-        self._send(self._ask_drop(worker, Drop(session, epoch)))
+        self._send(self.ask_drop(worker, session, epoch))
 
     def _send(self, work: Coroutine[Any, Any, Any]) -> None:
         if len(self._sending) >= _MAX_COMMANDS_AT_ONCE:
@@ -96,7 +96,9 @@ class Voice:
             return owned
         return None
 
-    async def _ask_drop(self, worker: str, drop: Drop) -> None:
+    async def ask_drop(self, worker: str, session: str, epoch: int) -> None:
+        """Until the worker has answered or its time is over."""
+        drop = Drop(session, epoch)
         try:
             await self._bus.request(DROP.at(cell=self._cell, worker=worker), drop, self._timeout_s)
         except Refused as refused:
@@ -105,6 +107,11 @@ class Voice:
             self._outcome("drop", f"no answer: {error}", worker, drop.session)
         else:
             self._outcome("drop", "done", worker, drop.session)
+
+    async def ask_drain(self, worker: str, deadline_at: float) -> int:
+        """How many copies it still holds. Raises `NoAnswer`, `BusAway` or `Refused`."""
+        address = DRAIN.at(cell=self._cell, worker=worker)
+        return (await self._bus.request(address, Drain(deadline_at), self._timeout_s)).copies
 
     def _outcome(self, command: str, outcome: str, worker: str, session: str) -> None:
         metrics.commands.labels(command, outcome.partition(":")[0]).inc()

@@ -151,11 +151,15 @@ class WorkerExited(msgspec.Struct, frozen=True):
 
 
 class WorkerLoad(msgspec.Struct, frozen=True):
+    """A worker as placement sees it; `state` is "draining" from the moment an operator asked for it."""
+
     worker: str
     state: str
     capacity: int
     active: int
     copies: int
+    model: str = ""
+    device: DeviceReport | None = None
 
 
 class FleetLoad(msgspec.Struct, frozen=True):
@@ -171,6 +175,37 @@ class FleetLoad(msgspec.Struct, frozen=True):
     workers: list[WorkerLoad]
     models: list[ModelReport]
     sent_at: float
+
+
+class DrainWorker(msgspec.Struct, frozen=True):
+    """An operator to placement: place nothing more on `worker`, take its sessions elsewhere, and let it stop.
+
+    Repeating it is harmless. `force`: even if no other worker serves its model, so that its sessions wait.
+    """
+
+    worker: str
+    force: bool = False
+
+
+class PhaseTime(msgspec.Struct, frozen=True):
+    """One step of an operator's call, and how long it took."""
+
+    name: str
+    duration_s: float
+
+
+class WorkerDrained(msgspec.Struct, frozen=True):
+    """What became of the worker's sessions, by id: `moved` to another worker, where their picture begins
+    anew; `queued` until a worker has room; `released`: paused ones, placed when they are resumed. `copies`:
+    those the worker still held when it was told to stop.
+    """
+
+    worker: str
+    moved: list[str]
+    queued: list[str]
+    released: list[str]
+    copies: int
+    phases: list[PhaseTime]
 
 
 class FleetWorker(msgspec.Struct, frozen=True):

@@ -114,6 +114,9 @@ OWN = Request("ts.{cell}.worker.{worker}.own", fleet.Own, fleet.Owned)
 DROP = Request("ts.{cell}.worker.{worker}.drop", fleet.Drop, fleet.Dropped)
 DRAIN = Request("ts.{cell}.worker.{worker}.drain", fleet.Drain, fleet.Draining)
 
+# Operators, through gateways, to placement.
+DRAIN_WORKER = Request("ts.{cell}.fleet.drain", fleet.DrainWorker, fleet.WorkerDrained)
+
 # Workers to everybody; answered by any worker of the model.
 LOAD_REPORT = Subject("ts.{cell}.report.{worker}", fleet.LoadReport)
 CHECK_PROMPT = Request("ts.{cell}.model.{model}.check-prompt", fleet.CheckPrompt, fleet.PromptChecked)

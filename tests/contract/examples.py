@@ -124,9 +124,13 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
         queued=1,
         paused=1,
         capacity=3,
-        workers=[fleet.WorkerLoad("worker-1", "ready", 3, 2, 3)],
+        workers=[fleet.WorkerLoad("worker-1", "ready", 3, 2, 3, "shapes-1", DEVICE)],
         models=[MODEL],
         sent_at=1_790_000_003.5,
+    ),
+    fleet.DrainWorker("worker-1", True),
+    fleet.WorkerDrained(
+        "worker-1", [SESSION], ["main_1"], ["main_2"], 1, [fleet.PhaseTime("moving", 0.0625)]
     ),
     fleet.FleetPlan(
         autoscaler="autoscaler-1",

@@ -157,6 +157,27 @@ async def test_refusals_of_placement_keep_their_code(http: httpx.AsyncClient, st
         assert ("retry-after" in answer.headers) == (status in {429, 503})
 
 
+async def test_workers_are_listed_and_a_drain_needs_placement(http: httpx.AsyncClient, stage: Stage) -> None:
+    listed = await http.get("/v1/workers")
+    assert listed.json() == {
+        "workers": [
+            {
+                "id": "w-1",
+                "state": "ready",
+                "model": "",
+                "active": 0,
+                "capacity": 4,
+                "copies": 0,
+                "device": None,
+            }
+        ]
+    }
+    drained = await http.post("/v1/workers/w-1/drain")
+    assert (drained.status_code, drained.json()["error"]["code"]) == (503, "placement_away")
+    wrong = await http.post("/v1/workers/w-1/drain", params={"force": "perhaps"})
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (422, "invalid_field")
+
+
 async def test_health_metrics_and_the_documented_calls(http: httpx.AsyncClient) -> None:
     readiness = (await http.get("/readyz")).json()
     assert readiness == {"ready": True, "reasons": [], "capacity": 4, "active": 0, "queued": 0, "workers": 1}
@@ -176,6 +197,8 @@ async def test_health_metrics_and_the_documented_calls(http: httpx.AsyncClient) 
         "post /v1/sessions/{session_id}/prompt",
         "post /v1/sessions/{session_id}/pause",
         "post /v1/sessions/{session_id}/resume",
+        "get /v1/workers",
+        "post /v1/workers/{worker_id}/drain",
     }
     opening = document["paths"]["/v1/sessions"]["post"]
     assert set(opening["responses"]) == {"201", "400", "409", "413", "422", "429", "503"}

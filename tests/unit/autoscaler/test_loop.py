@@ -50,13 +50,15 @@ class ListProvider:
     async def kill(self, worker: str) -> None:
         self.end(worker, expected=False)
 
-    def end(self, worker: str, *, expected: bool) -> None:
+    def end(self, worker: str, *, expected: bool, exit_code: int = 1) -> None:
         del self.workers[worker]
-        self.on_exit(Exit(worker, 1, expected, "exit code 1: out of memory"))
+        self.on_exit(Exit(worker, exit_code, expected, "exit code 1: out of memory"))
 
 
 class Stage:
-    """A running loop, and placement and the workers as far as the loop can tell."""
+    """A running loop, and placement and the workers, all in `state`, as far as the loop can tell."""
+
+    state = "ready"
 
     def __init__(self, bus: Bus, process: Process[AutoscalerSettings]) -> None:
         self.bus = bus
@@ -77,7 +79,7 @@ class Stage:
         await self.bus.flush()
 
     async def say_load(self, demand: int) -> None:
-        workers = [WorkerLoad(w, "ready", 2, 0, 0) for w in self.provider.workers]
+        workers = [WorkerLoad(w, self.state, 2, 0, 0) for w in self.provider.workers]
         load = FleetLoad("placement-1", demand, 0, 0, 2, workers, [], time.time())
         await self.bus.publish(FLEET_LOAD.at(cell="main"), load)
 
@@ -131,6 +133,14 @@ async def test_an_unexpected_end_is_told_at_once_and_replaced(stage: Stage) -> N
         "worker-2": (1, ""),
         "worker-1": (0, "exit code 1: out of memory"),
     }
+
+
+async def test_a_worker_that_an_operator_drained_is_replaced_and_did_not_crash(stage: Stage) -> None:
+    stage.state = "draining"
+    await stage.plan_where(1, ["running"], demand=0)
+    stage.provider.end("worker-1", expected=False, exit_code=0)
+    plan = await stage.plan_where(1, ["starting"])
+    assert [(w.worker, w.restarts) for w in plan.workers] == [("worker-2", 0)]
 
 
 async def test_what_a_traced_request_leads_to_belongs_to_its_trace(
