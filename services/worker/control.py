@@ -56,7 +56,7 @@ class Control:
 
     desk: Desk
     runner: Runner
-    slots: int
+    room: residency.Room
     on_empty: Callable[[], None]
     on_state: Callable[[str], None]
     draining: bool = False
@@ -118,10 +118,10 @@ class Control:
         if self.draining:
             raise Refused("draining", "this worker takes no further session", "choose another worker")
         roster = self.desk.roster
-        admission = residency.admit(roster.residents(), self.slots, own.paused)
+        admission = residency.admit(roster.residents(), self.room, own.paused)
         if not admission.admitted:
             raise Refused(
-                "no_slot", f"all {self.slots} slots are taken by active sessions", "choose another worker"
+                "no_slot", f"all {self.room.hot} slots are taken by active sessions", "choose another worker"
             )
         evicted = next((c for c in roster.copies() if c.key == admission.evict), None)
         if evicted is not None:

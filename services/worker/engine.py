@@ -25,6 +25,7 @@ from services.worker.models.protocol import State
 from services.worker.plan_batch import plan_batch
 from services.worker.roster import Roster
 from services.worker.runner import Runner
+from services.worker.states import States
 from shared import telemetry
 from shared.contracts.stream import ChunkTimings
 
@@ -56,27 +57,15 @@ class _Chunk:
 
 
 @dataclass(slots=True)
-class _Resident:
-    """The model's state of a copy, and which generation and prompt it stands for."""
-
-    generation: int
-    prompt: str
-    state: State
-
-
-@dataclass(slots=True)
 class Engine:
-    """`run` on the device thread; `stop` from anywhere. `curves`: by rung. `slots`: chunks under way at
-    most.
-    """
+    """`run` on the device thread; `stop` from anywhere. `curves`: by rung."""
 
     runner: Runner
+    states: States
     roster: Roster
     encode_settings: encode.EncodeSettings
     deliver: Callable[[Made], None]
     curves: Mapping[str, Curve]
-    slots: int
-    _residents: dict[Copy, _Resident] = field(default_factory=dict)
     _chunks: dict[Copy, _Chunk] = field(default_factory=dict)
     _stopping: bool = False
     _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_FRAMES_WAITING))
@@ -84,8 +73,13 @@ class Engine:
     def run(self) -> None:
         """Until told to stop and the chunks in hand are finished."""
         with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
-            while orders := self._next_batch():
-                self._step(orders, encoder)
+            while True:
+                stopping = self._stopping
+                self.states.make_ready(self._chunks)
+                if orders := self._next_batch():
+                    self._step(orders, encoder)
+                elif stopping:
+                    return
 
     def stop(self) -> None:
         """Begin no further chunk."""
@@ -99,19 +93,17 @@ class Engine:
             self.roster.remove(copy)
 
     def _next_batch(self) -> list[Order]:
-        """The orders to step now; waits while there is none. Empty: stopped."""
+        """The orders to step now. Without any, waits for a change once, for the caller to look again."""
         with self.roster.changed:
-            while True:
-                self._forget()
-                copies = {copy.key: copy for copy in self.roster.copies()}
-                under_way = {copy: chunk.order for copy, chunk in self._chunks.items()}
-                candidates = [self.roster.candidate(c, under_way.get(c)) for c in copies.values()]
-                beginnings = 0 if self._stopping else self.slots - len(under_way)
-                keys = plan_batch(candidates, self.curves, beginnings)
-                if keys or self._stopping:
-                    chosen = [copies[key] for key in keys]
-                    return [under_way.get(copy) or self.roster.begin(copy) for copy in chosen]
+            self._forget()
+            copies = {copy.key: copy for copy in self.roster.copies()}
+            under_way = {copy: chunk.order for copy, chunk in self._chunks.items()}
+            candidates = [self.roster.candidate(c, under_way.get(c)) for c in copies.values()]
+            beginnings = 0 if self._stopping else self.states.slots - len(under_way)
+            chosen = [copies[key] for key in plan_batch(candidates, self.curves, beginnings)]
+            if not chosen and not self._stopping:
                 self.roster.changed.wait(_LOOK_AGAIN_S)
+            return [under_way.get(copy) or self.roster.begin(copy) for copy in chosen]
 
     def _forget(self) -> None:
         """Free what belongs to copies that were dropped, ended or begun anew."""
@@ -119,9 +111,7 @@ class Engine:
             if chunk.order.stale:
                 chunk.span.end()
                 del self._chunks[copy]
-        for copy, resident in list(self._residents.items()):
-            if copy.gone or copy.ended or copy.generation != resident.generation:
-                del self._residents[copy]
+        self.states.forget()
 
     def _step(self, orders: list[Order], encoder: ThreadPoolExecutor) -> None:
         """One step of every order's chunk."""
@@ -145,27 +135,17 @@ class Engine:
             self._fail(order, error)
 
     def _begin(self, order: Order) -> _Chunk:
-        resident = self._resident(order)
+        state = self.states.of(order, self._chunks)
         span = telemetry.tracer.start_span(
             "worker.chunk",
             context=Context(),
             links=telemetry.session_links(order.traceparent),
             attributes={"session": order.copy.session, "index": order.index},
         )
-        chunk = _Chunk(order, resident.state, span)
+        chunk = _Chunk(order, state, span)
         self._chunks[order.copy] = chunk
-        chunk.steps_left = self.runner.begin_chunk(resident.state, order.rung)
+        chunk.steps_left = self.runner.begin_chunk(state, order.rung)
         return chunk
-
-    def _resident(self, order: Order) -> _Resident:
-        resident = self._residents.get(order.copy)
-        if resident is None:
-            state = self.runner.open(order.seed, order.prompt, order.index)
-            resident = self._residents[order.copy] = _Resident(order.generation, order.prompt, state)
-        elif resident.prompt != order.prompt:
-            self.runner.set_prompt(resident.state, order.prompt)
-            resident.prompt = order.prompt
-        return resident
 
     def _forward(self, chunks: list[_Chunk]) -> None:
         """One step together. If the model can't, each alone: only those that can't either fail."""

@@ -11,21 +11,19 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from services.worker import curve, measure, report, runner
+from services.worker import loading, measure, report
 from services.worker.commit import Desk
 from services.worker.control import Control
 from services.worker.device import Device
-from services.worker.encode import EncodeSettings
 from services.worker.engine import Engine, Made
-from services.worker.measure import Measured
-from services.worker.models import UnknownModel, WeightsError
+from services.worker.loading import Loaded
 from services.worker.report import Reporter
 from services.worker.roster import Roster
-from services.worker.runner import NoSuchDevice, Runner
 from services.worker.settings import WorkerSettings
+from services.worker.states import States
 from shared.chunk_log import ChunkLog
 from shared.ids import InvalidName, check_name, new_instance_id
-from shared.process import Process, StartupError, run
+from shared.process import Process, run
 from shared.settings import SettingsError, load
 
 EXIT_USAGE = 2
@@ -57,7 +55,7 @@ async def serve(process: Process[WorkerSettings]) -> None:
     try:
         loaded = await _load_unless_stopped(process, device)
         if loaded is not None:
-            await _work(process, reporter, log, device, *loaded)
+            await _work(process, reporter, log, device, loaded)
     finally:
         device.shutdown(wait=False, cancel_futures=True)
     reporting.cancel()
@@ -70,8 +68,7 @@ async def _work(
     reporter: Reporter,
     log: ChunkLog,
     device: ThreadPoolExecutor,
-    loaded: Runner,
-    measured: Measured,
+    loaded: Loaded,
 ) -> None:
     settings, loop = process.settings, asyncio.get_running_loop()
 
@@ -81,14 +78,20 @@ async def _work(
     def deliver(made: Made) -> None:
         loop.call_soon_threadsafe(control.deliver, made)
 
-    roster = Roster(measure.chunk_duration_s(loaded.spec), on_change)
-    desk = Desk(process.bus, log, roster, loaded.spec, settings.cell, process.instance)
-    control = Control(desk, loaded, settings.slots, on_empty=process.stopping.set, on_state=reporter.say)
-    engine = Engine(loaded, roster, _encode_settings(settings), deliver, measured.curves(), settings.slots)
+    model = loaded.runner
+    roster = Roster(measure.chunk_duration_s(model.spec), on_change)
+    desk = Desk(process.bus, log, roster, model.spec, settings.cell, process.instance)
+    control = Control(desk, model, loaded.room, on_empty=process.stopping.set, on_state=reporter.say)
+    states = States(model, loaded.pool, loaded.room.hot)
+    encode = loading.encode_settings(settings)
+    engine = Engine(model, states, roster, encode, deliver, loaded.measured.curves())
     beating = process.spawn("engine", _beat(device, engine))
     await control.start()
-    _fill_in(reporter, settings, roster, loaded, measured)
-    await process.ready(f"{loaded.spec.name} on {loaded.device}, capacity {reporter.capacity}")
+    _fill_in(reporter, roster, loaded)
+    await process.ready(
+        f"{model.spec.name} on {model.device}, capacity {loaded.capacity},"
+        f" {loaded.room.hot} hot slots and {loaded.room.host} in host memory"
+    )
     await process.stopping.wait()
     reporter.say("draining")
     await _finish(control, engine, beating, settings.drain_s)
@@ -111,32 +114,13 @@ async def _finish(control: Control, engine: Engine, beating: asyncio.Task[None],
     await control.close()
 
 
-async def _load_unless_stopped(
-    process: Process[WorkerSettings], device: ThreadPoolExecutor
-) -> tuple[Runner, Measured] | None:
-    loading = asyncio.get_running_loop().run_in_executor(device, _load, process.settings)
+async def _load_unless_stopped(process: Process[WorkerSettings], device: ThreadPoolExecutor) -> Loaded | None:
+    loaded = asyncio.get_running_loop().run_in_executor(device, loading.load, process.settings)
     stopped = asyncio.ensure_future(process.stopping.wait())
-    waiting: set[asyncio.Future[Any]] = {loading, stopped}
+    waiting: set[asyncio.Future[Any]] = {loaded, stopped}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    return loading.result() if loading.done() else None
-
-
-def _load(settings: WorkerSettings) -> tuple[Runner, Measured]:
-    """On the device thread. Raises `StartupError`."""
-    try:
-        loaded = runner.load(settings.model_loader, settings.model, settings.device, settings.weights_path)
-    except (UnknownModel, WeightsError) as error:
-        raise StartupError(str(error)) from error
-    except NoSuchDevice as error:
-        raise StartupError(f"TURBOSERVE_WORKER_DEVICE={settings.device}: {error}") from None
-    except ImportError as error:
-        raise StartupError(f"TURBOSERVE_WORKER_MODEL_LOADER={settings.model_loader}: {error}") from error
-    return loaded, measure.measure(loaded, _encode_settings(settings), settings.max_batch)
-
-
-def _encode_settings(settings: WorkerSettings) -> EncodeSettings:
-    return EncodeSettings(settings.encode_preset, settings.encode_crf, settings.encode_max_bits_per_pixel)
+    return loaded.result() if loaded.done() else None
 
 
 def _reporter(process: Process[WorkerSettings]) -> Reporter:
@@ -146,20 +130,14 @@ def _reporter(process: Process[WorkerSettings]) -> Reporter:
         cell=settings.cell,
         worker=process.instance,
         incarnation=new_instance_id("run"),
-        slots=settings.slots,
         model=report.unknown_model(settings.model),
     )
 
 
-def _fill_in(
-    reporter: Reporter, settings: WorkerSettings, roster: Roster, loaded: Runner, measured: Measured
-) -> None:
+def _fill_in(reporter: Reporter, roster: Roster, loaded: Loaded) -> None:
     """The worker is ready: its reports now say of what, and how fast."""
-    spec = loaded.spec
-    reporter.model = report.model_report(spec)
-    reporter.curve = measured.report()
-    reporter.capacity = settings.capacity or curve.capacity(
-        measured.default, measure.chunk_duration_s(spec), settings.slots
-    )
-    reporter.device, reporter.roster = Device(loaded.device), roster
+    reporter.model = report.model_report(loaded.runner.spec)
+    reporter.curve, reporter.capacity = loaded.measured.report(), loaded.capacity
+    reporter.slots = loaded.room.copies
+    reporter.device, reporter.roster = Device(loaded.runner.device), roster
     reporter.say("ready")

@@ -21,4 +21,11 @@ late_appends = Counter(
     "Chunks in the log only after the furthest viewer had played what was before",
 )
 copies_held = Gauge("turboserve_worker_copies", "Copies held, by state", ["state"])
+states_held = Gauge("turboserve_worker_states", "States held, hot (on the device) or suspended", ["tier"])
+tier_seconds = Histogram(
+    "turboserve_worker_tier_seconds",
+    "Seconds the device thread spent on a state's suspend or resume",
+    ["move"],
+    buckets=_STAGE_BUCKETS_S,
+)
 append_retries = Counter("turboserve_worker_append_retries", "Appends tried again because the log was away")

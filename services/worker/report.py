@@ -30,10 +30,10 @@ class Reporter:
     cell: str
     worker: str
     incarnation: str
-    slots: int
     model: ModelReport
     state: str = "starting"
     capacity: int = 0
+    slots: int = 0
     curve: list[LatencyPoint] = field(default_factory=list)
     device: Device | None = None
     roster: Roster | None = None

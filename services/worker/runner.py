@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import psutil
 
 from services.worker.encode import Frames
 from services.worker.models.protocol import ModelSpec, SessionModel, State
@@ -62,6 +63,14 @@ class Runner:
     def decode(self, state: State) -> Frames:
         frames: Frames = np.asarray(self._model.decode(state))
         return frames
+
+    def free_bytes(self) -> int:
+        """Of the device's memory, with nothing kept for later by torch."""
+        if not self.device.startswith("cuda"):
+            return int(psutil.virtual_memory().available)
+        cuda = sys.modules["torch"].cuda
+        cuda.empty_cache()
+        return int(cuda.mem_get_info(self.device)[0])
 
     def _synchronize(self) -> None:
         """Without it a GPU step's time would be counted in whatever waits for it."""

@@ -16,8 +16,10 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
 
     `max_batch`: rows stepped together at most, where a measurement at start says that it pays.
 
-    `capacity` 0: as many active sessions as a measurement at start says. `slots`: copies kept, paused ones
-    included. `drain_s`: how long a worker told to stop finishes the chunks in hand.
+    `capacity` 0: as many active sessions as a measurement at start says. `slots`: copies on the device; 0:
+    what keeps up and two to spare, as far as its memory goes. `host_pool_gib`: host memory set aside at start
+    for copies that left the device, paused ones first; 0: none. `drain_s`: how long a worker
+    told to stop finishes the chunks in hand.
 
     `encode_preset`: libx264's; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
     better. `encode_max_bits_per_pixel`: bounds what noisy pictures cost.
@@ -30,7 +32,8 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     weights_path: str = ""
     capacity: Annotated[int, Meta(ge=0)] = 0
     max_batch: Annotated[int, Meta(ge=1, le=64)] = 8
-    slots: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    slots: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    host_pool_gib: Annotated[float, Meta(ge=0)] = 1.0
     encode_preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "ultrafast"
     encode_crf: Annotated[int, Meta(ge=0, le=51)] = 20
     encode_max_bits_per_pixel: Annotated[float, Meta(gt=0, le=24)] = 1.5

@@ -10,15 +10,17 @@ import av
 import numpy as np
 import pytest
 
+from services.worker.loading import host_slot_bytes
 from shared import codec
 from shared.bus import ERROR_HEADER, Refused
-from shared.contracts.fleet import CheckPrompt, Drain
+from shared.contracts.fleet import CheckPrompt, Drain, Own
 from shared.contracts.session import Refusal
 from shared.contracts.stream import Chunk
 from shared.contracts.subjects import CHECK_PROMPT, DRAIN, DROP, OWN, VIEWERS
 from shared.ids import new_session_id
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
+from tests.fixtures.tiny_model import SPEC as TINY
 from tests.fixtures.worker_wire import CELL, TENANT, Wire, new_own, next_own, steered, worker_program
 
 WORKER, MORTAL = "w-1", "w-mortal"
@@ -28,7 +30,7 @@ WORKER, MORTAL = "w-1", "w-mortal"
 def worker(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """One for all tests here; those that end one have their own."""
     folder = tmp_path_factory.mktemp("worker")
-    program = worker_program(nats_server.url, folder, WORKER, capacity="3", slots="3")
+    program = worker_program(nats_server.url, folder, WORKER, capacity="3", slots="3", host_pool_gib="0")
     program.start(lambda: True)
     yield program
     program.kill()
@@ -105,6 +107,33 @@ async def test_a_rung_changes_at_the_next_chunk_begun(wire: Wire) -> None:
     await wire.until_copy(WORKER, own.session, next_chunk=5)
     rungs = [chunk.rung for chunk in await wire.chunks(own.session)]
     assert rungs == ["tiny-default"] * 2 + ["tiny-fast"] * 2 + ["tiny-default"]
+
+
+async def test_a_paused_session_leaves_the_device_for_another_and_comes_back_as_it_was(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """One copy on the device, two more in host memory; the longest unused goes when those are full too."""
+    pool_gib = str(3.5 * host_slot_bytes(TINY) / 2**30)
+    program = worker_program(nats_server.url, tmp_path, MORTAL, slots="1", host_pool_gib=pool_gib)
+    program.start(lambda: True)
+    try:
+        async with Wire(nats_server.url) as wire:
+            report = await wire.until_state(MORTAL)
+            assert (report.capacity, report.slots) == (1, 3)
+            owns = [new_own() for _ in range(4)]
+            for own in owns[:3]:
+                await _play_and_pause(wire, own)
+            assert all(wire.copy(MORTAL, own.session) for own in owns[:3])
+            await wire.own(MORTAL, next_own(owns[0], revision=3, granted_through=1))
+            await wire.until_copy(MORTAL, owns[0].session, state="running", next_chunk=4)
+            frames = [chunk.frames for chunk in await wire.chunks(owns[0].session)]
+            assert frames == [9, 12, 12, 12], "its picture went on"
+            await wire.own(MORTAL, next_own(owns[0], revision=4, paused=True))
+            await _play_and_pause(wire, owns[3])
+            kept = [wire.copy(MORTAL, own.session) is not None for own in owns]
+            assert kept == [True, False, True, True]
+    finally:
+        program.kill()
 
 
 async def test_stops_after_max_chunks(wire: Wire) -> None:
@@ -247,6 +276,13 @@ async def _exit_code(program: Program) -> int:
         while program.running:
             await asyncio.sleep(0.01)
     return program.stop()
+
+
+async def _play_and_pause(wire: Wire, own: Own) -> None:
+    await wire.own(MORTAL, own)
+    await wire.until_copy(MORTAL, own.session, next_chunk=2)
+    await wire.own(MORTAL, next_own(own, paused=True))
+    await wire.until_copy(MORTAL, own.session, state="paused")
 
 
 def _redness(chunk: Chunk) -> float:

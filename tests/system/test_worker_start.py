@@ -16,7 +16,7 @@ USAGE, UNAVAILABLE = 2, 69
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("SLOTS", "many"), ("SLOTS", "0"), ("ENCODE_PRESET", "best"), ("WORKER_ID", "No Name"), ("SLOT", "3")],
+    [("SLOTS", "many"), ("SLOTS", "-1"), ("ENCODE_PRESET", "best"), ("WORKER_ID", "No Name"), ("SLOT", "3")],
 )
 def test_a_mistyped_setting_is_named(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -38,6 +38,7 @@ def test_without_nats_it_gives_up_and_says_where_it_looked() -> None:
         ({"model": "nonesuch"}, "no model 'nonesuch'"),
         ({"model_loader": "no.such.module"}, "TURBOSERVE_WORKER_MODEL_LOADER=no.such.module"),
         ({"device": "abacus"}, "TURBOSERVE_WORKER_DEVICE=abacus: abacus can't be used"),
+        ({"host_pool_gib": "1e6"}, "TURBOSERVE_WORKER_HOST_POOL_GIB=1e+06: only"),
     ],
 )
 def test_what_it_cannot_load_is_named(

@@ -39,6 +39,8 @@ class ModelSpec:
 
     `batch_tolerance_levels`: by how much (of 255) a pixel of one chunk may differ when it is made, from the
     same state, in a batch of another size; in one of the same size it may not at all.
+
+    `slots`: how many copies it has places for, allocated at start. None: each copy has memory of its own.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ModelSpec:
     weights_digest: str
     state_bytes: int
     batch_tolerance_levels: float = 1.0
+    slots: int | None = None
 
 
 class SessionModel(Protocol):

@@ -246,6 +246,7 @@ class Wan:
             max_prompt_chars=MAX_PROMPT_CHARS,
             weights_digest=digest,
             state_bytes=self._pool.row_bytes,
+            slots=self._pool.slots,
         )
 
 

@@ -1,0 +1,91 @@
+"""What a worker does on the device thread before it is ready: load, measure, set memory aside."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import psutil
+
+from services.worker import curve, measure, residency, runner
+from services.worker.encode import EncodeSettings
+from services.worker.measure import Measured
+from services.worker.models import UnknownModel, WeightsError
+from services.worker.models.protocol import COUNTERS_BYTES, ModelSpec
+from services.worker.offload import HostPool
+from services.worker.residency import Room
+from services.worker.runner import NoSuchDevice, Runner
+from services.worker.settings import WorkerSettings
+from shared.process import StartupError
+
+_MOST_SESSIONS = 64  # active ones, where a setting doesn't say more
+_MOST_HOST_SLOTS = 10_000
+_USABLE = 0.9  # of the device's free memory; the rest is for what a forward needs
+_GIB = 1 << 30
+
+
+class Loaded(NamedTuple):
+    """`capacity`: active sessions that keep up, for which there are as many hot slots at least."""
+
+    runner: Runner
+    measured: Measured
+    capacity: int
+    room: Room
+    pool: HostPool
+
+
+def load(settings: WorkerSettings) -> Loaded:
+    """Raises `StartupError`."""
+    loaded = _load_model(settings)
+    measured = measure.measure(loaded, encode_settings(settings), settings.max_batch)
+    pool = _host_pool(settings, loaded)
+    duration_s = measure.chunk_duration_s(loaded.spec)
+    wanted = settings.capacity or curve.capacity(measured.default, duration_s, _MOST_SESSIONS)
+    hot = _hot_slots(settings.slots, wanted, loaded)
+    room = Room(hot, residency.host_slots(pool.free_slots))
+    return Loaded(loaded, measured, min(wanted, hot), room, pool)
+
+
+def encode_settings(settings: WorkerSettings) -> EncodeSettings:
+    return EncodeSettings(settings.encode_preset, settings.encode_crf, settings.encode_max_bits_per_pixel)
+
+
+def _load_model(settings: WorkerSettings) -> Runner:
+    try:
+        return runner.load(settings.model_loader, settings.model, settings.device, settings.weights_path)
+    except (UnknownModel, WeightsError) as error:
+        raise StartupError(str(error)) from error
+    except NoSuchDevice as error:
+        raise StartupError(f"TURBOSERVE_WORKER_DEVICE={settings.device}: {error}") from None
+    except ImportError as error:
+        raise StartupError(f"TURBOSERVE_WORKER_MODEL_LOADER={settings.model_loader}: {error}") from error
+
+
+def _host_pool(settings: WorkerSettings, loaded: Runner) -> HostPool:
+    setting = f"TURBOSERVE_WORKER_HOST_POOL_GIB={settings.host_pool_gib:g}"
+    pool_bytes = int(settings.host_pool_gib * _GIB)
+    available_bytes = psutil.virtual_memory().available
+    if pool_bytes > available_bytes:
+        raise StartupError(
+            f"{setting}: only {available_bytes / _GIB:.1f} GiB of memory are available; set aside less"
+        )
+    slot_bytes = host_slot_bytes(loaded.spec)
+    return HostPool(min(pool_bytes // slot_bytes, _MOST_HOST_SLOTS), slot_bytes, loaded.device)
+
+
+def host_slot_bytes(spec: ModelSpec) -> int:
+    """An exported state with its counters, every tensor aligned."""
+    return spec.state_bytes + 2 * COUNTERS_BYTES
+
+
+def _hot_slots(wanted: int, capacity: int, loaded: Runner) -> int:
+    """`wanted` 0: computed. Raises `StartupError` if there isn't room for so many, or for any."""
+    spec, free_bytes = loaded.spec, loaded.free_bytes()
+    fitting = int(_USABLE * free_bytes) // max(spec.state_bytes, 1)
+    slots = residency.hot_slots(wanted, capacity, spec.slots, fitting)
+    if slots < max(wanted, 1):
+        room = f"{fitting} fit {free_bytes / _GIB:.1f} GiB" if spec.slots is None else f"it has {spec.slots}"
+        raise StartupError(
+            f"TURBOSERVE_WORKER_SLOTS={wanted}: {spec.name} takes {spec.state_bytes:,} bytes a session on"
+            f" {loaded.device}, {room}; ask for fewer, or 0 for as many as there is room for"
+        )
+    return slots

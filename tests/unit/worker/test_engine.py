@@ -1,0 +1,144 @@
+"""The engine with a roster, without a bus: what leaves the device and comes back goes on as if it had
+stayed.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from services.worker import runner
+from services.worker.copies import Copy
+from services.worker.curve import Curve
+from services.worker.encode import EncodeSettings
+from services.worker.engine import Engine, Made
+from services.worker.loading import host_slot_bytes
+from services.worker.offload import HostPool
+from services.worker.roster import Roster
+from services.worker.runner import Runner
+from services.worker.states import States
+from tests.fixtures.worker_wire import new_own, next_own, steered
+
+WAIT_S = 30.0
+FAR = 1000
+
+
+class Bench:
+    """An engine on its thread, with a log that takes everything."""
+
+    def __init__(self, model: Runner, hot: int, host: int) -> None:
+        self.roster = Roster(1.0, lambda: None)
+        self.states = States(model, HostPool(host, host_slot_bytes(model.spec), "cpu"), hot)
+        curves = {"": Curve("all", ((1, 1.0), (2, 1.5)))}
+        self.engine = Engine(model, self.states, self.roster, EncodeSettings(), self._deliver, curves)
+        self.made: dict[str, list[bytes]] = {}
+        self.most_hot = 0
+
+    def _deliver(self, made: Made) -> None:
+        self.made.setdefault(made.order.copy.session, []).append(made.media.data)
+        self.most_hot = max(self.most_hot, len(self.states._hot))
+        self.roster.appended(made.order)
+
+    def open(self, chunks: int, prompt: str = "a red ball", **changes: object) -> Copy:
+        """A copy with credit for so many chunks."""
+        copy = self.roster.add(new_own(prompt, granted_through=chunks - 3, **changes))
+        self.roster.locate(copy, 0)
+        return copy
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        with self.roster.changed:
+            assert self.roster.changed.wait_for(condition, WAIT_S)
+
+    def play(self, copy: Copy, chunks: int) -> None:
+        self.roster.grant(copy, chunks - 3)
+        self.until(lambda: copy.next_append == chunks)
+
+    def suspended(self) -> int:
+        return len(self.states._suspended)
+
+
+@contextmanager
+def running(model: Runner, hot: int, host: int) -> Iterator[Bench]:
+    bench = Bench(model, hot, host)
+    thread = threading.Thread(target=bench.engine.run)
+    thread.start()
+    try:
+        yield bench
+    finally:
+        bench.engine.stop()
+        bench.engine.abandon()
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def sprites() -> Runner:
+    return runner.load("services.worker.models", "sprites", "cpu", "")
+
+
+@pytest.fixture
+def tiny() -> Runner:
+    return runner.load("tests.fixtures.tiny_model", "tiny", "cpu", "")
+
+
+def test_suspended_and_resumed_is_uninterrupted_bit_for_bit(sprites: Runner) -> None:
+    """With a prompt that changes while one of the two is away."""
+    prompt = "a big green heart moving left over the sea"
+    with running(sprites, hot=1, host=3) as bench:
+        stayed = bench.open(0, prompt)
+        bench.play(stayed, 3)
+        bench.roster.apply(stayed, steered(stayed.own, "now white"))
+        bench.play(stayed, 6)
+        bench.roster.apply(stayed, next_own(stayed.own, paused=True))
+        left = bench.open(0, prompt)
+        bench.play(left, 3)
+        bench.roster.apply(left, paused := next_own(left.own, paused=True))
+        other = bench.open(0, "a red ball at night")
+        bench.play(other, 1)
+        assert bench.suspended() == 2
+        bench.roster.apply(left, next_own(steered(paused, "now white"), paused=False))
+        bench.play(left, 6)
+        assert bench.made[left.session] == bench.made[stayed.session]
+        assert bench.most_hot == 1
+
+
+def test_running_sessions_beyond_the_hot_slots_take_turns(tiny: Runner) -> None:
+    with running(tiny, hot=1, host=3) as bench:
+        copies = [bench.open(FAR, max_chunks=5, seed=seed) for seed in range(3)]
+        bench.until(lambda: all(copy.state == "finished" for copy in copies))
+        assert bench.most_hot == 1
+    with running(tiny, hot=3, host=0) as bench:
+        stayed = [bench.open(FAR, max_chunks=5, seed=seed) for seed in range(3)]
+        bench.until(lambda: all(copy.state == "finished" for copy in stayed))
+        assert bench.states.pool.free_slots == 0
+    assert all(copy.next_append == 5 for copy in stayed)
+
+
+def test_host_slots_come_back_with_their_sessions(tiny: Runner) -> None:
+    with running(tiny, hot=1, host=3) as bench:
+        copies = [bench.open(2, seed=seed) for seed in range(3)]
+        bench.until(lambda: all(copy.next_append == 2 for copy in copies))
+        for copy in copies:
+            bench.roster.remove(copy)
+        last = bench.open(2)
+        bench.until(lambda: last.next_append == 2)
+        assert bench.suspended() == 0
+        assert bench.states.pool.free_slots == 3
+
+
+def test_without_host_memory_a_displaced_picture_begins_anew(tiny: Runner) -> None:
+    with running(tiny, hot=1, host=0) as bench:
+        one, two = bench.open(2), bench.open(2)
+        bench.until(lambda: one.next_append == two.next_append == 2)
+        bench.play(one, 4)
+        bench.play(two, 4)
+        assert bench.most_hot == 1
+
+
+def test_rows_of_one_step_that_fails_are_stepped_alone(tiny: Runner) -> None:
+    with running(tiny, hot=2, host=0) as bench:
+        good, bad = bench.open(2), bench.open(2, "explode")
+        bench.until(lambda: bool(bad.ended))
+        bench.until(lambda: good.next_append == 2)
+        assert (bad.error, good.ended) == ("RuntimeError: the prompt said so", "")
