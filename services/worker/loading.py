@@ -40,7 +40,7 @@ def load(settings: WorkerSettings) -> Loaded:
     pool = _host_pool(settings, loaded)
     duration_s = measure.chunk_duration_s(loaded.spec)
     wanted = settings.capacity or curve.capacity(measured.default, duration_s, _MOST_SESSIONS)
-    hot = _hot_slots(settings.slots, wanted, loaded)
+    hot = _hot_slots(settings.slots, wanted, loaded, _free_bytes(loaded, pool))
     room = Room(hot, residency.host_slots(pool.free_slots))
     return Loaded(loaded, measured, min(wanted, hot), room, pool)
 
@@ -77,10 +77,15 @@ def host_slot_bytes(spec: ModelSpec) -> int:
     return spec.state_bytes + 2 * COUNTERS_BYTES
 
 
-def _hot_slots(wanted: int, capacity: int, loaded: Runner) -> int:
+def _free_bytes(loaded: Runner, pool: HostPool) -> int:
+    """On a CPU the pool takes of the same memory, only later: where its pages are first written."""
+    return loaded.free_bytes() - (pool.size_bytes if loaded.device == "cpu" else 0)
+
+
+def _hot_slots(wanted: int, capacity: int, loaded: Runner, free_bytes: int) -> int:
     """`wanted` 0: computed. Raises `StartupError` if there isn't room for so many, or for any."""
-    spec, free_bytes = loaded.spec, loaded.free_bytes()
-    fitting = int(_USABLE * free_bytes) // max(spec.state_bytes, 1)
+    spec = loaded.spec
+    fitting = max(0, int(_USABLE * free_bytes)) // max(spec.state_bytes, 1)
     slots = residency.hot_slots(wanted, capacity, spec.slots, fitting)
     if slots < max(wanted, 1):
         room = f"{fitting} fit {free_bytes / _GIB:.1f} GiB" if spec.slots is None else f"it has {spec.slots}"

@@ -40,6 +40,7 @@ class HostPool:
         self._torch: Any = sys.modules.get("torch")
         self._free = list(reversed(range(slots)))
         self._stream: Any = None
+        self.size_bytes = slots * slot_bytes
         if self._torch is not None and slots:
             self._device = self._torch.device(device)
             on_gpu = self._device.type == "cuda"
