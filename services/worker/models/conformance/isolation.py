@@ -20,6 +20,7 @@ def beside_poison(trial: Trial) -> Iterator[Result]:
         bad, count = _poisoned(trial, place)
         states.insert(place, bad)
         made = trial.play(states, 1)[mate]
+        del bad, states
         expected = trial.baseline.frames[mate][trial.window_chunks :][:1]
         name = f"beside a poisoned session in row {place} ({count} tensors NaN)"
         yield equal(name, *differing(made, expected))

@@ -8,7 +8,15 @@ import numpy as np
 
 from services.worker.models.conformance import tensors
 from services.worker.models.conformance.result import Result, differs, equal
-from services.worker.models.conformance.trial import OTHER_PROMPT, PROMPTS, SEEDS, Frames, Trial, differing
+from services.worker.models.conformance.trial import (
+    OTHER_PROMPT,
+    PROMPTS,
+    SEEDS,
+    Frames,
+    Trial,
+    differing,
+    within,
+)
 from services.worker.models.protocol import COUNTERS_BYTES, Rung, State
 
 SIZE_TOLERANCE = 0.01
@@ -48,7 +56,8 @@ def prompts(trial: Trial) -> Iterator[Result]:
     expected = [row[trial.window_chunks :] for row in trial.baseline.frames]
     yield equal("a prompt leaves the chunk under way", *differing([present], expected[0][:1]))
     yield differs("a prompt shows in the next chunk", differing(following[:1], expected[0][1:2])[0])
-    yield equal("… and in no other session", *differing(following[1:], expected[1][1:2]))
+    # A new prompt may cost its row a forward of its own, which changes the batch shape of the other.
+    yield within(trial, "… and in no other session", following[1], expected[1][1])
 
 
 def words(trial: Trial) -> Iterator[Result]:
@@ -107,6 +116,7 @@ def rungs(trial: Trial) -> Iterator[Result]:
         passed = all(_as_promised(trial, chunk, first=False) for chunk in (*mixed, *trial.chunk(states)))
         name = f"rung {rung.name}: {'beside another, ' * (len(states) > 1)}and back at a chunk boundary"
         yield Result(name, passed, "frames as the spec says" if passed else "other frames")
+        del states
     for rung in spec.rungs:
         forwards = trial.model.begin_chunk(trial.at_cut([0])[0], rung)
         name = f"rung {rung.name}: its steps are forwards"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.worker.models.conformance import tensors
+from services.worker.models.conformance.result import Result
 from services.worker.models.protocol import Rung, SessionModel, State
 
 Frames = npt.NDArray[np.uint8]
@@ -103,7 +104,15 @@ def differing(one: Sequence[Frames], two: Sequence[Frames]) -> tuple[int, int]:
     return sum(int((a != b).sum()) if a.shape == b.shape else a.size for a, b in pairs), total
 
 
-def largest(one: Frames, two: Frames) -> tuple[int, float]:
+def within(trial: Trial, name: str, one: Frames, two: Frames) -> Result:
+    """Whether one chunk differs by no more than the model says of another batch shape."""
+    tolerance = trial.model.spec.batch_tolerance_levels
+    most, mean = _largest(one, two)
+    measured = f"at most {most}, mean {mean:.4f} levels"
+    return Result(name, most <= tolerance, measured, f"at most {tolerance:g} of 255 levels")
+
+
+def _largest(one: Frames, two: Frames) -> tuple[int, float]:
     """(largest, mean) difference of a pixel value, in levels of 255."""
     if one.shape != two.shape:
         return 255, 255.0
