@@ -147,13 +147,17 @@ async def test_a_viewer_that_stays_behind_is_cut_to_the_live_edge(
 ) -> None:
     session = stage.new_session()
     await stage.make(session, 0, 1)
-    async with watching(gateway, session, "?from=0") as slow:
+    async with (
+        watching(gateway, session, "?from=0") as slow,
+        watching(gateway, session, "?credit=auto") as quick,
+    ):
         await slow.chunks(0, 1)
         live_edge = LOG_CHUNKS + 4
         await stage.make(session, *range(2, live_edge))
+        await quick.chunks(*range(2, live_edge))  # so far the gateway has looked
         await slow.grant(1)
         assert await slow.until("cut") == {"type": "cut", "from": 2, "to": live_edge}
-        await stage.report(session, viewers=1, granted_through=live_edge - 1)
+        await stage.report(session, viewers=2, granted_through=live_edge - 1)
         await stage.make(session, live_edge)
         await slow.chunks(live_edge)
 
