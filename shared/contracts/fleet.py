@@ -13,7 +13,8 @@ class Own(msgspec.Struct, frozen=True):
     Opening, steering, pausing and resuming are all this one command with a higher `revision`; an older
     `epoch` or `revision` than the copy's is refused. `start_chunk` is where a worker without a copy begins
     (it looks into the chunk log all the same). `granted_through` is the credit known so far. After
-    `deadline_at` it must not be carried out.
+    `deadline_at` it must not be carried out. With `move_id` the copy came (or comes) by that move: a worker
+    without it must not begin anew, and refuses with "freed".
     """
 
     session: str
@@ -31,6 +32,7 @@ class Own(msgspec.Struct, frozen=True):
     paused: bool = False
     max_chunks: int | None = None
     traceparent: str = ""
+    move_id: str = ""
 
 
 class Owned(msgspec.Struct, frozen=True):
@@ -43,10 +45,13 @@ class Owned(msgspec.Struct, frozen=True):
 
 
 class Drop(msgspec.Struct, frozen=True):
-    """Forget the copy if its epoch is at most `epoch`. Idempotent."""
+    """Forget the copy if its epoch is at most `epoch`, and (where given) its next chunk at most
+    `unless_past`. Idempotent.
+    """
 
     session: str
     epoch: int
+    unless_past: int | None = None
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -70,6 +75,9 @@ class CopyReport(msgspec.Struct, frozen=True):
 
     `state`: "running" (has work or waits for credit), "paused", "finished" (max_chunks are in the log),
     "failed" (with `error`), "superseded" (the log showed another owner). Unknown states count as running.
+    `tier`: where its state is: "device", "host" (suspended), "none" (not made yet, or lost). `move_id`: the
+    move it came by, as long as no chunk of it is in the log (it is *unproven*); `committed`: it was told
+    since that it is the owner's.
     """
 
     session: str
@@ -80,6 +88,9 @@ class CopyReport(msgspec.Struct, frozen=True):
     next_chunk: int
     granted_through: int
     error: str = ""
+    tier: str = "device"
+    move_id: str = ""
+    committed: bool = False
 
 
 class LatencyPoint(msgspec.Struct, frozen=True):
@@ -103,7 +114,11 @@ class DeviceReport(msgspec.Struct, frozen=True):
 
 
 class ModelReport(msgspec.Struct, frozen=True):
-    """The model a worker serves: enough for a gateway or placement to check a request without torch."""
+    """The model a worker serves: enough for a gateway or placement to check a request without torch.
+
+    Sessions move only between workers that agree in `architecture` (with decoder and window), `dtype`,
+    weights and sizes; "": they can't move.
+    """
 
     name: str
     width: int
@@ -115,6 +130,8 @@ class ModelReport(msgspec.Struct, frozen=True):
     rungs: list[str]
     weights_digest: str
     state_bytes: int
+    architecture: str = ""
+    dtype: str = ""
 
 
 class LoadReport(msgspec.Struct, frozen=True):
@@ -123,7 +140,7 @@ class LoadReport(msgspec.Struct, frozen=True):
 
     `incarnation` is new with every process start. `state`: "starting", "ready", "draining", "stopped" (its
     last word). `capacity` is how many active sessions keep up with real time here; `slots` how many copies
-    fit, paused ones included.
+    fit, paused ones included. `transports`: over which it can be linked to other workers, best first.
     """
 
     worker: str
@@ -139,6 +156,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     sent_at: float
     started_at: float
     media_endpoint: str = ""
+    transports: list[str] = []
 
 
 class WorkerExited(msgspec.Struct, frozen=True):

@@ -43,6 +43,25 @@ class Chunk(msgspec.Struct, frozen=True):
     traceparent: str = ""
 
 
+class Latents(msgspec.Struct, frozen=True):
+    """The clean latents of chunk `index`, kept in a durable stream so that any worker can rebuild the
+    session.
+
+    One message a place of the session's window, each overwritten in its turn. `origin`: the index at which
+    the picture (last) began. `prompt`: the one it was made with. `data`: a contiguous array of `shape` and
+    `dtype` (torch's names).
+    """
+
+    session: str
+    index: int
+    origin: int
+    epoch: int
+    prompt: str
+    shape: list[int]
+    dtype: str
+    data: bytes
+
+
 class ChunkReady(msgspec.Struct, frozen=True):
     """Chunk `index` is in the log at stream sequence `sequence`. A hint: readers also look by themselves now
     and then.

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from shared.contracts import fleet, session, stream
+from shared.contracts import fleet, moves, session, stream
 from shared.ids import InvalidName, check_name, check_session_id
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -105,6 +105,7 @@ LIST = Request("ts.{cell}.session.{tenant}.list", session.ListSessions, session.
 
 # While a session plays.
 CHUNKS = Subject("ts.{cell}.chunks.{tenant}.{session}", stream.Chunk)
+LATENTS = Subject("ts.{cell}.latents.{tenant}.{session}.{place}", stream.Latents)
 CHUNK_READY = Subject("ts.{cell}.live.{tenant}.{session}", stream.ChunkReady)
 SESSION_CHANGED = Subject("ts.{cell}.changed.{tenant}.{session}", stream.SessionChanged)
 VIEWERS = Subject("ts.{cell}.viewers.{tenant}.{session}", stream.ViewerReport)
@@ -113,12 +114,24 @@ VIEWERS = Subject("ts.{cell}.viewers.{tenant}.{session}", stream.ViewerReport)
 OWN = Request("ts.{cell}.worker.{worker}.own", fleet.Own, fleet.Owned)
 DROP = Request("ts.{cell}.worker.{worker}.drop", fleet.Drop, fleet.Dropped)
 DRAIN = Request("ts.{cell}.worker.{worker}.drain", fleet.Drain, fleet.Draining)
+RESERVE = Request("ts.{cell}.worker.{worker}.reserve", moves.Reserve, moves.Reserved)
+MOVE_OUT = Request("ts.{cell}.worker.{worker}.move-out", moves.MoveOut, moves.MovingOut)
+STOW = Request("ts.{cell}.worker.{worker}.stow", moves.Stow, moves.Stowed)
+
+# Workers to each other, in a move (a call-off also comes from placement).
+CALL_OFF = Subject("ts.{cell}.worker.{worker}.call-off", moves.CallOff)
+OPEN_LINK = Request("ts.{cell}.worker.{worker}.open-link", moves.OpenLink, moves.LinkOpening)
+STAGE = Request("ts.{cell}.worker.{worker}.stage", moves.Stage, moves.Staged)
 
 # Operators, through gateways, to placement.
 DRAIN_WORKER = Request("ts.{cell}.fleet.drain", fleet.DrainWorker, fleet.WorkerDrained)
+MOVE_SESSION = Request("ts.{cell}.fleet.move", moves.MoveSession, moves.SessionMoved)
+SUSPEND_SESSION = Request("ts.{cell}.fleet.suspend", moves.StowSession, moves.SessionStowed)
+RESUME_SESSION = Request("ts.{cell}.fleet.resume", moves.StowSession, moves.SessionStowed)
 
 # Workers to everybody; answered by any worker of the model.
 LOAD_REPORT = Subject("ts.{cell}.report.{worker}", fleet.LoadReport)
+MOVE_NEWS = Subject("ts.{cell}.moves.{worker}", moves.MoveNews)
 CHECK_PROMPT = Request("ts.{cell}.model.{model}.check-prompt", fleet.CheckPrompt, fleet.PromptChecked)
 
 # Between placement, autoscaler and whoever watches them.

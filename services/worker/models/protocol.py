@@ -1,21 +1,46 @@
 """The one protocol by which a model joins the worker.
 
-A model steps *states*: one session's copy each (K/V ring, cross-attention K/V, decoder cache, clean latents,
-next chunk index). Rows of one `forward` may differ in prompt, ring position and denoise step. All calls come
-from the device thread, except `prompt_warnings`, which any thread may call.
+A model steps *states*: one session's copy each. What is large of a state (K/V ring, cross-attention K/V,
+decoder cache, clean latents) is its *memory*: one contiguous piece of the device, allocated before the first
+session opens; what is small are its *counters*. Rows of one `forward` may differ in prompt, ring position and
+denoise step. All calls come from the device thread, except `prompt_warnings`, which any thread may call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 State = Any
 """Opaque to everybody but its model. Dropping it frees all it held."""
 
-COUNTERS_BYTES = 4096
-"""What a state may export beside its `state_bytes`: seed, chunk, and other small numbers."""
+Memory = Any
+"""A contiguous uint8 vector: a tensor, or (of a model without torch) a NumPy array."""
+
+Counters = Mapping[str, Any]
+"""Plain values that MessagePack knows: numbers, strings, bytes, lists and maps of them. A few KB at most."""
+
+
+class Part(NamedTuple):
+    """A piece of a state's memory, by when it changes. `version` is another whenever its bytes are; `spans`
+    are its [start, end) bytes, in order.
+    """
+
+    version: int
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PastChunk:
+    """What `rebuild` makes a state of. `origin`: the chunk with which the picture began. `latents`: in host
+    memory.
+    """
+
+    index: int
+    origin: int
+    prompt: str
+    latents: Any
 
 
 @dataclass(frozen=True)
@@ -32,15 +57,17 @@ class Rung:
 class ModelSpec:
     """What a worker needs to know of its model. `rungs[0]` is the default one, and `steps` its steps.
 
-    `state_bytes`: device memory that one copy takes between two chunks once its window is full, the same from
-    then on. That is what `export_state` gives, small counters aside, and whatever `import_state` makes again
-    from it; what only a chunk under way needs is not counted. Room is planned by it, so it is the largest of
-    all rungs.
+    `architecture`: with everything that decides what the bytes of a state mean (network, decoder, window,
+    sinks); `dtype`: of its numbers. `state_bytes`: of a state's memory, the same for all; what only a chunk
+    under way needs is not counted.
 
     `batch_tolerance_levels`: by how much (of 255) a pixel of one chunk may differ when it is made, from the
     same state, in a batch of another size; in one of the same size it may not at all.
 
-    `slots`: how many copies it has places for, allocated at start. None: each copy has memory of its own.
+    `slots`: how many states there are places for, allocated at start. None: each state has memory of its own.
+
+    `recent_chunks`, `sink_chunks`: `rebuild` wants so many of the newest, and so many from the picture's
+    beginning. 0, 0: it can't be rebuilt.
     """
 
     name: str
@@ -55,8 +82,12 @@ class ModelSpec:
     max_prompt_chars: int
     weights_digest: str
     state_bytes: int
+    architecture: str
+    dtype: str
     batch_tolerance_levels: float = 1.0
     slots: int | None = None
+    recent_chunks: int = 0
+    sink_chunks: int = 0
 
 
 class SessionModel(Protocol):
@@ -67,8 +98,8 @@ class SessionModel(Protocol):
         """What of `prompt` the model doesn't understand, in words. Lexical, cheap, without a device."""
 
     def open(self, *, seed: int, prompt: str, first_chunk: int = 0) -> State:
-        """A fresh copy. With `first_chunk` > 0 the picture starts anew, but indices and noise go on from
-        there: for a session whose former copy was lost.
+        """A fresh state. With `first_chunk` > 0 the picture starts anew, but indices and noise go on from
+        there: for a session whose former copy was lost. Raises `RuntimeError` where no slot is free.
         """
 
     def set_prompt(self, state: State, prompt: str) -> None:
@@ -85,9 +116,37 @@ class SessionModel(Protocol):
     def decode(self, state: State) -> Any:
         """The finished chunk as uint8 [frames, height, width, 3] on the CPU; the state moves on."""
 
-    def export_state(self, state: State) -> Mapping[str, Any]:
-        """Tensors from which `import_state` makes a copy that goes on bit for bit the same. Asked between two
-        chunks only.
+    # Suspending and moving: between two chunks a state is its memory and its counters, bit for bit.
+
+    def memory(self, state: State) -> Memory:
+        """All of it, `state_bytes` long: a view, so that it can be read, and written before `take_over`."""
+
+    def parts(self, state: State) -> Mapping[str, Part]:
+        """Its memory cut into parts that don't overlap and leave nothing out but padding. At any time, also
+        with a chunk under way: whatever that chunk has written or will write shows another version once it is
+        decoded.
         """
 
-    def import_state(self, tensors: Mapping[str, Any]) -> State: ...
+    def counters(self, state: State) -> Counters:
+        """Between two chunks only."""
+
+    def reserve(self) -> State:
+        """A state without content, whose memory is to be filled. Raises as `open` does."""
+
+    def take_over(self, state: State, counters: Counters) -> None:
+        """The reserved state's memory now holds what that of the state with these counters held: go on as
+        that would have, bit for bit.
+        """
+
+    # The cold tier.
+
+    def latents(self, state: State) -> PastChunk:
+        """Of the chunk decoded last. Between two chunks only, where `recent_chunks` isn't 0."""
+
+    def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
+        """A state that goes on after the newest of `past` much as the lost one would have, though not bit for
+        bit.
+
+        `past`: of one origin, oldest first: the sink's, then the newest without a gap, as many of both as
+        there are or the spec asks for. `prompt`: for the next chunk.
+        """

@@ -1,0 +1,202 @@
+"""A session's move from worker to worker: what placement and the two of them say to each other.
+
+Placement reserves at the target, orders the source, and hears of both by `MoveNews` and load reports. The
+workers open a link to each other and send the state over it; the chunk log decides who owns the session in
+the end. All times are wall clock seconds; after `deadline_at` a request must not be carried out.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.contracts.fleet import ModelReport, Own, PhaseTime
+
+
+class Compatibility(msgspec.Struct, frozen=True):
+    """A state goes on the same only where all of these are equal. `geometry`: width, height and frames of a
+    chunk.
+    """
+
+    architecture: str
+    dtype: str
+    weights_digest: str
+    geometry: str
+    state_bytes: int
+
+
+class Move(msgspec.Struct, frozen=True):
+    """`epoch`: the source's, which the move ends. `target_epoch`: a higher one that nothing else ever gets,
+    also if the move is given up.
+    """
+
+    move_id: str
+    session: str
+    source: str
+    target: str
+    epoch: int
+    target_epoch: int
+
+
+class Reserve(msgspec.Struct, frozen=True):
+    """Placement to the target: set a slot aside. `own`: the session as it is now, with the source's epoch."""
+
+    move: Move
+    own: Own
+    compatibility: Compatibility
+    deadline_at: float
+
+
+class Reserved(msgspec.Struct, frozen=True):
+    pass
+
+
+class MoveOut(msgspec.Struct, frozen=True):
+    """Placement to the source, once the target has accepted. `transports`: those the target offers."""
+
+    move: Move
+    transports: list[str]
+    deadline_at: float
+
+
+class MovingOut(msgspec.Struct, frozen=True):
+    pass
+
+
+class CallOff(msgspec.Struct, frozen=True):
+    """To either worker, from placement or from the other one: this move is over. Repeating it is harmless."""
+
+    move_id: str
+    why: str
+
+
+class OpenLink(msgspec.Struct, frozen=True):
+    """Worker to worker: let us be linked. The one with the lower id makes the invitation: here if `peer` is
+    that, else in the answer.
+    """
+
+    peer: str
+    transport: str
+    invitation: bytes
+    deadline_at: float
+
+
+class LinkOpening(msgspec.Struct, frozen=True):
+    invitation: bytes
+
+
+class HandOver(msgspec.Struct, frozen=True):
+    """The source's promise: it has frozen, and makes no chunk from `next_chunk` on unless the move is given
+    up.
+
+    `own`: the newest it was told. `inputs_from`: the first chunk showing its inputs. `shown`: the prompt of
+    the state, which need not be of `own` yet. `counters`: the model's, MessagePack.
+    """
+
+    next_chunk: int
+    own: Own
+    inputs_from: int
+    shown: str
+    counters: bytes
+    granted_through: int
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """Source to target: these bytes of the state's memory come now, in this order. `spans`: [start, end)
+    pairs.
+
+    `stage` 1 and up are pre-copies, 0 the rest after the freeze, with `hand_over`.
+    """
+
+    move_id: str
+    stage: int
+    spans: list[tuple[int, int]]
+    deadline_at: float
+    checksum: str = ""
+    hand_over: HandOver | None = None
+
+
+class Staged(msgspec.Struct, frozen=True):
+    """The target receives."""
+
+
+class MoveNews(msgspec.Struct, frozen=True):
+    """A worker on a move it takes part in. A hint: load reports tell the same later.
+
+    `state`: of the source "copying", "frozen", "stayed", "gone"; of the target "reserved", "arrived",
+    "owner", "freed". `phases`: what this worker did for it so far, in order. `sent_bytes`: over the link.
+    """
+
+    move_id: str
+    session: str
+    worker: str
+    state: str
+    at: float
+    why: str = ""
+    phases: list[PhaseTime] = []
+    sent_bytes: int = 0
+
+
+class MoveSession(msgspec.Struct, frozen=True):
+    """An operator to placement. `to` "": to whichever worker has most room."""
+
+    session: str
+    to: str = ""
+
+
+class SessionMoved(msgspec.Struct, frozen=True):
+    """`outcome`: "moved" (with its state), "placed" (there was no state to carry: it begins or resumes
+    there), "stayed" (`why`). `pause_s`: from the freeze until the target could go on.
+    """
+
+    session: str
+    source: str
+    target: str
+    outcome: str
+    why: str = ""
+    pause_s: float = 0.0
+    sent_bytes: int = 0
+    phases: list[PhaseTime] = []
+
+
+class StowSession(msgspec.Struct, frozen=True):
+    """An operator to placement: suspend the session (pause it, its state to host memory) or resume it."""
+
+    session: str
+
+
+class Stow(msgspec.Struct, frozen=True):
+    """Placement to the owner: have the copy's state in this `tier`: "device" or "host"."""
+
+    session: str
+    epoch: int
+    tier: str
+    deadline_at: float
+
+
+class Stowed(msgspec.Struct, frozen=True):
+    """`tier`: where the state is now: "device", "host" or "none" (there was none, or no room for it)."""
+
+    tier: str
+    bytes: int = 0
+    phases: list[PhaseTime] = []
+
+
+class SessionStowed(msgspec.Struct, frozen=True):
+    """`worker` "": none owns the session; it waits."""
+
+    session: str
+    status: str
+    worker: str
+    tier: str
+    bytes: int = 0
+    phases: list[PhaseTime] = []
+
+
+def compatibility_of(model: ModelReport) -> Compatibility:
+    return Compatibility(
+        model.architecture,
+        model.dtype,
+        model.weights_digest,
+        f"{model.width}×{model.height}, {model.chunk_frames} frames",
+        model.state_bytes,
+    )
