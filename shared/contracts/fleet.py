@@ -169,7 +169,11 @@ class WorkerExited(msgspec.Struct, frozen=True):
 
 
 class WorkerLoad(msgspec.Struct, frozen=True):
-    """A worker as placement sees it; `state` is "draining" from the moment an operator asked for it."""
+    """A worker as placement sees it; `state` is "draining" from the moment an operator asked for it.
+
+    `paused`: how many of its copies are. `on_device`, `on_host`: copies by where their state is; on the host
+    they are suspended. `transports`: as the worker reports them.
+    """
 
     worker: str
     state: str
@@ -178,6 +182,10 @@ class WorkerLoad(msgspec.Struct, frozen=True):
     copies: int
     model: str = ""
     device: DeviceReport | None = None
+    paused: int = 0
+    on_device: int = 0
+    on_host: int = 0
+    transports: list[str] = []
 
 
 class FleetLoad(msgspec.Struct, frozen=True):

@@ -104,6 +104,15 @@ class ResumeSession(msgspec.Struct, frozen=True):
     session: str
 
 
+class SetRung(msgspec.Struct, frozen=True):
+    """Make the session's further chunks at `rung` ("": the model's default), from the next one that has not
+    started.
+    """
+
+    session: str
+    rung: str
+
+
 class CloseSession(msgspec.Struct, frozen=True):
     """Idempotent: closing a closed session answers with it as it is."""
 

@@ -99,6 +99,7 @@ OPEN = Request("ts.{cell}.session.{tenant}.open", session.OpenSession, session.S
 STEER = Request("ts.{cell}.session.{tenant}.steer", session.SteerSession, session.Steered)
 PAUSE = Request("ts.{cell}.session.{tenant}.pause", session.PauseSession, session.SessionView)
 RESUME = Request("ts.{cell}.session.{tenant}.resume", session.ResumeSession, session.SessionView)
+SET_RUNG = Request("ts.{cell}.session.{tenant}.rung", session.SetRung, session.SessionView)
 CLOSE = Request("ts.{cell}.session.{tenant}.close", session.CloseSession, session.SessionView)
 GET = Request("ts.{cell}.session.{tenant}.get", session.GetSession, session.SessionView)
 LIST = Request("ts.{cell}.session.{tenant}.list", session.ListSessions, session.SessionPage)
