@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import nats.errors
@@ -25,15 +24,14 @@ from nats.js.errors import (
 
 from shared import codec
 from shared.bus import Bus, BusAway, undecodable_messages
-from shared.cancellation import heeding_cancellation
 from shared.contracts.stream import Chunk
 from shared.contracts.subjects import CHUNKS
+from shared.jetstream import STREAM_HAS_OTHER_LIMITS, away
 
 logger = logging.getLogger(__name__)
 
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 _WRONG_LAST_SEQUENCE = 10071  # JetStream's error code of a failed compare-and-set
-_STREAM_HAS_OTHER_LIMITS = 10058
 _MESSAGE_TOO_LARGE = 10054
 _MAX_REMOVALS = 16
 
@@ -99,11 +97,11 @@ class ChunkLog:
             allow_direct=True,
             duplicate_window=0,
         )
-        with _away():
+        with away("chunk log"):
             try:
                 await self._js.add_stream(config)
             except BadRequestError as error:
-                if error.err_code != _STREAM_HAS_OTHER_LIMITS:  # a running fleet's limits win
+                if error.err_code != STREAM_HAS_OTHER_LIMITS:  # a running fleet's limits win
                     raise
 
     async def append(self, tenant: str, chunk: Chunk, after: int) -> int:
@@ -117,7 +115,7 @@ class ChunkLog:
         payload = codec.encode(chunk)
         name = f"chunk {chunk.index} of {chunk.session}"
         headers = {str(api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value): str(after)}
-        with _away():
+        with away("chunk log"):
             try:
                 ack = await self._js.publish(
                     address.subject, payload, timeout=self._timeout_s, headers=headers
@@ -181,7 +179,7 @@ class ChunkLog:
     async def _get_raw(self, tenant: str, session: str, sequence: int | None) -> api.RawStreamMsg | None:
         subject = CHUNKS.at(cell=self._cell, tenant=tenant, session=session).subject
         following = sequence is not None
-        with _away():
+        with away("chunk log"):
             try:
                 return await self._js.get_msg(
                     self._stream, seq=sequence, subject=subject, direct=True, next=following
@@ -193,22 +191,11 @@ class ChunkLog:
                 return None
 
     async def _remove(self, sequence: int) -> None:
-        with _away(), contextlib.suppress(BadRequestError, NotFoundError):  # gone already
+        with away("chunk log"), contextlib.suppress(BadRequestError, NotFoundError):  # gone already
             await self._js.delete_msg(self._stream, sequence)
 
     async def forget(self, tenant: str, session: str) -> None:
         """Remove a session's chunks: it is closed and its viewers had time to read them. Raises `BusAway`."""
         subject = CHUNKS.at(cell=self._cell, tenant=tenant, session=session).subject
-        with _away(), contextlib.suppress(NotFoundError):
+        with away("chunk log"), contextlib.suppress(NotFoundError):
             await self._js.purge_stream(self._stream, subject=subject)
-
-
-@contextlib.contextmanager
-def _away() -> Iterator[None]:
-    """Whatever JetStream or the connection says inside, beyond what was caught there, is a `BusAway`."""
-    try:
-        with heeding_cancellation():
-            yield
-    except (nats.errors.Error, TimeoutError, OSError) as error:
-        reason = (error.description if isinstance(error, APIError) else str(error)) or type(error).__name__
-        raise BusAway(f"chunk log: {reason}") from None
