@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from shared.settings import ServiceSettings, SettingsError, load
+from shared.settings import SettingsError
+from turboserve import fleet_commands
+from turboserve.client_command import json_option, run_client, url_option
 from turboserve.errors import TurboserveError
 from turboserve.launch_error import LaunchError
 from turboserve.model_command import model
 from turboserve.service_command import ServiceCommand
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-DEFAULT_URL = "http://localhost:8080"
 
 _EPILOG = """\b
 Examples:
@@ -26,6 +22,7 @@ Examples:
   turboserve stream --prompt "a red circle bouncing" --chunks 10 -o out.mp4
   turboserve stream --prompt "a red circle" --then "a blue star@4" --chunks 10 -o out.mp4
   turboserve sessions --url http://video.example:8080
+  turboserve workers                              who makes the video, and how busy they are
 
 Every setting of a service is an option of its command and a variable, TURBOSERVE_GATEWAY_PORT for the
 gateway's --port.
@@ -37,8 +34,8 @@ class _Commands(click.Group):
 
     groups = {  # noqa: RUF012 - never changed
         "Run everything here": ("up",),
-        "Use a running turboserve": ("stream", "sessions"),
-        "Run a fleet": ("workers", "drain"),
+        "Use a running turboserve": ("stream", "sessions", "rung"),
+        "Run a fleet": ("workers", "move", "suspend", "resume", "drain"),
         "Bring a model": ("model",),
         "Run one service": ("gateway", "placement", "autoscaler", "worker"),
     }
@@ -126,11 +123,6 @@ def up(**given: Any) -> None:
     launcher.up(launcher.Options(**given))
 
 
-_url = click.option(
-    "--url", envvar="TURBOSERVE_URL", metavar="URL", help=f"The gateway (or TURBOSERVE_URL). [{DEFAULT_URL}]"
-)
-
-
 @main.command(short_help="Open a session, watch it, and keep it as an MP4.")
 @click.option("--prompt", required=True, help="What the video shows.")
 @click.option(
@@ -143,8 +135,9 @@ _url = click.option(
 @click.option("--chunks", type=click.IntRange(1), help="Stop after so many chunks. [at Ctrl-C]")
 @click.option("--seed", type=click.IntRange(0), help="The same seed and prompts make the same video.")
 @click.option("--model", default="", help="Name of the model. [the server's]")
+@click.option("--rung", default="", help="A named quality, like fast. [the model's default]")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="MP4 file to write.")
-@_url
+@url_option
 def stream(url: str | None, then: tuple[str, ...], **given: Any) -> None:
     """Open a session and watch it; with -o keep it as an MP4, without encoding it again.
 
@@ -156,7 +149,7 @@ def stream(url: str | None, then: tuple[str, ...], **given: Any) -> None:
     from turboserve import stream_command
 
     request = stream_command.Request(url=url, then=[stream_command.parse_then(t) for t in then], **given)
-    _run_client(lambda console: stream_command.stream(request, console))
+    run_client(lambda console: stream_command.stream(request, console))
 
 
 @main.command(short_help="List the sessions of a running turboserve, newest first.")
@@ -164,53 +157,33 @@ def stream(url: str | None, then: tuple[str, ...], **given: Any) -> None:
 @click.option(
     "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many."
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@_url
+@json_option
+@url_option
 def sessions(url: str | None, ended: bool, limit: int, as_json: bool) -> None:
     """List sessions, newest first: those that run, or with --all every one."""
     from turboserve.sessions_command import sessions as show
 
-    _run_client(lambda console: show(url, limit, live=not ended, as_json=as_json, console=console))
+    run_client(lambda console: show(url, limit, live=not ended, as_json=as_json, console=console))
 
 
-@main.command(short_help="List the workers of a running turboserve.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@_url
-def workers(url: str | None, as_json: bool) -> None:
-    """List the workers: what they serve, how many active sessions they have and could have, and their
-    devices.
+@main.command(short_help="Change a session's quality while it plays.")
+@click.argument("session")
+@click.argument("name", metavar="RUNG")
+@url_option
+def rung(url: str | None, session: str, name: str) -> None:
+    """Have the chunks of SESSION that have not started made at RUNG, one of the qualities its model names
+    (fewer steps, a shorter window, other numbers); "" is the model's default.
+
+    \b
+      turboserve rung SESSION fast
     """
-    from turboserve.workers_command import workers as show
+    from turboserve import operations_command
 
-    _run_client(lambda console: show(url, as_json=as_json, console=console))
-
-
-@main.command(short_help="Take a worker out of service; its sessions go on elsewhere.")
-@click.argument("worker")
-@click.option("--force", is_flag=True, help="Even if no other worker could take its sessions: they wait.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@_url
-def drain(url: str | None, worker: str, force: bool, as_json: bool) -> None:
-    """Take WORKER out of service. Nothing is placed there any more, its sessions are placed on other workers,
-    where their picture begins anew, and it stops.
-    """
-    from turboserve.workers_command import drain as run
-
-    _run_client(lambda console: run(url, worker, force=force, as_json=as_json, console=console))
+    run_client(lambda console: operations_command.rung(url, session, name, console=console))
 
 
-def _run_client(command: Callable[[Console], Coroutine[Any, Any, None]]) -> None:
-    import asyncio
-    import os
-
-    from rich.console import Console
-
-    # The variables of services may be set beside TURBOSERVE_URL; a misspelt one may not.
-    load(ServiceSettings, "client", os.environ, {})
-    asyncio.run(command(Console()))
-
-
-main.add_command(model)
+for _command in (*fleet_commands.COMMANDS, model):
+    main.add_command(_command)
 for _name, _help in {
     "gateway": "The front door: HTTP, WebSocket and the page.",
     "placement": "Keeps the sessions and decides which worker has which.",

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 from types import TracebackType
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from turboserve.http_api import HttpApi
-from turboserve.messages import Drained, SessionInfo, WorkerInfo
+from turboserve.messages import Drained, Moved, SessionInfo, Stowed, WorkerInfo
 from turboserve.session import Session
 
+T = TypeVar("T")
+
 DEFAULT_URL = "http://localhost:8080"
-_DRAIN_TIMEOUT_S = 35.0
+_DRAIN_TIMEOUT_S = 35.0  # each a little longer than the gateway waits itself
+_MOVE_TIMEOUT_S = 25.0
+_STOW_TIMEOUT_S = 20.0
 
 
 class _Page(msgspec.Struct, frozen=True):
@@ -99,10 +104,36 @@ class Client:
         return (await self._api.call("GET", "/v1/workers", _Workers)).workers
 
     async def drain(self, worker: str, *, force: bool = False) -> Drained:
-        """Take a worker out of service. Its sessions go on elsewhere, their picture begins anew. `force`:
-        even if no other worker could take them, so that they wait.
+        """Take a worker out of service; its sessions go on elsewhere. `force`: even if no other worker could
+        take them, so that they wait.
         """
         path = f"/v1/workers/{quote(worker, safe='')}/drain"
         return await self._api.call(
             "POST", path, Drained, params={"force": force}, timeout_s=_DRAIN_TIMEOUT_S
         )
+
+    async def move(self, session: str, to: str = "") -> Moved:
+        """Have worker `to` ("": the one with most room) go on with a session. Look at the `outcome`: a move
+        that was begun and given up is an answer, not an error.
+        """
+        return await self._operate(session, "move", Moved, _MOVE_TIMEOUT_S, {"to": to})
+
+    async def suspend(self, session: str) -> Stowed:
+        """Pause a session and take its state out of the device's memory; answers when that is done."""
+        return await self._operate(session, "suspend", Stowed, _STOW_TIMEOUT_S)
+
+    async def restore(self, session: str) -> Stowed:
+        """Bring a suspended session's state back and let it go on; answers when that is done."""
+        return await self._operate(session, "restore", Stowed, _STOW_TIMEOUT_S)
+
+    async def _operate(
+        self,
+        session: str,
+        call: str,
+        answer: type[T],
+        timeout_s: float,
+        body: dict[str, object] | None = None,
+    ) -> T:
+        """Not tried again by itself: a move whose answer was lost may have happened."""
+        path = f"/v1/sessions/{quote(session, safe='')}/{call}"
+        return await self._api.call("POST", path, answer, body=body, timeout_s=timeout_s, tries=1)

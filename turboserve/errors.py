@@ -29,6 +29,10 @@ class InvalidRequest(TurboserveError):
     """A field is wrong: an empty prompt, an unknown model, `from` out of range."""
 
 
+class NotPossible(TurboserveError):
+    """It can't be done as things are: no slot is free, the models differ, another move is under way."""
+
+
 class SessionEnded(TurboserveError):
     """The session is closed or failed: it can't be steered, paused or watched any further."""
 
@@ -41,17 +45,22 @@ class ChunksGone(TurboserveError):
         self.oldest_held = oldest_held
 
 
-_KINDS: dict[str, type[TurboserveError]] = {"worker_not_found": UnknownWorker, "only_worker": InvalidRequest}
+_KINDS: dict[str, type[TurboserveError]] = {"worker_not_found": UnknownWorker, "session_ended": SessionEnded}
 """Codes that say more than their status."""
+
+_OF_STATUS: dict[int, type[TurboserveError]] = {
+    400: InvalidRequest,
+    404: UnknownSession,
+    409: NotPossible,
+    413: InvalidRequest,
+    422: InvalidRequest,
+    502: Unreachable,
+    503: Unreachable,
+    504: Unreachable,
+}
 
 
 def of_status(status: int, code: str, message: str, hint: str = "") -> TurboserveError:
     """The exception for an HTTP status and the error body that came with it."""
-    if code in _KINDS:
-        return _KINDS[code](code, message, hint)
-    if status in (502, 503, 504):
-        return Unreachable(code, message, hint)
-    kind = {404: UnknownSession, 409: SessionEnded, 400: InvalidRequest, 413: InvalidRequest}.get(status)
-    if kind is None:
-        kind = InvalidRequest if status == 422 else TurboserveError
+    kind = _KINDS.get(code) or _OF_STATUS.get(status, TurboserveError)
     return kind(code, message, hint)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 _TIMEOUT_S = 15.0
 _CONNECT_TIMEOUT_S = 5.0
-_TRIES = 3
+TRIES = 3
 _FIRST_PAUSE_S = 0.3
 _LONGEST_PAUSE_S = 2.0
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -63,15 +63,16 @@ class HttpApi:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = _TIMEOUT_S,
+        tries: int = TRIES,
     ) -> T:
-        """Every call may be repeated safely: opening carries a key, all others are absolute. Raises
-        TurboserveError.
+        """Calls that are tried again may be repeated safely: opening carries a key, others are absolute.
+        Raises TurboserveError.
         """
         with self._span(f"turboserve {method} {path.rpartition('/')[2]}"):
             sent = dict(headers or {}) | self.trace_headers()
             timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
-            for attempt in range(_TRIES):
-                last_try = attempt == _TRIES - 1
+            for attempt in range(tries):
+                last_try = attempt == tries - 1
                 try:
                     response = await self._http.request(
                         method, path, json=body, params=params, headers=sent, timeout=timeout

@@ -26,6 +26,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
     phase: str = ""
     reason: str = ""
     model: str = ""
+    rung: str = ""
     prompt: str = ""
     seed: int = 0
     next_chunk: int = 0
@@ -87,9 +88,17 @@ class DeviceInfo(msgspec.Struct, frozen=True):
     temperature_c: float | None = None
 
 
+class Tiers(msgspec.Struct, frozen=True):
+    """How many sessions' states are in the device's memory, and how many are suspended to the host's."""
+
+    device: int = 0
+    host: int = 0
+
+
 class WorkerInfo(msgspec.Struct, frozen=True):
     """A worker as the gateway describes it. `state`: starting, ready or draining. `capacity`: how many active
-    sessions keep up with real time. `copies`: sessions whose state it holds.
+    sessions keep up with real time. `copies`: sessions it holds, of which `paused` are paused. `transports`:
+    over which sessions can be moved to and from it.
     """
 
     id: str
@@ -98,6 +107,9 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     active: int = 0
     capacity: int = 0
     copies: int = 0
+    paused: int = 0
+    copies_by_tier: Tiers = Tiers()
+    transports: list[str] = []
     device: DeviceInfo | None = None
 
 
@@ -109,8 +121,8 @@ class Phase(msgspec.Struct, frozen=True):
 
 
 class Drained(msgspec.Struct, frozen=True):
-    """What became of a drained worker's sessions, by id. `moved`: their picture begins anew on another
-    worker. `queued`: they wait for room. `released`: paused ones. `copies`: those it still held at the end.
+    """What became of a drained worker's sessions, by id. `moved`: other workers go on with them. `queued`:
+    they wait for room. `released`: paused ones. `copies`: those it still held at the end.
     """
 
     worker: str
@@ -119,3 +131,31 @@ class Drained(msgspec.Struct, frozen=True):
     released: list[str]
     copies: int
     phases: list[Phase]
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """What came of a move. `outcome`: "moved" (with the session's state), "placed" (without one: it goes on
+    at `target` all the same) or "stayed" (`why`). `pause_s`: how long nobody could make its next chunk.
+    """
+
+    session: str
+    source: str
+    target: str
+    outcome: str
+    why: str = ""
+    pause_s: float = 0.0
+    sent_bytes: int = 0
+    phases: list[Phase] = []
+
+
+class Stowed(msgspec.Struct, frozen=True):
+    """A session that was suspended or restored. `tier`: where its state is now: "device", "host", or "none"
+    if it has none. `worker` "": none has it, it waits.
+    """
+
+    session: str
+    status: str
+    worker: str
+    tier: str
+    bytes: int = 0
+    phases: list[Phase] = []

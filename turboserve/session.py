@@ -102,6 +102,10 @@ class Session:
         """Change the prompt; the newest wins. Returns once the worker has said which chunk will show it."""
         return await self._call("POST", "/prompt", Steered, {"prompt": prompt})
 
+    async def set_rung(self, rung: str) -> None:
+        """Have the chunks that have not started made at another quality ("": the model's default)."""
+        self.info = await self._call("POST", "/rung", SessionInfo, {"rung": rung})
+
     async def pause(self) -> None:
         self.info = await self._call("POST", "/pause", SessionInfo)
 

@@ -34,6 +34,7 @@ class Request(msgspec.Struct, frozen=True):
     chunks: int | None = None
     seed: int | None = None
     model: str = ""
+    rung: str = ""
     output: Path | None = None
 
 
@@ -68,7 +69,11 @@ async def stream(request: Request, console: Console) -> None:
         recording = stack.enter_context(Recording(request.output)) if request.output else None
         client = await stack.enter_async_context(Client(request.url))
         session = await client.open(
-            request.prompt, seed=request.seed, max_chunks=request.chunks, model=request.model
+            request.prompt,
+            seed=request.seed,
+            max_chunks=request.chunks,
+            model=request.model,
+            rung=request.rung,
         )
         await stack.enter_async_context(session)
         console.print(f"session {session.id}", highlight=False, soft_wrap=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from turboserve.client import Client
 from turboserve.messages import DeviceInfo, Drained, WorkerInfo
+from turboserve.phases import print_json, print_told
 
 _COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow"}
 _GB = 1e9
@@ -18,7 +18,7 @@ async def workers(url: str | None, *, as_json: bool, console: Console) -> None:
     async with Client(url) as client:
         found = await client.workers()
     if as_json:
-        _print_json(found, console)
+        print_json(found, console)
     elif not found:
         console.print("no worker runs", highlight=False)
     else:
@@ -30,50 +30,52 @@ async def drain(url: str | None, worker: str, *, force: bool, as_json: bool, con
     async with Client(url) as client:
         drained = await client.drain(worker, force=force)
     if as_json:
-        _print_json(drained, console)
+        print_json(drained, console)
     else:
-        console.print("\n".join(_told(drained)), highlight=False, markup=False)
-
-
-def _print_json(found: object, console: Console) -> None:
-    console.out(msgspec.json.format(msgspec.json.encode(found)).decode(), highlight=False)
+        print_told(_told(drained), drained.phases, console)
 
 
 def _table(found: list[WorkerInfo]) -> Table:
+    """The worker first; what a device may tell is a column only if one does."""
+    devices = [_told_by(worker.device or DeviceInfo()) for worker in found]
+    told = [title for title in devices[0] if any(device[title] for device in devices)]
     table = Table(box=None, pad_edge=False)
     table.add_column("worker", no_wrap=True, min_width=max(len(worker.id) for worker in found))
     for title in ("state", "model"):
         table.add_column(title, no_wrap=True)
-    for title in ("active", "copies"):
+    for title in ("active", "paused", "suspended"):
         table.add_column(title, no_wrap=True, justify="right")
-    table.add_column("device", overflow="ellipsis", no_wrap=True)
-    for title in ("memory", "busy"):
-        table.add_column(title, no_wrap=True, justify="right")
-    for worker in found:
-        state = f"[{_COLOURS.get(worker.state, 'bright_black')}]{worker.state}[/]"
-        active = f"{worker.active}/{worker.capacity}"
+    for title in told:
+        name = title == "device"
+        table.add_column(title, no_wrap=True, justify="left" if name else "right", overflow="ellipsis")
+    for worker, device in zip(found, devices, strict=True):
         table.add_row(
             worker.id,
-            state,
+            f"[{_COLOURS.get(worker.state, 'bright_black')}]{worker.state}[/]",
             worker.model,
-            active,
-            str(worker.copies),
-            *_device(worker.device or DeviceInfo()),
+            f"{worker.active}/{worker.capacity}",
+            str(worker.paused),
+            str(worker.copies_by_tier.host),
+            *(device[title] for title in told),
         )
     return table
 
 
-def _device(device: DeviceInfo) -> tuple[str, str, str]:
-    """Its name, its memory and how busy it is; "" for what it doesn't tell."""
+def _told_by(device: DeviceInfo) -> dict[str, str]:
+    """By title; "" for what it doesn't tell."""
     used, total = device.memory_used_bytes / _GB, device.memory_total_bytes / _GB
-    memory = f"{used:.1f}/{total:.1f} GB" if total else ""
-    busy = "" if device.utilisation_ratio is None else f"{device.utilisation_ratio:.0%}"
-    return device.name, memory, busy
+    return {
+        "device": device.name,
+        "memory": f"{used:.1f}/{total:.1f} GB" if total else "",
+        "busy": "" if device.utilisation_ratio is None else f"{device.utilisation_ratio:.0%}",
+        "power": "" if device.power_w is None else f"{device.power_w:.0f} W",
+        "temp": "" if device.temperature_c is None else f"{device.temperature_c:.0f} °C",
+    }
 
 
 def _told(drained: Drained) -> list[str]:
     outcomes = (
-        ("moved to another worker, where the picture begins anew", drained.moved),
+        ("moved to another worker", drained.moved),
         ("waiting until a worker has room", drained.queued),
         ("paused, to be placed when resumed", drained.released),
     )
@@ -81,5 +83,4 @@ def _told(drained: Drained) -> list[str]:
     lines += [f"  {len(ids)} {what}: {' '.join(ids)}" for what, ids in outcomes if ids]
     if not any(ids for _, ids in outcomes):
         lines.append("  it had no sessions")
-    phases = ", ".join(f"{phase.name} {phase.duration_s * 1000:.0f} ms" for phase in drained.phases)
-    return [*lines, f"  {phases}"]
+    return lines

@@ -52,6 +52,11 @@ def check_prompt(rules: Rules, prompt: str, model: str = "") -> str:
     return _checked_prompt(prompt, _limit(rules, [m for m in rules.models if not model or m.name == model]))
 
 
+def check_rung(rules: Rules, rung: str, model: str = "") -> None:
+    """Of a running session. `model` "": not known here. Raises `Denied`."""
+    _check_rung([m for m in rules.models if not model or m.name == model], rung)
+
+
 def check_idempotency_key(key: str) -> str:
     """Raises `Denied` unless `key` is printable ASCII of a bounded length."""
     if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS and key.isascii() and key.isprintable()):

@@ -31,6 +31,10 @@ class SteerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt: Prompt
 
 
+class RungBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    rung: Annotated[str, Meta(description="A named quality. Empty: the model's default.", examples=["fast"])]
+
+
 class SteeredBody(msgspec.Struct, frozen=True):
     """`from_chunk`: the first chunk that shows the new prompt."""
 

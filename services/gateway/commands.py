@@ -9,14 +9,17 @@ from typing import TypeVar
 
 import msgspec
 
-from services.gateway.problems import session_not_found
-from shared.bus import Bus
+from services.gateway.problems import Problem, session_not_found
+from shared.bus import Bus, NoAnswer
 from shared.contracts import session, subjects
 from shared.contracts.fleet import DrainWorker, WorkerDrained
+from shared.contracts.moves import MoveSession, SessionMoved, SessionStowed, StowSession
 from shared.contracts.subjects import Request
 from shared.ids import InvalidName, cell_of, check_session_id
 
-_DRAIN_TIMEOUT_S = 30.0
+_DRAIN_TIMEOUT_S = 30.0  # every session of the worker is saved and told anew
+_MOVE_TIMEOUT_S = 20.0  # placement gives a move up after ten
+_STOW_TIMEOUT_S = 15.0
 
 T = TypeVar("T", bound=msgspec.Struct)
 R = TypeVar("R", bound=msgspec.Struct)
@@ -52,10 +55,24 @@ class Placement:
     async def close(self, session_id: str) -> session.SessionView:
         return await self._ask(subjects.CLOSE, session.CloseSession(self._known(session_id)))
 
+    async def set_rung(self, session_id: str, rung: str) -> session.SessionView:
+        return await self._ask(subjects.SET_RUNG, session.SetRung(self._known(session_id), rung))
+
     async def drain(self, worker: str, *, force: bool) -> WorkerDrained:
-        """Every session of the worker is saved and told anew, which may take a while."""
-        address = subjects.DRAIN_WORKER.at(cell=self._cell)
-        return await self._bus.request(address, DrainWorker(worker, force), _DRAIN_TIMEOUT_S)
+        return await self._operate(subjects.DRAIN_WORKER, DrainWorker(worker, force), _DRAIN_TIMEOUT_S)
+
+    async def move(self, session_id: str, to: str) -> SessionMoved:
+        """`to` "": the worker with most room."""
+        asked = MoveSession(self._known(session_id), to)
+        return await self._operate(subjects.MOVE_SESSION, asked, _MOVE_TIMEOUT_S)
+
+    async def suspend(self, session_id: str) -> SessionStowed:
+        asked = StowSession(self._known(session_id))
+        return await self._operate(subjects.SUSPEND_SESSION, asked, _STOW_TIMEOUT_S)
+
+    async def restore(self, session_id: str) -> SessionStowed:
+        asked = StowSession(self._known(session_id))
+        return await self._operate(subjects.RESUME_SESSION, asked, _STOW_TIMEOUT_S)
 
     def _known(self, session_id: str) -> str:
         """What can't be an id here needs no question to placement."""
@@ -70,3 +87,15 @@ class Placement:
     async def _ask(self, subject: Request[T, R], message: T) -> R:
         address = subject.at(cell=self._cell, tenant=self._tenant)
         return await self._bus.request(address, message, self._timeout_s)
+
+    async def _operate(self, subject: Request[T, R], message: T, timeout_s: float) -> R:
+        """An operator's call, which may take a while; without an answer nobody knows how far it came."""
+        try:
+            return await self._bus.request(subject.at(cell=self._cell), message, timeout_s)
+        except NoAnswer:
+            raise Problem(
+                503,
+                "placement_away",
+                "the placement service doesn't answer",
+                "look how things stand before trying again: GET /v1/sessions and /v1/workers",
+            ) from None

@@ -13,6 +13,7 @@ from litestar.params import Body, Parameter
 from services.gateway import admission
 from services.gateway.bodies import (
     OpenBody,
+    RungBody,
     SessionBody,
     SessionsBody,
     SteerBody,
@@ -64,6 +65,7 @@ _OPEN_EXAMPLES = Body(
     ]
 )
 _STEER_EXAMPLES = Body(examples=[Example(value={"prompt": "a green circle moves left"})])
+_RUNG_EXAMPLES = Body(examples=[Example(value={"rung": "fast"})])
 _BODY = {"e400": "The body is not JSON.", "e413": "The body is too large."}
 _KNOWN = {"e404": "There is no such session."}
 _RUNNING = _KNOWN | {"e409": "The session has ended."}
@@ -187,6 +189,25 @@ async def resume_session(request: Caller, session_id: str, gateway: Gateway) -> 
     return session_body(await gateway.placement.resume(session_id), socket_base(request))
 
 
+@post(
+    "/{session_id:str}/rung",
+    status_code=202,
+    response_description="Accepted; the next chunk that has not started is made at this rung.",
+    operation_id="setRung",
+    summary="Change the quality while it plays",
+    responses=_errors(**_BODY, **_RUNNING, e422="The model has no such rung; the hint names those it has."),
+)
+async def set_rung(
+    request: Caller, session_id: str, data: Annotated[RungBody, _RUNG_EXAMPLES], gateway: Gateway
+) -> SessionBody:
+    """Every `chunk` message says which rung made it."""
+    try:
+        admission.check_rung(gateway.fleet.rules(), data.rung)
+    except admission.Denied as denied:
+        raise _problem(denied) from None
+    return session_body(await gateway.placement.set_rung(session_id, data.rung), socket_base(request))
+
+
 @delete(
     "/{session_id:str}",
     response_description="Closed.",
@@ -211,6 +232,7 @@ def router() -> Router:
         steer_session,
         pause_session,
         resume_session,
+        set_rung,
         close_session,
     ]
     return Router("/v1/sessions", route_handlers=handlers, tags=["sessions"])

@@ -1,0 +1,89 @@
+"""The commands of those who run a fleet: `turboserve workers`, `move`, `suspend`, `resume`, `drain`."""
+
+from __future__ import annotations
+
+import click
+
+from turboserve.client_command import json_option, run_client, url_option
+
+_session = click.argument("session")
+
+
+@click.command(short_help="List the workers of a running turboserve.")
+@json_option
+@url_option
+def workers(url: str | None, as_json: bool) -> None:
+    """List the workers, what they have to do, and how their devices are.
+
+    active 2/4: two sessions, of at most four that keep up with real time. paused: sessions it holds that
+    make nothing now. suspended: sessions whose state has left the device's memory for the host's. Of the
+    device is shown what it tells.
+    """
+    from turboserve.workers_command import workers as show
+
+    run_client(lambda console: show(url, as_json=as_json, console=console))
+
+
+@click.command(short_help="Have another worker go on with a session.")
+@_session
+@click.option("--to", default="", metavar="WORKER", help="The worker to go on. [the one with most room]")
+@json_option
+@url_option
+def move(url: str | None, session: str, to: str, as_json: bool) -> None:
+    """Move SESSION to another worker, state and all; its viewers see neither a gap nor a repeat.
+
+    Says what came of it and how long each phase took. Exits with 1 if the session stays where it is.
+
+    \b
+      turboserve sessions                             which sessions there are
+      turboserve move SESSION --to worker-2
+    """
+    from turboserve import operations_command
+
+    run_client(lambda console: operations_command.move(url, session, to, as_json=as_json, console=console))
+
+
+@click.command(short_help="Pause a session and free its slot on the device.")
+@_session
+@json_option
+@url_option
+def suspend(url: str | None, session: str, as_json: bool) -> None:
+    """Pause SESSION and take its state out of the device's memory, so that another session can have its
+    slot. It stays so until it is resumed, by you or by its user.
+
+    Says how long each phase took. Exits with 1 if the state is still in the device's memory.
+    """
+    from turboserve import operations_command
+
+    run_client(lambda console: operations_command.suspend(url, session, as_json=as_json, console=console))
+
+
+@click.command(short_help="Bring a suspended session back.")
+@_session
+@json_option
+@url_option
+def resume(url: str | None, session: str, as_json: bool) -> None:
+    """Bring the state of SESSION back into a device's memory and let it go on where it was.
+
+    Says how long each phase took. Exits with 1 if it doesn't go on now, because no worker has room.
+    """
+    from turboserve import operations_command
+
+    run_client(lambda console: operations_command.resume(url, session, as_json=as_json, console=console))
+
+
+@click.command(short_help="Take a worker out of service; its sessions go on elsewhere.")
+@click.argument("worker")
+@click.option("--force", is_flag=True, help="Even if no other worker could take its sessions: they wait.")
+@json_option
+@url_option
+def drain(url: str | None, worker: str, force: bool, as_json: bool) -> None:
+    """Take WORKER out of service. Nothing is placed there any more, its sessions go on at other workers, and
+    it stops.
+    """
+    from turboserve.workers_command import drain as run
+
+    run_client(lambda console: run(url, worker, force=force, as_json=as_json, console=console))
+
+
+COMMANDS = (workers, move, suspend, resume, drain)
