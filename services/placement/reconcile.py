@@ -224,12 +224,13 @@ class Reconciler:
                 await placement.change(live, lambda _: [event])
 
     async def _forget_logs(self) -> None:
-        """Chunks of ended sessions, once their viewers had time to read them."""
+        """Chunks and latents of ended sessions, once their viewers had time to read them."""
         placement = self._placement
         before = time.time() - placement.settings.ended_log_linger_s
         due = [entry for entry in placement.sessions.ended.values() if entry.ended_at <= before]
         for entry in due[:_LOGS_PER_ROUND]:
             await placement.chunk_log.forget(entry.tenant, entry.session)
+            await placement.latent_log.forget(entry.tenant, entry.session)
             del placement.sessions.ended[entry.session]
 
 

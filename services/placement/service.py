@@ -30,6 +30,7 @@ from shared.bus import Bus
 from shared.chunk_log import ChunkLog
 from shared.contracts.fleet import FleetLoad, LoadReport, ModelReport, WorkerLoad
 from shared.contracts.session import SessionView
+from shared.latent_log import LatentLog
 from shared.process import Process, StartupError
 from shared.store.engine import Store, StoreAway
 from shared.store.rows import SessionRow
@@ -54,6 +55,7 @@ class Placement:
         self.voice = Voice(self.bus, self.settings.cell, self.settings.command_timeout_s)
         self.publisher = Publisher(self.bus, store, self.settings.cell)
         self.chunk_log = ChunkLog(self.bus, self.settings.cell)
+        self.latent_log = LatentLog(self.bus, self.settings.cell)
         self.nudged = asyncio.Event()
         self.draining: dict[str, str] = {}
         """Workers an operator drains, with their incarnation: nothing is placed there any more."""
