@@ -5,33 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from services.worker.moving import (
-    REST,
+from services.worker.moving.decisions import Forget, Free, Freeze, GoOn, Send, Start
+from services.worker.moving.facts import (
     Boundary,
     Complete,
     Dropped,
     Failed,
     FirstAppend,
-    Forget,
-    Free,
-    Freeze,
-    GoOn,
     Logged,
-    Move,
-    PartVersion,
-    Patience,
     Promised,
-    Send,
-    Source,
-    Start,
-    Target,
     Tick,
     Told,
-    begin,
-    reserve,
-    source_step,
-    target_step,
 )
+from services.worker.moving.patience import REST, PartVersion, Patience
+from services.worker.moving.source import Source, begin, source_step
+from services.worker.moving.target import Target, reserve, target_step
+from shared.contracts.moves import Move
 
 WORKERS = ("w-1", "w-2", "w-3")
 RING = ("a", "b", "c")
@@ -39,6 +28,7 @@ PARTS = (*RING, "decoder")
 SILENT_S, MOVE_S = 3.0, 8.0
 PATIENCE = Patience(copy_s=4.0, frozen_s=1.0, reserved_s=6.0, proving_s=1.0, rest_bytes=2)
 PLACEMENT = "placement"
+MOST_PENDING = 2
 
 
 class State(NamedTuple):
@@ -94,6 +84,8 @@ class Log:
 
 @dataclass
 class Copy:
+    """`under_way`: on the device. `pending`: made, on their way to the log."""
+
     epoch: int
     inputs: int
     next_chunk: int
@@ -103,7 +95,9 @@ class Copy:
     superseded: bool = False
     anew: bool = False
     arrived_by: str = ""
+    came_at: float = 0.0
     under_way: Entry | None = None
+    pending: list[Entry] = field(default_factory=list)
 
 
 class Own(NamedTuple):
@@ -234,8 +228,10 @@ class Worker:
                     self.tell_target(Promised(boundary))
 
     def hear_drop(self, epoch: int, at_most: int | None) -> None:
-        if at_most is not None and self.copy is not None and self.copy.next_chunk > at_most:
-            return
+        if at_most is not None and self.copy is not None:
+            if self.copy.next_chunk > at_most:
+                return
+            self.append_all()
         self.dropped_through = max(self.dropped_through, epoch)
         self.tell_source(Dropped(epoch))
         self.tell_target(Dropped(epoch))
@@ -285,11 +281,7 @@ class Worker:
         copy = self.copy
         if copy is None or copy.superseded or copy.arrived_by or copy.epoch != move.epoch or moving:
             return
-        # A chunk under way will overwrite the oldest of the ring, and the decoder's cache.
-        stable = set(PARTS) if copy.under_way is None else set(RING) - {RING[copy.next_chunk % 3]}
-        self.source, decisions = begin(
-            move, {n: p for n, p in self.versions().items() if n in stable}, PATIENCE, self.world.now
-        )
+        self.source, decisions = begin(move, self.versions(), PATIENCE, self.world.now)
         self.carry_out_source(decisions)
 
     def versions(self) -> dict[str, PartVersion]:
@@ -341,6 +333,7 @@ class Worker:
                         epoch, promise.inputs, next_chunk, State(self.parts, promise.shown), promise.paused
                     )
                     self.copy.arrived_by, self.copy.anew = self.target.move.move_id, promise.anew
+                    self.copy.came_at = self.world.now
                 case Free() | Forget():
                     self.world.cut(self.target.move.move_id)
                     if self.copy is not None and self.copy.arrived_by == self.target.move.move_id:
@@ -367,7 +360,17 @@ class Worker:
         last = self.world.log.last
         if last is not None and last.worker != self.name:
             self.tell_source(Logged(last.epoch))
+        self.give_up_waiting()
         self.boundary()
+
+    def give_up_waiting(self) -> None:
+        """A chunk before the boundary never came: its source died with it."""
+        copy = self.copy
+        if copy is None or not copy.arrived_by or self.world.now < copy.came_at + PATIENCE.proving_s:
+            return
+        first = copy.pending[0].chunk if copy.pending else copy.next_chunk
+        if len(self.world.log.entries) < first:
+            self.tell_target(FirstAppend(False, "a chunk is missing"))
 
     def boundary(self) -> None:
         copy = self.copy
@@ -378,24 +381,41 @@ class Worker:
         copy = self.copy
         if copy is None or copy.paused or copy.frozen or copy.superseded or copy.under_way is not None:
             return
-        state = copy.state.advanced(copy.next_chunk, copy.inputs)
-        copy.under_way = Entry(copy.next_chunk, copy.epoch, self.name, copy.inputs, copy.anew, state)
+        if len(copy.pending) < MOST_PENDING:
+            state = copy.state.advanced(copy.next_chunk, copy.inputs)
+            copy.under_way = Entry(copy.next_chunk, copy.epoch, self.name, copy.inputs, copy.anew, state)
 
-    def finish_chunk(self) -> None:
+    def decode_chunk(self) -> None:
         copy = self.copy
         if copy is None or copy.under_way is None:
             return
         made, copy.under_way = copy.under_way, None
-        won = self.world.log.append(made)
+        copy.state, copy.next_chunk, copy.anew = made.state, made.chunk + 1, False
+        copy.pending.append(made)
+        self.boundary()
+
+    def append_all(self) -> None:
+        while self.copy is not None and self.copy.pending and self.append_chunk():
+            pass
+
+    def append_chunk(self) -> bool:
+        """Whether the oldest chunk made is in the log now."""
+        copy = self.copy
+        if copy is None or not copy.pending or copy.superseded:
+            return False
+        made = copy.pending[0]
+        if copy.arrived_by and made.chunk > len(self.world.log.entries):
+            return False
+        won = self.world.log.append(made._replace(epoch=copy.epoch))
         if won:
-            copy.state, copy.next_chunk, copy.anew = made.state, made.chunk + 1, False
+            copy.pending.pop(0)
         if copy.arrived_by:
             if won:
                 copy.arrived_by = ""
             self.tell_target(FirstAppend(won))
         elif not won:
             self.lose(copy)
-        self.boundary()
+        return won
 
     def lose(self, copy: Copy) -> None:
         last = self.world.log.last
@@ -406,6 +426,8 @@ class Worker:
         else:
             index = len(self.world.log.entries)
             copy.next_chunk, copy.state, copy.anew = index, fresh(index), True
+            copy.pending, copy.under_way = [], None
+            self.tell_source(Failed("the copy began anew"))
             copy.inputs = max(copy.inputs, last.inputs)
 
     def report(self) -> Report:
@@ -421,7 +443,7 @@ class Worker:
             copy.superseded,
             copy.arrived_by,
             committed,
-            copy.next_chunk,
+            copy.next_chunk - len(copy.pending),
         )
         return Report(self.name, self.sequence, held)
 

@@ -23,20 +23,9 @@ from hypothesis.stateful import (
 )
 
 from services.placement import choose, notice
+from services.placement.facts import ClosedByUser, Event, PausedByUser, Placed, ResumedByUser, Steered
 from services.placement.fleet_view import FleetView
-from services.placement.lifecycle import (
-    ClosedByUser,
-    Event,
-    PausedByUser,
-    Placed,
-    ResumedByUser,
-    Steered,
-    Step,
-    TellDrop,
-    TellOwn,
-    opened,
-    step,
-)
+from services.placement.lifecycle import Step, TellDrop, TellOwn, opened, step
 from services.placement.notice import Asked
 from shared.contracts.fleet import CopyReport, Drop, LoadReport, Own
 from shared.contracts.session import Input

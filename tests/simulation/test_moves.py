@@ -13,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.worker.moving import Failed, Sent
+from services.worker.moving.facts import Failed, Sent
+from services.worker.moving.patience import REST
 from tests.simulation.move_world import PATIENCE, PLACEMENT, WORKERS, Placement, Worker, World
 
 A_WORKER = st.sampled_from(WORKERS)
@@ -78,6 +79,9 @@ class Moves(RuleBasedStateMachine):
     def land(self, breaks: bool = False) -> None:
         transfer = self.world.transfers.pop(0)
         source = self.workers[transfer.source]
+        if transfer.stage != REST and source.copy is not None:
+            read_late = {name: source.copy.state.parts[name] for name in transfer.parts}
+            transfer = transfer._replace(parts=read_late)
         arrived = not breaks and source.alive and self.workers[transfer.target].receive(transfer)
         if source.awake and source.source is not None and source.source.move.move_id == transfer.move_id:
             source.tell_source(Sent(transfer.stage) if arrived else Failed("the link broke"))
@@ -113,15 +117,19 @@ class Moves(RuleBasedStateMachine):
             for worker in self.workers.values():
                 if worker.awake:
                     worker.begin_chunk()
-                    worker.finish_chunk()
+                    worker.decode_chunk()
+                    worker.append_all()
 
-    @rule(worker=A_WORKER, half=st.sampled_from(["begin", "finish", "both"]))
-    def chunk(self, worker: str, half: str) -> None:
-        if self.workers[worker].awake:
-            if half != "finish":
-                self.workers[worker].begin_chunk()
-            if half != "begin":
-                self.workers[worker].finish_chunk()
+    @rule(worker=A_WORKER, part=st.sampled_from(["begin", "decode", "append", "all"]))
+    def chunk(self, worker: str, part: str) -> None:
+        one = self.workers[worker]
+        if one.awake:
+            if part in {"begin", "all"}:
+                one.begin_chunk()
+            if part in {"decode", "all"}:
+                one.decode_chunk()
+            if part in {"append", "all"}:
+                one.append_all()
 
     @rule(passed_s=st.sampled_from([0.05, 0.05, 0.4, 1.2]), unheard=st.sampled_from([None, None, *WORKERS]))
     def time(self, passed_s: float, unheard: str | None) -> None:

@@ -4,36 +4,23 @@ from typing import Any
 
 import pytest
 
-from services.worker.moving import (
-    REST,
+from services.worker.moving.decisions import Forget, Free, Freeze, GoOn, Own, Send, Start
+from services.worker.moving.facts import (
     Boundary,
     Complete,
     Dropped,
     Failed,
     FirstAppend,
-    Forget,
-    Free,
-    Freeze,
-    GoOn,
     Logged,
-    Move,
-    Own,
-    Parts,
-    PartVersion,
-    Patience,
     Promised,
-    Send,
     Sent,
-    Source,
-    Start,
-    Target,
     Tick,
     Told,
-    begin,
-    reserve,
-    source_step,
-    target_step,
 )
+from services.worker.moving.patience import REST, Parts, PartVersion, Patience
+from services.worker.moving.source import Source, begin, source_step
+from services.worker.moving.target import Target, reserve, target_step
+from shared.contracts.moves import Move
 
 MOVE = Move("m-1", "s-1", "w-1", "w-2", epoch=3, target_epoch=5)
 PATIENCE = Patience(copy_s=5, frozen_s=1, reserved_s=7, proving_s=2, rest_bytes=10)
