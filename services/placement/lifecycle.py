@@ -3,7 +3,7 @@ world.
 
 One table in one file. An event that a status doesn't list doesn't concern it: facts arrive late and twice, so
 most events name the ownership (worker, epoch) they speak of, and are void once that is over. What a user asks
-for and may not have is a `Refusal`. Every new row is checked against `_broken` before it leaves.
+for and may not have is a `Refusal`. Every new row is checked against `promises` before it leaves.
 """
 
 from __future__ import annotations
@@ -13,87 +13,30 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.contracts.session import ENDED, Input, Refusal, Status
+from services.placement.facts import (
+    ClosedByUser,
+    CopyFailed,
+    CopyFinished,
+    Event,
+    HandedBack,
+    HandedOver,
+    MoveProposed,
+    OwnerLost,
+    PausedByUser,
+    Placed,
+    ResumedByUser,
+    RungSet,
+    Steered,
+    Unwatched,
+    UnwatchedTooLong,
+    Watched,
+)
+from services.placement.promises import broken, malformed
+from shared.contracts.session import ENDED, Refusal, Status
 from shared.store.rows import SessionRow
 
 MAX_REPLACEMENTS = 3
 """A copy that fails once more than this takes its session with it: the next worker would fail on it too."""
-
-
-class Placed(NamedTuple):
-    """`choose` found room on a process of a worker."""
-
-    worker: str
-    incarnation: str
-
-
-class OwnerLost(NamedTuple):
-    """The owner of `epoch` is gone, or can't go on with it. `why` is for its users."""
-
-    epoch: int
-    why: str
-
-
-class Steered(NamedTuple):
-    inputs: list[Input]
-    warnings: list[str]
-
-
-class PausedByUser(NamedTuple):
-    pass
-
-
-class ResumedByUser(NamedTuple):
-    """`owner_has_room`: the worker that holds the copy can go on with it."""
-
-    owner_has_room: bool
-
-
-class Unwatched(NamedTuple):
-    """Nobody has watched since `since` (seconds since the epoch), longer than the set time."""
-
-    since: float
-
-
-class Watched(NamedTuple):
-    """A viewer is there (again)."""
-
-    owner_has_room: bool
-
-
-class UnwatchedTooLong(NamedTuple):
-    pass
-
-
-class CopyFinished(NamedTuple):
-    """The owner of `epoch` has put `max_chunks` chunks into the log."""
-
-    epoch: int
-    next_chunk: int
-
-
-class CopyFailed(NamedTuple):
-    epoch: int
-    error: str
-
-
-class ClosedByUser(NamedTuple):
-    pass
-
-
-Event = (
-    Placed
-    | OwnerLost
-    | Steered
-    | PausedByUser
-    | ResumedByUser
-    | Unwatched
-    | Watched
-    | UnwatchedTooLong
-    | CopyFinished
-    | CopyFailed
-    | ClosedByUser
-)
 
 
 class TellOwn(NamedTuple):
@@ -123,12 +66,13 @@ class LifecycleBroken(AssertionError):
 
 
 class Change(NamedTuple):
-    """What a rule makes of a row: new values, the public event ("": none), and whether its owner drops the
-    copy."""
+    """What a rule makes of a row: new values, the public event ("": none), whether its owner drops the copy,
+    and whether its owner hands it over."""
 
     values: dict[str, Any]
     public: str = ""
     drop: bool = False
+    handed_over: bool = False
 
 
 Outcome = Change | Refusal | None
@@ -144,14 +88,14 @@ def step(row: SessionRow, event: Event, now: float) -> Step | Refusal:
     if outcome is None:
         return Step(row)
     after = _after(row, outcome.values, now)
-    if problem := _broken(row, after):
+    if problem := broken(row, after, handed_over=outcome.handed_over):
         raise LifecycleBroken(f"{type(event).__name__} on {row.status} {row.id}: {problem}")
     return Step(after, _commands(row, after, outcome.drop), (outcome.public,) if outcome.public else ())
 
 
 def opened(row: SessionRow) -> Step:
     """The first step of a new row, which is queued."""
-    if problem := _malformed(row):
+    if problem := malformed(row):
         raise LifecycleBroken(f"new session {row.id}: {problem}")
     return Step(row, (), ("opened",))
 
@@ -174,8 +118,39 @@ def _commands(before: SessionRow, after: SessionRow, drop: bool) -> tuple[TellOw
 
 
 def _place(row: SessionRow, event: Placed) -> Outcome:
-    owner = {"worker": event.worker, "incarnation": event.incarnation, "epoch": row.epoch + 1}
-    return Change(_ACTIVE | owner, "moved" if row.epoch else "started")
+    return Change(_ACTIVE | _next_owner(row, event), "moved" if row.epoch else "started")
+
+
+def _propose_move(row: SessionRow, event: MoveProposed) -> Outcome:
+    if event.epoch != row.epoch or not row.worker:
+        return None
+    return Change({"given_epoch": row.given_epoch + 1})
+
+
+def _hand_over(row: SessionRow, event: HandedOver) -> Outcome:
+    """Without a word on status: who was paused stays so, whoever waited for a worker has one."""
+    owns = (row.worker, row.incarnation) == (event.worker, event.incarnation)
+    if owns or not row.epoch < event.epoch <= row.given_epoch:
+        return None
+    owner = {"worker": event.worker, "incarnation": event.incarnation, "epoch": event.epoch}
+    return Change(owner if row.status == "paused" else _ACTIVE | owner, "moved", handed_over=True)
+
+
+def _hand_back(row: SessionRow, event: HandedBack) -> Outcome:
+    owns = (row.worker, row.incarnation) == (event.worker, event.incarnation)
+    if event.epoch != row.epoch or not row.worker or owns:
+        return None
+    return Change(_next_owner(row, event), "moved", handed_over=True)
+
+
+def _next_owner(row: SessionRow, event: Placed | HandedBack) -> dict[str, Any]:
+    epoch = row.given_epoch + 1
+    return {
+        "worker": event.worker,
+        "incarnation": event.incarnation,
+        "epoch": epoch,
+        "given_epoch": epoch,
+    }
 
 
 def _lose(row: SessionRow, event: OwnerLost) -> Outcome:
@@ -197,6 +172,14 @@ def _steer(row: SessionRow, event: Steered) -> Outcome:
 
 def _refuse_to_steer(row: SessionRow, _event: Steered) -> Outcome:
     return _refuse_ended(row, "steered")
+
+
+def _set_rung(row: SessionRow, event: RungSet) -> Outcome:
+    return None if event.rung == row.rung else Change({"rung": event.rung})
+
+
+def _refuse_rung(row: SessionRow, _event: RungSet) -> Outcome:
+    return _refuse_ended(row, "given another rung")
 
 
 def _pause(_row: SessionRow, _event: PausedByUser) -> Outcome:
@@ -282,12 +265,22 @@ _PAUSED: dict[str, Any] = {"status": "paused"}
 TABLE: dict[type[Any], dict[Status, Rule]] = {
     Placed: {"queued": _place},
     OwnerLost: {"active": _lose, "paused": _lose_paused},
+    MoveProposed: {"active": _propose_move, "paused": _propose_move},
+    HandedOver: {"queued": _hand_over, "active": _hand_over, "paused": _hand_over},
+    HandedBack: {"active": _hand_back, "paused": _hand_back},
     Steered: {
         "queued": _steer,
         "active": _steer,
         "paused": _steer,
         "closed": _refuse_to_steer,
         "failed": _refuse_to_steer,
+    },
+    RungSet: {
+        "queued": _set_rung,
+        "active": _set_rung,
+        "paused": _set_rung,
+        "closed": _refuse_rung,
+        "failed": _refuse_rung,
     },
     PausedByUser: {
         "queued": _pause,
@@ -304,42 +297,3 @@ TABLE: dict[type[Any], dict[Status, Rule]] = {
     CopyFailed: {"active": _fail, "paused": _fail},
     ClosedByUser: {"queued": _close, "active": _close, "paused": _close},
 }
-
-
-# What must hold whatever happens.
-
-
-def _broken(before: SessionRow, after: SessionRow) -> str:
-    """What is wrong with the change, "" if nothing is."""
-    gained = bool(after.worker) and (before.worker, before.incarnation) != (after.worker, after.incarnation)
-    promises = {
-        "an ended session changed": not before.ended,
-        "the epoch must grow by one when a worker becomes the owner, and only then": after.epoch
-        == before.epoch + gained,
-        "an owner must not be replaced before it is lost": not (gained and before.worker),
-        "the revision must grow by one": after.revision == before.revision + 1,
-        "inputs changed without their version": after.inputs == before.inputs
-        or after.inputs_version > before.inputs_version,
-        "a counter fell": after.next_chunk >= before.next_chunk
-        and after.granted_through >= before.granted_through
-        and after.inputs_version >= before.inputs_version,
-        "what never changes changed": all(getattr(before, name) == getattr(after, name) for name in _FIXED),
-    }
-    return next((promise for promise, holds in promises.items() if not holds), "") or _malformed(after)
-
-
-_FIXED = ("id", "tenant", "cell", "model", "seed", "rung", "max_chunks", "created_at", "idempotency_key")
-
-
-def _malformed(row: SessionRow) -> str:
-    """What no row may be, "" if it is sound."""
-    owned = bool(row.worker)
-    promises = {
-        "an active session has an owner": row.status != "active" or owned,
-        "a queued or ended session has no owner": row.status in ("active", "paused") or not owned,
-        "an owner has an epoch and an incarnation": not owned or (row.epoch > 0 and bool(row.incarnation)),
-        "paused, and only then paused by somebody": (row.status == "paused") == bool(row.paused_by),
-        "ended, and only then with a time": row.ended == (row.ended_at is not None),
-        "a prompt is among the inputs": any(given.kind == "prompt" for given in row.inputs),
-    }
-    return next((promise for promise, holds in promises.items() if not holds), "")

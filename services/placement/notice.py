@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from services.placement.choose import ELSEWHERE
-from services.placement.fleet_view import FleetView
-from services.placement.lifecycle import (
+from services.placement.facts import (
     CopyFailed,
     CopyFinished,
     Event,
@@ -16,6 +15,7 @@ from services.placement.lifecycle import (
     UnwatchedTooLong,
     Watched,
 )
+from services.placement.fleet_view import FleetView
 from shared.contracts.fleet import CopyReport
 from shared.store.rows import SessionRow
 

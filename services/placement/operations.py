@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from services.placement.choose import Room
-from services.placement.lifecycle import Event, OwnerLost
+from services.placement.facts import Event, OwnerLost
 from services.placement.requests import QUEUE
 from services.placement.sessions import Live
 from shared.bus import BusAway, Meta, NoAnswer, Refused

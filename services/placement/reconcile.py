@@ -17,11 +17,7 @@ import msgspec
 from opentelemetry import context
 
 from services.placement import choose, metrics, notice
-from services.placement.lifecycle import (
-    Event,
-    Placed,
-    Watched,
-)
+from services.placement.facts import Event, Placed, Watched
 from services.placement.notice import Asked
 from services.placement.requests import resuming
 from services.placement.sessions import Live

@@ -14,8 +14,8 @@ import msgspec
 from nats.aio.subscription import Subscription
 
 from services.placement import request_rules as rules
-from services.placement.lifecycle import ClosedByUser, Event, PausedByUser, ResumedByUser
-from services.placement.lifecycle import Steered as SteeredEvent
+from services.placement.facts import ClosedByUser, Event, PausedByUser, ResumedByUser
+from services.placement.facts import Steered as SteeredEvent
 from services.placement.sessions import Changed
 from shared import telemetry
 from shared.bus import Meta, Refused

@@ -16,9 +16,9 @@ import msgspec
 
 from services.placement import choose, metrics
 from services.placement.choose import Room
+from services.placement.facts import Event, Placed
 from services.placement.fleet_view import FleetView
 from services.placement.leader import Leadership
-from services.placement.lifecycle import Event, Placed
 from services.placement.operations import Operations
 from services.placement.outbox import Publisher
 from services.placement.reconcile import Reconciler

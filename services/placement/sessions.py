@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.placement import lifecycle, metrics
 from services.placement.events import make_event
-from services.placement.lifecycle import Event, TellDrop, TellOwn
+from services.placement.facts import Event
+from services.placement.lifecycle import TellDrop, TellOwn
 from services.placement.viewers import Viewers
 from shared import telemetry
 from shared.bus import Refused

@@ -11,11 +11,12 @@ from shared.contracts.session import ENDED, Input, SessionView, Status
 class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     """One session, as it is saved: what its users see (`view`), and what only placement needs.
 
-    `worker` with `incarnation` is the owner's process, both "" while none owns it. `next_chunk` and
-    `granted_through` are as known when the row last changed; reports know better. `failures` counts copies
-    that failed. `paused_by` is "user" or "unwatched" while paused, else "". `unwatched_since` None: it is
-    watched. `request_digest` tells whether a repeated `idempotency_key` came with the same request.
-    `traceparent` is the trace it was opened in, "" outside of one.
+    `worker` with `incarnation` is the owner's process, both "" while none owns it. `given_epoch`: the highest
+    that anybody was ever told, at least `epoch`, since a move names its target's before it is decided.
+    `next_chunk` and `granted_through` are as known when the row last changed; reports know better. `failures`
+    counts copies that failed. `paused_by` is "user" or "unwatched" while paused, else "". `unwatched_since`
+    None: it is watched. `request_digest` tells whether a repeated `idempotency_key` came with the same
+    request. `traceparent` is the trace it was opened in, "" outside of one.
     """
 
     id: str
@@ -30,6 +31,7 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     revision: int = 1
     epoch: int = 0
+    given_epoch: int = 0
     inputs_version: int = 1
     next_chunk: int = 0
     worker: str = ""

@@ -28,6 +28,7 @@ sessions = sa.Table(
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("given_epoch", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("inputs_version", sa.BigInteger, nullable=False),
     sa.Column("next_chunk", sa.BigInteger, nullable=False),
     sa.Column("worker", sa.Text, nullable=False),

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from shared.contracts.session import Input
 from shared.ids import new_session_id
-from shared.store import leases, outbox, sessions
-from shared.store.engine import Store, StoreAway, StoreError, open_store
+from shared.store import leases, migrate, outbox, sessions
+from shared.store.engine import Store, StoreAway, StoreError, open_store, parse_url
 from shared.store.leases import Lease, LeaseLost
 from shared.store.outbox import OutboxEvent
 from shared.store.rows import SessionRow
 from shared.store.sessions import Conflict
 from shared.store.tables import metadata
+
+MIGRATIONS = Path(migrate.__file__).parent / "migrations"
 
 
 @pytest.fixture
@@ -56,8 +62,42 @@ async def test_migrations_make_the_tables_the_code_knows(store: Store) -> None:
     assert differences == []
 
 
+async def test_sessions_of_before_are_given_the_epoch_they_have(database_url: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+
+    def make_old(connection: sa.Connection) -> None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        row = msgspec.to_builtins(make_row(epoch=7)) | {"id": "main_old"}
+        old = sa.table(
+            "sessions", *(sa.column(name, metadata.tables["sessions"].c[name].type) for name in row)
+        )
+        del row["given_epoch"]
+        connection.execute(sa.insert(old).values(**row))
+
+    url = parse_url(database_url)
+    engine = create_async_engine(url)
+    async with engine.begin() as transaction:
+        await transaction.run_sync(make_old)
+    await engine.dispose()
+    store = await open_store(database_url, wait_s=10)
+    async with store.begin() as transaction:
+        row = await sessions.get(transaction, "main_old")
+    await store.close()
+    assert row is not None
+    assert (row.epoch, row.given_epoch) == (7, 7)
+
+
 async def test_a_row_comes_back_as_it_was(store: Store) -> None:
-    row = make_row(max_chunks=7, warnings=["unknown word: zorp"], unwatched_since=1.5, idempotency_key="k")
+    row = make_row(
+        max_chunks=7,
+        epoch=3,
+        given_epoch=5,
+        warnings=["unknown word: zorp"],
+        unwatched_since=1.5,
+        idempotency_key="k",
+    )
     async with store.begin() as transaction:
         await sessions.insert(transaction, row)
     async with store.begin() as transaction:

@@ -33,7 +33,8 @@ def make_row(status: str = "queued", **changes: Any) -> SessionRow:
         fields |= {"paused_by": "user"}
     if status in ("closed", "failed"):
         fields |= {"ended_at": 1.0, "reason": "it was over"}
-    return SessionRow(**(fields | changes))
+    fields |= changes
+    return SessionRow(**({"given_epoch": fields["epoch"]} | fields))
 
 
 def make_copy(session: str = SESSION, **changes: Any) -> CopyReport:

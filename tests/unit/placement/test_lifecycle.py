@@ -1,26 +1,25 @@
 import pytest
 
 from services.placement import lifecycle
-from services.placement.lifecycle import (
-    TABLE,
+from services.placement.facts import (
     ClosedByUser,
     CopyFailed,
     CopyFinished,
     Event,
-    LifecycleBroken,
+    HandedBack,
+    HandedOver,
+    MoveProposed,
     OwnerLost,
     PausedByUser,
     Placed,
     ResumedByUser,
+    RungSet,
     Steered,
-    Step,
-    TellDrop,
-    TellOwn,
     Unwatched,
     UnwatchedTooLong,
     Watched,
-    step,
 )
+from services.placement.lifecycle import TABLE, LifecycleBroken, Step, TellDrop, TellOwn, step
 from shared.contracts.events import EVENT_NAMES
 from shared.contracts.session import Input, Refusal
 from shared.store.rows import SessionRow
@@ -32,6 +31,8 @@ NEW = make_row("queued", epoch=0)
 HOMELESS = make_row("paused", worker="", incarnation="")
 UNWATCHED = make_row("paused", paused_by="unwatched", unwatched_since=20.0)
 TRIED = make_row("active", failures=lifecycle.MAX_REPLACEMENTS)
+MOVING = make_row("active", given_epoch=5)
+MOVING_PAUSED = make_row("paused", given_epoch=5)
 BLUE = [Input("prompt", "a blue ball")]
 
 OWN, DROP = TellOwn("w-1"), TellDrop("w-1", 2)
@@ -46,6 +47,30 @@ CHANGES: list[tuple[SessionRow, Event, tuple[str, str, int, tuple[object, ...], 
     (QUEUED, UnwatchedTooLong(), ("closed", "", 2, (), ("closed",))),
     (QUEUED, ClosedByUser(), ("closed", "", 2, (), ("closed",))),
     (ACTIVE, OwnerLost(2, "silent"), ("queued", "", 2, (), ())),
+    (
+        make_row("queued", given_epoch=5),
+        Placed("w-9", "i-9"),
+        ("active", "w-9", 6, (TellOwn("w-9"),), ("moved",)),
+    ),
+    (ACTIVE, MoveProposed(2), ("active", "w-1", 2, (OWN,), ())),
+    (PAUSED, MoveProposed(2), ("paused", "w-1", 2, (OWN,), ())),
+    (MOVING, HandedOver("w-9", "i-9", 4), ("active", "w-9", 4, (TellOwn("w-9"),), ("moved",))),
+    (MOVING_PAUSED, HandedOver("w-9", "i-9", 5), ("paused", "w-9", 5, (TellOwn("w-9"),), ("moved",))),
+    (
+        make_row("queued", given_epoch=5),
+        HandedOver("w-9", "i-9", 5),
+        ("active", "w-9", 5, (TellOwn("w-9"),), ("moved",)),
+    ),
+    (
+        make_row("paused", worker="", incarnation="", given_epoch=5),
+        HandedOver("w-9", "i-9", 5),
+        ("paused", "w-9", 5, (TellOwn("w-9"),), ("moved",)),
+    ),
+    (MOVING, HandedBack(2, "w-9", "i-9"), ("active", "w-9", 6, (TellOwn("w-9"),), ("moved",))),
+    (MOVING_PAUSED, HandedBack(2, "w-9", "i-9"), ("paused", "w-9", 6, (TellOwn("w-9"),), ("moved",))),
+    (MOVING, OwnerLost(2, "silent"), ("queued", "", 2, (), ())),
+    (ACTIVE, RungSet("low"), ("active", "w-1", 2, (OWN,), ())),
+    (QUEUED, RungSet("low"), ("queued", "", 2, (), ())),
     (ACTIVE, Steered(BLUE, ["zorp"]), ("active", "w-1", 2, (OWN,), ("steered",))),
     (ACTIVE, PausedByUser(), ("paused", "w-1", 2, (OWN,), ("paused",))),
     (ACTIVE, Unwatched(20.0), ("paused", "w-1", 2, (OWN,), ("paused",))),
@@ -94,6 +119,16 @@ VOID: list[tuple[SessionRow, Event]] = [
     (ACTIVE, CopyFailed(1, "an earlier copy")),
     (HOMELESS, CopyFailed(2, "nobody's copy")),
     (PAUSED, PausedByUser()),
+    (ACTIVE, MoveProposed(1)),
+    (HOMELESS, MoveProposed(2)),
+    (QUEUED, MoveProposed(2)),
+    (MOVING, HandedOver("w-9", "i-9", 2)),
+    (MOVING, HandedOver("w-1", "i-1", 5)),
+    (MOVING, HandedBack(1, "w-9", "i-9")),
+    (MOVING, HandedBack(2, "w-1", "i-1")),
+    (HOMELESS, HandedBack(2, "w-9", "i-9")),
+    (ACTIVE, RungSet("")),
+    *((make_row(ended, given_epoch=5), HandedOver("w-9", "i-9", 5)) for ended in ("closed", "failed")),
     (ACTIVE, ResumedByUser(owner_has_room=True)),
     (QUEUED, ResumedByUser(owner_has_room=True)),
     (PAUSED, Watched(owner_has_room=True)),
@@ -110,7 +145,9 @@ def test_what_comes_late_or_twice_changes_nothing(row: SessionRow, event: Event)
 
 
 @pytest.mark.parametrize("ended", ["closed", "failed"])
-@pytest.mark.parametrize("event", [Steered(BLUE, []), PausedByUser(), ResumedByUser(owner_has_room=True)])
+@pytest.mark.parametrize(
+    "event", [Steered(BLUE, []), PausedByUser(), ResumedByUser(owner_has_room=True), RungSet("low")]
+)
 def test_an_ended_session_refuses_and_says_why(ended: str, event: Event) -> None:
     refusal = step(make_row(ended), event, NOW)
     assert isinstance(refusal, Refusal)
@@ -148,6 +185,29 @@ def test_a_finished_session_knows_how_many_chunks_it_has() -> None:
     assert (finished.next_chunk, finished.reason, finished.ended_at) == (12, "finished", NOW)
 
 
+def test_an_epoch_nobody_was_given_is_not_believed() -> None:
+    assert stepped(MOVING, HandedOver("w-9", "i-9", 6)).row is MOVING
+
+
+def test_no_epoch_is_given_twice_whatever_becomes_of_a_move() -> None:
+    row, given = ACTIVE, [ACTIVE.epoch]
+    for event in (
+        MoveProposed(2),  # given up
+        MoveProposed(2),
+        HandedOver("w-2", "i-2", 4),
+        HandedBack(4, "w-1", "i-1"),
+        MoveProposed(5),
+        OwnerLost(5, "silent"),
+        Placed("w-3", "i-3"),
+    ):
+        before, row = row, stepped(row, event).row
+        if row.given_epoch > before.given_epoch:
+            given.append(row.given_epoch)
+        assert row.epoch in given
+    assert given == sorted(set(given))
+    assert (row.worker, row.epoch) == ("w-3", 7)
+
+
 def test_a_malformed_row_does_not_leave() -> None:
     with pytest.raises(LifecycleBroken, match="has no owner"):
         lifecycle.opened(make_row("queued", worker="w-1", incarnation="i-1"))
@@ -156,4 +216,4 @@ def test_a_malformed_row_does_not_leave() -> None:
 
 
 def test_every_event_has_its_place_in_the_table() -> None:
-    assert set(TABLE) == set(lifecycle.Event.__args__)
+    assert set(TABLE) == set(Event.__args__)

@@ -1,7 +1,6 @@
 import pytest
 
-from services.placement.fleet_view import FleetView
-from services.placement.lifecycle import (
+from services.placement.facts import (
     CopyFailed,
     CopyFinished,
     Event,
@@ -10,6 +9,7 @@ from services.placement.lifecycle import (
     UnwatchedTooLong,
     Watched,
 )
+from services.placement.fleet_view import FleetView
 from services.placement.notice import Asked, must_repeat, of_owner, of_viewers, orphaned
 from shared.contracts.fleet import CopyReport
 from shared.store.rows import SessionRow
