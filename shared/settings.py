@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from shared.ids import DEFAULT_CELL, NAME_PATTERN
 
-SERVICES = ("gateway", "placement", "autoscaler", "worker")
+SERVICES = ("gateway", "placement", "autoscaler", "worker", "text")
 _PREFIX = "TURBOSERVE_"
 _FOREIGN = frozenset({"TURBOSERVE_URL", "TURBOSERVE_TEST_SEED"})  # the client library's, the test run's
 
@@ -90,13 +90,22 @@ def _refuse_unknown(variables: Mapping[str, str], service: str, environ: Mapping
     for name in sorted(environ):
         if not name.startswith(_PREFIX) or name in variables or name in _FOREIGN or name.startswith(others):
             continue
-        close = difflib.get_close_matches(name, variables, n=1)
+        close = _meant(name, variables)
         hint = (
-            f"; did you mean {close[0]}?"
-            if close
-            else f"; the {service} knows {', '.join(sorted(variables))}"
+            f"; did you mean {close}?" if close else f"; the {service} knows {', '.join(sorted(variables))}"
         )
         raise SettingsError(f"unknown setting {name} in the environment{hint}")
+
+
+def _meant(name: str, variables: Mapping[str, str]) -> str:
+    """The name that was probably meant, "" if none is near. What all names share says nothing."""
+    rest = name.removeprefix(_PREFIX)
+    token, _, setting = rest.partition("_")
+    known = {variable.removeprefix(_PREFIX) for variable in (*variables, *_FOREIGN)}
+    services = difflib.get_close_matches(token.lower(), SERVICES, n=1)
+    known |= {f"{service.upper()}_{setting}" for service in services if service.upper() != token}
+    close = difflib.get_close_matches(rest, known, n=1)
+    return _PREFIX + close[0] if close else ""
 
 
 def _convert(struct: type[S], values: dict[str, object], sources: Mapping[str, str]) -> S:

@@ -37,7 +37,7 @@ class _Commands(click.Group):
         "Use a running turboserve": ("stream", "sessions", "rung"),
         "Run a fleet": ("workers", "move", "suspend", "resume", "drain"),
         "Bring a model": ("model",),
-        "Run one service": ("gateway", "placement", "autoscaler", "worker"),
+        "Run one service": ("gateway", "placement", "autoscaler", "worker", "text"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -189,5 +189,6 @@ for _name, _help in {
     "placement": "Keeps the sessions and decides which worker has which.",
     "autoscaler": "Starts and releases workers as demand goes.",
     "worker": "Makes the video: one device, one model, many sessions.",
+    "text": "Encodes prompts for the models that need it: Wan with published weights.",
 }.items():
     main.add_command(ServiceCommand(_name, _help))

@@ -33,7 +33,8 @@ _PARAMETERS = {
     "session": "Id of the session.",
     "worker": "Id of the worker.",
     "model": "Name of the model, dots written as hyphens.",
-    "service": "gateway, placement, autoscaler or worker.",
+    "encoder": "Name of the text encoder.",
+    "service": "gateway, placement, autoscaler, worker or text.",
     "instance": "Id of one process.",
     "event": f"What happened: {', '.join(EVENT_NAMES)}. The list may grow.",
 }

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from shared.contracts import fleet, moves, session, stream
+from shared.contracts import fleet, moves, session, stream, text
 from shared.ids import InvalidName, check_name, check_session_id
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -134,6 +134,9 @@ RESUME_SESSION = Request("ts.{cell}.fleet.resume", moves.StowSession, moves.Sess
 LOAD_REPORT = Subject("ts.{cell}.report.{worker}", fleet.LoadReport)
 MOVE_NEWS = Subject("ts.{cell}.moves.{worker}", moves.MoveNews)
 CHECK_PROMPT = Request("ts.{cell}.model.{model}.check-prompt", fleet.CheckPrompt, fleet.PromptChecked)
+
+# Workers to any text encoder of the name.
+ENCODE_TEXT = Request("ts.{cell}.text.{encoder}", text.EncodeText, text.TextEncoded)
 
 # Between placement, autoscaler and whoever watches them.
 WORKER_EXITED = Subject("ts.{cell}.exited.{worker}", fleet.WorkerExited)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shared.contracts import events, fleet, session, stream
+from shared.contracts import events, fleet, session, stream, text
 
 SESSION = "main_0123456789abcdefghjk"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -117,6 +117,8 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
     ),
     fleet.CheckPrompt("a zorp circle"),
     fleet.PromptChecked(["unknown word: zorp"]),
+    text.EncodeText("a red circle", 1_790_000_002.0),
+    text.TextEncoded(2, 3, "bfloat16", bytes(range(12)), "sha256:5f70bf18", cut=True),
     fleet.WorkerExited("worker-1", -9),
     fleet.FleetLoad(
         placement="placement-1",

@@ -22,7 +22,8 @@ from tests.contract.examples import MESSAGES, PROMPT, SESSION, VIEW
 from tests.fixtures.process import Program, accepts_connections, free_port
 
 CONFIG = Path(__file__).parent.parent.parent / "deploy" / "nats.conf"
-ROLES = ("gateway", "placement", "autoscaler", "worker", "platform")
+SERVICES = ("gateway", "placement", "autoscaler", "worker", "text")
+ROLES = (*SERVICES, "platform")
 COMMANDS = ("OPEN", "STEER", "PAUSE", "RESUME", "CLOSE", "GET", "LIST")
 # Who says what, and who hears it. A subject that is missing here fails the test below.
 SAY: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"gateway", "platform"})) | {
@@ -36,6 +37,7 @@ SAY: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"gateway",
     "DRAIN_WORKER": {"gateway"},
     "LOAD_REPORT": {"worker"},
     "CHECK_PROMPT": {"placement", "platform"},
+    "ENCODE_TEXT": {"worker"},
     "WORKER_EXITED": {"autoscaler"},
     "FLEET_LOAD": {"placement"},
     "FLEET_PLAN": {"autoscaler"},
@@ -52,6 +54,7 @@ HEAR: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"placemen
     "DRAIN_WORKER": {"placement"},
     "LOAD_REPORT": {"placement"},
     "CHECK_PROMPT": {"worker"},
+    "ENCODE_TEXT": {"text"},
     "WORKER_EXITED": {"placement"},
     "FLEET_LOAD": {"gateway", "autoscaler", "platform"},
     "FLEET_PLAN": set(),
@@ -142,14 +145,14 @@ async def test_each_hears_what_it_must_and_nothing_else(port: int, role: str) ->
     assert heard == {name for name, who in HEAR.items() if role in who}
 
 
-@pytest.mark.parametrize("role", ROLES[:4])
+@pytest.mark.parametrize("role", SERVICES)
 async def test_each_says_its_own_status_and_hears_its_own_answers(port: int, role: str) -> None:
     async with connected(port, role) as (client, forbidden):
-        for service in ROLES[:4]:
+        for service in SERVICES:
             await client.publish(f"ts.main.status.{service}.some-1", b"")
             await client.subscribe(f"_INBOX.{service}.>")
         await settle(client)
-    assert len(forbidden) == 2 * 3
+    assert len(forbidden) == 2 * (len(SERVICES) - 1)
     assert not any(f".{role}." in error for error in forbidden)
 
 
