@@ -121,8 +121,9 @@ class Phase(msgspec.Struct, frozen=True):
 
 
 class Drained(msgspec.Struct, frozen=True):
-    """What became of a drained worker's sessions, by id. `moved`: other workers go on with them. `queued`:
-    they wait for room. `released`: paused ones. `copies`: those it still held at the end.
+    """What became of a drained worker's sessions, by id. `moved`: other workers go on with their state.
+    `placed`: other workers go on, their picture begins anew. `queued`: they wait for room. `released`:
+    paused ones. `copies`: those it still held at the end.
     """
 
     worker: str
@@ -131,11 +132,13 @@ class Drained(msgspec.Struct, frozen=True):
     released: list[str]
     copies: int
     phases: list[Phase]
+    placed: list[str] = []
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """What came of a move. `outcome`: "moved" (with the session's state), "placed" (without one: it goes on
-    at `target` all the same) or "stayed" (`why`). `pause_s`: how long nobody could make its next chunk.
+    """What came of a move. `outcome`: "moved" (with the session's state), "placed" (there was none: it begins
+    or resumes at `target`), "stayed" (`why`) or "lost" (`why`: its state is gone, it is placed anew).
+    `pause_s`: how long nobody could make its next chunk.
     """
 
     session: str

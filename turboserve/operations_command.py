@@ -21,7 +21,7 @@ async def move(url: str | None, session: str, to: str, *, as_json: bool, console
     else:
         sent = f"{size(moved.sent_bytes)} sent" if moved.sent_bytes else ""
         print_told([_moved(moved)], moved.phases, console, sent)
-    return int(moved.outcome == "stayed")
+    return int(moved.outcome not in ("moved", "placed"))
 
 
 async def suspend(url: str | None, session: str, *, as_json: bool, console: Console) -> int:
@@ -69,6 +69,8 @@ def _moved(moved: Moved) -> str:
             return f"{moved.session} is placed on {moved.target} without a state{origin}{why}"
         case "stayed":
             return f"{moved.session} stays on {moved.source or 'no worker'}{why}"
+        case "lost":
+            return f"{moved.session} lost its state and is placed anew, where its picture begins anew{why}"
     return f"{moved.session}: {moved.outcome}{why}"
 
 

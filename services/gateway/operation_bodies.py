@@ -62,9 +62,9 @@ class PhaseBody(msgspec.Struct, frozen=True):
 
 
 class DrainedBody(msgspec.Struct, frozen=True):
-    """What became of the worker's sessions, by id. `moved`: other workers go on with them. `queued`: they
-    wait for room. `released`: paused ones, placed when they are resumed. `copies`: those the worker still
-    held when it was told to stop. `phases`: what was done, in order.
+    """What became of the worker's sessions, by id. `moved`: other workers go on with their state. `placed`:
+    other workers go on, the picture begins anew. `queued`: they wait for room. `released`: paused ones,
+    placed when they are resumed. `copies`: those the worker still held when it was told to stop.
     """
 
     worker: str
@@ -73,6 +73,7 @@ class DrainedBody(msgspec.Struct, frozen=True):
     released: list[str]
     copies: int
     phases: list[PhaseBody]
+    placed: list[str] = []
 
 
 class MoveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,9 +81,9 @@ class MoveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MovedBody(msgspec.Struct, frozen=True):
-    """`outcome`: "moved" (the worker `target` goes on with the session's state), "placed" (there was no
-    state to carry, or none that could be: it goes on there all the same) or "stayed" (`why`). `pause_s`: how
-    long nobody could make the session's next chunk.
+    """`outcome`: "moved" (`target` goes on with the session's state), "placed" (there was no state to carry:
+    it begins or resumes there), "stayed" (`why`) or "lost" (`why`: its state is gone, it is placed anew).
+    `pause_s`: how long nobody could make the session's next chunk.
     """
 
     session: str

@@ -46,8 +46,8 @@ _AWAY = error(*AWAY, "Placement, NATS or the worker is away, or busy.")
             "incompatible",
             "worker-2 has other weights than worker-1, so that it can't go on with the session's state",
             "name a worker that serves the same model",
-            "It can't be moved there as things are: `incompatible`, `no_slot`, `session_ended`, or another"
-            " move of it is under way.",
+            "It can't be moved there as things are: `already_there`, `busy_moving`, `incompatible`,"
+            " `no_slot`, `not_owned`, `session_ended`, `worker_not_ready`.",
         ),
         422: error("invalid_field", "Expected `str`, got `int` - at `$.to`", "", "`to` is no text."),
         503: _AWAY,

@@ -16,7 +16,7 @@ import pytest
 
 from shared.contracts import subjects
 from shared.ids import DEFAULT_CELL, new_session_id
-from tests.fixtures.gateway import START, GatewayProgram, Stage
+from tests.fixtures.gateway import START, GatewayProgram, Stage, ready
 
 pytestmark = pytest.mark.anyio
 
@@ -30,14 +30,6 @@ async def http(gateway: GatewayProgram, stage: Stage) -> AsyncIterator[httpx.Asy
     async with httpx.AsyncClient(base_url=gateway.url, timeout=10) as client:
         await ready(client, stage)
         yield client
-
-
-async def ready(client: httpx.AsyncClient, stage: Stage) -> None:
-    for _ in range(100):
-        await stage.say_load()
-        if (await client.get("/readyz")).status_code == 200:
-            return
-    raise AssertionError((await client.get("/readyz")).text)
 
 
 async def test_a_session_from_opening_to_the_end(http: httpx.AsyncClient, stage: Stage) -> None:
@@ -132,6 +124,15 @@ BAD: list[tuple[str, str, dict[str, Any], int, str, str]] = [
         "invalid_field",
         "prompt",
     ),
+    ("POST", f"/{new_session_id(DEFAULT_CELL)}/rung", {"json": {}}, 422, "invalid_field", "rung"),
+    ("POST", f"/{new_session_id(DEFAULT_CELL)}/rung", {}, 400, "malformed_json", "body"),
+    ("POST", f"/{new_session_id(DEFAULT_CELL)}/move", {"json": {"to": 2}}, 422, "invalid_field", "to"),
+    ("POST", f"/{new_session_id(DEFAULT_CELL)}/move", {"json": {"at": ""}}, 422, "invalid_field", "at"),
+    ("POST", f"/{new_session_id(DEFAULT_CELL)}/move", {"content": b"{"}, 400, "malformed_json", "JSON"),
+    ("POST", "/nonsense/move", {"json": {}}, 404, "session_not_found", "nonsense"),
+    ("POST", "/nonsense/suspend", {}, 404, "session_not_found", "nonsense"),
+    ("POST", "/nonsense/restore", {}, 404, "session_not_found", "nonsense"),
+    ("GET", "/nonsense/move", {}, 405, "method_not_allowed", "method"),
     ("POST", f"/{new_session_id(DEFAULT_CELL)}/pause", {}, 404, "session_not_found", "no session"),
     ("PUT", "", {}, 405, "method_not_allowed", "method"),
     ("GET", "/a/b/c/d", {}, 404, "not_found", "nothing"),
@@ -157,25 +158,15 @@ async def test_refusals_of_placement_keep_their_code(http: httpx.AsyncClient, st
         assert ("retry-after" in answer.headers) == (status in {429, 503})
 
 
-async def test_workers_are_listed_and_a_drain_needs_placement(http: httpx.AsyncClient, stage: Stage) -> None:
-    listed = await http.get("/v1/workers")
-    assert listed.json() == {
-        "workers": [
-            {
-                "id": "w-1",
-                "state": "ready",
-                "model": "",
-                "active": 0,
-                "capacity": 4,
-                "copies": 0,
-                "device": None,
-            }
-        ]
-    }
-    drained = await http.post("/v1/workers/w-1/drain")
-    assert (drained.status_code, drained.json()["error"]["code"]) == (503, "placement_away")
-    wrong = await http.post("/v1/workers/w-1/drain", params={"force": "perhaps"})
-    assert (wrong.status_code, wrong.json()["error"]["code"]) == (422, "invalid_field")
+async def test_a_rung_is_changed_while_it_plays(http: httpx.AsyncClient, stage: Stage) -> None:
+    path = f"/v1/sessions/{stage.new_session()}"
+    changed = await http.post(f"{path}/rung", json={"rung": "standard"})
+    assert (changed.status_code, changed.json()["rung"]) == (202, "standard")
+    default = await http.post(f"{path}/rung", json={"rung": ""})
+    assert (default.status_code, default.json()["rung"]) == (202, "")
+    unknown = await http.post(f"{path}/rung", json={"rung": "best"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (422, "unknown_rung")
+    assert "standard" in unknown.json()["error"]["hint"]
 
 
 async def test_health_metrics_and_the_documented_calls(http: httpx.AsyncClient) -> None:
@@ -197,6 +188,10 @@ async def test_health_metrics_and_the_documented_calls(http: httpx.AsyncClient) 
         "post /v1/sessions/{session_id}/prompt",
         "post /v1/sessions/{session_id}/pause",
         "post /v1/sessions/{session_id}/resume",
+        "post /v1/sessions/{session_id}/rung",
+        "post /v1/sessions/{session_id}/move",
+        "post /v1/sessions/{session_id}/suspend",
+        "post /v1/sessions/{session_id}/restore",
         "get /v1/workers",
         "post /v1/workers/{worker_id}/drain",
     }

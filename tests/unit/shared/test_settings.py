@@ -50,9 +50,25 @@ def test_an_unknown_variable_stops_with_its_name(variable: str) -> None:
         door({variable: "1"})
 
 
-def test_a_misspelt_variable_gets_a_suggestion() -> None:
-    with pytest.raises(SettingsError, match="did you mean TURBOSERVE_GATEWAY_PORT\\?"):
-        door({"TURBOSERVE_GATEWAY_PROT": "1"})
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("TURBOSERVE_GATEWAY_PROT", "TURBOSERVE_GATEWAY_PORT"),
+        ("TURBOSERVE_GATWAY_PORT", "TURBOSERVE_GATEWAY_PORT"),
+        ("TURBOSERVE_WROKER_DEVICE", "TURBOSERVE_WORKER_DEVICE"),
+        ("TURBOSERVE_NATS_ULR", "TURBOSERVE_NATS_URL"),
+        ("TURBOSERVE_URLL", "TURBOSERVE_URL"),
+        ("TURBOSERVE_LOGLEVEL", "TURBOSERVE_LOG_LEVEL"),
+    ],
+)
+def test_a_misspelt_variable_gets_a_suggestion(typed: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=f"unknown setting {typed} .*; did you mean {meant}\\?"):
+        door({typed: "1"})
+
+
+def test_what_resembles_nothing_gets_the_list() -> None:
+    with pytest.raises(SettingsError, match=r"TURBOSERVE_XYZZY .*; the gateway knows TURBOSERVE_CELL, "):
+        door({"TURBOSERVE_XYZZY": "1"})
 
 
 def test_variables_of_other_services_and_tools_are_left_alone() -> None:

@@ -15,15 +15,17 @@ H100 = {
     "temperature_c": None,
 }
 BUSY = {"state": "ready", "model": "sprites", "active": 2, "capacity": 4, "copies": 3, "added_later": 1}
+HELD = {"paused": 1, "copies_by_tier": {"device": 2, "host": 1}, "transports": ["tcp"]}
 WORKERS = {
     "workers": [
-        {"id": "worker-1", **BUSY, "device": H100},
+        {"id": "worker-1", **BUSY, **HELD, "device": H100},
         {"id": "worker-22", "state": "starting", "model": "sprites", "device": None},
     ]
 }
 DRAINED = {
     "worker": "worker-1",
     "moved": ["main_a", "main_b"],
+    "placed": ["main_d"],
     "queued": [],
     "released": ["main_c"],
     "copies": 0,
@@ -58,19 +60,21 @@ def test_the_table_has_the_worker_first_and_nothing_for_what_is_not_told(
 ) -> None:
     shown = run("workers")
     assert [line.split() for line in shown.stdout.splitlines()] == [
-        "worker state model active copies device memory busy".split(),
-        "worker-1 ready sprites 2/4 3 H100 21.5/80.0 GB 88%".split(),
-        "worker-22 starting sprites 0/0 0".split(),
+        "worker state model active paused suspended device memory busy".split(),
+        "worker-1 ready sprites 2/4 1 1 H100 21.5/80.0 GB 88%".split(),
+        "worker-22 starting sprites 0/0 0 0".split(),
     ]
 
 
 def test_a_drain_says_what_became_of_each_session(answers: list[httpx.Request]) -> None:
     told = run("drain", "worker-1", "--force").stdout
     assert answers[0].url.params["force"] == "true"
-    assert "2 moved to another worker, where the picture begins anew: main_a main_b" in told
+    assert "2 moved to another worker with its state: main_a main_b" in told
+    assert "1 placed on another worker, where the picture begins anew: main_d" in told
     assert "1 paused, to be placed when resumed: main_c" in told
     assert "waiting" not in told
-    assert "place 12 ms, stop 2 ms" in told
+    phases = [line.split() for line in told.splitlines()[-3:]]
+    assert phases == [["place", "12.3", "ms"], ["stop", "2.0", "ms"], ["in", "all", "14.3", "ms"]]
 
 
 def test_a_refused_drain_is_a_sentence(answers: list[httpx.Request]) -> None:
