@@ -1,8 +1,8 @@
 """Where the cold tier's latents could lie: `python -m bench.cold_store`.
 
 Each session overwrites the places of its window in turn, as a worker would, then reads them all back. Twice:
-as quickly as the store takes them, and at the beat of a real chunk. The servers are started here, with their
-data below `--folder`.
+as quickly as the store takes them, and at the beat of a real chunk. Then what the chunk log's appends feel of
+it on the same connection. The servers are started here, with their data below `--folder`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import aiosqlite
 import asyncpg
 import nats
 from nats.aio.client import Client
-from nats.js import api
+from nats.js import JetStreamContext, api
 
 from tests.fixtures import postgres
 from tests.fixtures.nats_server import NatsServer
@@ -172,6 +172,42 @@ async def measure(store: Store, sessions: int, size: int, seconds: float) -> Fig
     return Figures(len(flooded) * size / seconds / 1e6, flooded, paced, reads)
 
 
+async def beside(server: NatsServer, sessions: int, size: int, seconds: float) -> None:
+    """Appends of 60 kB to a memory stream, each session's at its beat, without and with its latents."""
+    async with (
+        jetstream(server, api.StorageType.FILE) as latents,
+        await nats.connect(server.url) as client,
+    ):
+        js = client.jetstream(timeout=30)
+        await js.add_stream(name="TS_bench_CHUNKS", subjects=["chunks.>"], storage=api.StorageType.MEMORY)
+        for name, cold in (("none", None), ("same connection", JetStream(client)), ("another", latents)):
+            log = Beside(js, cold, bytes(size))
+            await _put_all(log, [os.urandom(60_000)], sessions, seconds, beat_s=CHUNK_S)
+            print(
+                f"{sessions:>4} sessions, latents beside: {name:<16} append ms{_ms(log.appends_s)}",
+                flush=True,
+            )
+        await js.delete_stream("TS_bench_CHUNKS")
+
+
+class Beside:
+    """A chunk's append, and its latents after it, as a worker does both."""
+
+    def __init__(self, js: JetStreamContext, cold: JetStream | None, latents: bytes) -> None:
+        self._js, self._cold, self._latents = js, cold, latents
+        self.appends_s: list[float] = []
+
+    async def put(self, session: int, place: int, data: bytes) -> None:
+        started = time.perf_counter()
+        await self._js.publish(f"chunks.{session}", data)
+        self.appends_s.append(time.perf_counter() - started)
+        if self._cold is not None:
+            await self._cold.put(session, place, self._latents)
+
+    async def get(self, session: int, place: int) -> bytes:
+        raise NotImplementedError
+
+
 async def _put_all(
     store: Store, data: list[bytes], sessions: int, seconds: float, beat_s: float
 ) -> list[float]:
@@ -212,9 +248,11 @@ async def compare(arguments: argparse.Namespace, folder: Path, nats_server: Nats
     try:
         for size in SIZES:
             for sessions in arguments.sessions:
-                for number, name in enumerate(STORES):
+                for number, name in enumerate(arguments.stores):
                     scratch = folder / f"{size}-{sessions}-{number}"
                     await row(name, scratch, (nats_server, database), size, sessions, arguments.seconds)
+        for sessions in arguments.sessions:
+            await beside(nats_server, sessions, SIZES["wan"], 4 * arguments.seconds)
     finally:
         database.stop()
 
@@ -276,6 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each of two runs a row")
     parser.add_argument("--sessions", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--stores", nargs="*", default=STORES, help="none: only the appends beside")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder, ignore_cleanup_errors=True) as name:
