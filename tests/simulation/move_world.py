@@ -580,5 +580,5 @@ class Placement:
         at_most = held.next_chunk if held.unproven else None
         for worker in WORKERS:
             copy = self.reports[worker].copy if worker in self.reports else None
-            if worker != self.owner and copy is not None and copy.epoch < self.epoch and not copy.unproven:
+            if worker != self.owner and copy is not None and copy.epoch < self.epoch:
                 self.world.send(worker, Drop(copy.epoch, at_most))

@@ -9,11 +9,12 @@ and belong on a transfer thread, never on the event loop or the device thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
-
-from torch import Tensor
+from typing import Any, Protocol
 
 TAG_BYTES = 16
+
+Buffer = Any
+"""A flat, contiguous uint8 piece of a state's memory: a NumPy array, or a tensor."""
 
 
 class LinkLost(Exception):
@@ -33,12 +34,12 @@ class Link(Protocol):
     `LinkLost` it stays lost.
     """
 
-    def send(self, buffers: Sequence[Tensor], tag: bytes, deadline_at: float) -> None:
-        """All of `buffers`, contiguous; returns when the peer has them. `tag`: `TAG_BYTES` that name this
+    def send(self, buffers: Sequence[Buffer], tag: bytes, deadline_at: float) -> None:
+        """All of `buffers`; returns when the peer has them. `tag`: `TAG_BYTES` that name this
         transfer (`tag_of`), which the receiver must expect.
         """
 
-    def receive(self, buffers: Sequence[Tensor], tag: bytes, deadline_at: float) -> None:
+    def receive(self, buffers: Sequence[Buffer], tag: bytes, deadline_at: float) -> None:
         """Into `buffers`, of exactly the sizes that are sent. Their content means nothing unless this
         returns.
         """
@@ -58,6 +59,10 @@ class Transport(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def opens_alone(self) -> bool:
+        """Whether a link may only be opened while no other link of this process is in use."""
 
     def invite(self) -> bytes:
         """Rank 0 only: for one `open` on each side."""

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from services.worker.transfer.link import LinkLate, LinkLost, LinkRefused, rank_of
+from services.worker.transfer.link import Buffer, LinkLate, LinkLost, LinkRefused, rank_of
+from services.worker.transfer.memory import check_buffers
 
 _ID_BYTES = 128
 _POLL_S = 0.0005
@@ -38,6 +38,7 @@ class NcclTransport:
     """`device`: the worker's GPU."""
 
     name = "nccl"
+    opens_alone = True  # to make a communicator beside transfers in flight can deadlock
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -66,8 +67,8 @@ class NcclTransport:
 
 
 class NcclLink:
-    """See `Link`. Tensors are on the link's device; they are read and written in order with the stream that
-    is current when the call begins.
+    """See `Link`. Buffers are on the link's device, and nothing on it has still to write them: transfers wait
+    for no stream of the sessions'.
     """
 
     def __init__(self, communicator: Any, peer_rank: int, device: torch.device) -> None:
@@ -82,16 +83,18 @@ class NcclLink:
         """Until NCCL's last non-blocking call is done. Raises `LinkLost`."""
         self._poll(lambda: True, deadline_at)
 
-    def send(self, buffers: Sequence[Tensor], tag: bytes, deadline_at: float) -> None:
+    def send(self, buffers: Sequence[Buffer], tag: bytes, deadline_at: float) -> None:
         self._check(buffers)
-        label = torch.frombuffer(bytearray(tag), dtype=torch.uint8).to(self._device)
+        with torch.cuda.stream(self._stream):
+            label = torch.frombuffer(bytearray(tag), dtype=torch.uint8).to(self._device)
         self._run(self._communicator.send, [label, *buffers], deadline_at)
 
-    def receive(self, buffers: Sequence[Tensor], tag: bytes, deadline_at: float) -> None:
+    def receive(self, buffers: Sequence[Buffer], tag: bytes, deadline_at: float) -> None:
         self._check(buffers)
-        label = torch.empty(len(tag), dtype=torch.uint8, device=self._device)
+        with torch.cuda.stream(self._stream):
+            label = torch.empty(len(tag), dtype=torch.uint8, device=self._device)
         self._run(self._communicator.recv, [label, *buffers], deadline_at)
-        if bytes(label.tolist()) != tag:
+        if bytes(label.cpu().tolist()) != tag:
             self._give_up()
             raise LinkLost("the peer sent another transfer: its tag is not the expected one")
 
@@ -109,17 +112,16 @@ class NcclLink:
         """Aborts: `destroy` would wait for the peer."""
         self._give_up()
 
-    def _run(self, operation: Callable[..., None], buffers: Sequence[Tensor], deadline_at: float) -> None:
+    def _run(self, operation: Callable[..., None], buffers: Sequence[Buffer], deadline_at: float) -> None:
         import nccl.core
 
         self._poll(lambda: True, deadline_at)
         with torch.cuda.device(self._device):
-            self._stream.wait_stream(torch.cuda.current_stream())
             for first in range(0, len(buffers), _OPERATIONS_PER_GROUP):
                 try:
                     with nccl.core.group():
                         for buffer in buffers[first : first + _OPERATIONS_PER_GROUP]:
-                            operation(_flat(buffer), self._peer_rank, stream=self._stream.cuda_stream)
+                            operation(buffer, self._peer_rank, stream=self._stream.cuda_stream)
                 except Exception as e:
                     self._give_up()
                     raise LinkLost(f"NCCL refused the transfer: {e}") from e
@@ -154,16 +156,10 @@ class NcclLink:
         if communicator is not None:
             communicator.abort()
 
-    def _check(self, buffers: Sequence[Tensor]) -> None:
+    def _check(self, buffers: Sequence[Buffer]) -> None:
         if self._lost:
             raise LinkLost("the link was lost before")
+        check_buffers(buffers)
         for buffer in buffers:
             if buffer.device != self._device:
-                raise LinkRefused(f"a tensor is on {buffer.device}, the link on {self._device}")
-            if not buffer.is_contiguous():
-                raise LinkRefused("only contiguous tensors can be sent or received")
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """As bytes: every dtype moves alike."""
-    return tensor.detach().reshape(-1).view(torch.uint8)
+                raise LinkRefused(f"memory is on {buffer.device}, the link on {self._device}")

@@ -12,14 +12,13 @@ from services.worker.transfer.link import Link, LinkLate, LinkLost, LinkRefused,
 
 
 class PairBusy(LinkRefused):
-    """Another move uses the link, or all `limit` links are in use: try later."""
+    """Another move uses the link: try later."""
 
 
 class Pairs:
     """Links by peer, the longest unused closed first. Thread-safe.
 
-    Links are opened one at a time: to create a communicator while another has transfers in flight can
-    deadlock NCCL, so `open` also waits until no link is in use.
+    Links are opened one at a time, and (where the transport asks for it) only while none is in use.
     """
 
     def __init__(self, transport: Transport, me: str, limit: int) -> None:
@@ -28,12 +27,16 @@ class Pairs:
         self._limit = limit
         self._idle: OrderedDict[str, Link] = OrderedDict()
         self._used: dict[str, Link] = {}
-        self._opening = False
+        self._opening = ""
         self._closed = False
         self._changed = threading.Condition()
 
     def invite(self) -> bytes:
         return self._transport.invite()
+
+    @property
+    def transport(self) -> str:
+        return self._transport.name
 
     def has(self, peer: str) -> bool:
         """Whether `use` would find a link to `peer` that seems healthy; a dead one is closed."""
@@ -50,20 +53,26 @@ class Pairs:
         try:
             link = self._transport.open(invitation, self._me, peer, deadline_at)
             with self._changed:
-                self._idle[peer] = link
+                if self._closed:
+                    link.close()
+                else:
+                    self._idle[peer] = link
         finally:
             with self._changed:
-                self._opening = False
+                self._opening = ""
                 self._changed.notify_all()
 
     @contextlib.contextmanager
-    def use(self, peer: str) -> Iterator[Link]:
-        """The open link to `peer`, for this caller alone. A lost one is closed afterwards. Never waits:
-        two workers that waited for each other's link would wait for ever.
+    def use(self, peer: str, deadline_at: float) -> Iterator[Link]:
+        """The open link to `peer`, for this caller alone. A lost one is closed afterwards. Waits for a link
+        that is just being opened, never for another user: two workers that waited for each other's link would
+        wait for ever.
         """
         with self._changed:
-            if peer in self._used or self._opening:
-                raise PairBusy(f"the link to {peer} is in use by another move, or one is being opened")
+            if not self._changed.wait_for(lambda: not self._hinders(peer), _left_s(deadline_at)):
+                raise LinkLate(f"the link to {self._opening} was not opened in time")
+            if peer in self._used:
+                raise PairBusy(f"the link to {peer} is in use by another move")
             link = self._idle.pop(peer, None)
             if link is None:
                 raise LinkLost(f"no link to {peer} is open")
@@ -75,6 +84,13 @@ class Pairs:
             raise
         finally:
             self._give_back(peer, link)
+
+    def drop(self, peer: str) -> None:
+        """The other side doesn't have the link any more."""
+        with self._changed:
+            link = self._idle.pop(peer, None)
+        if link is not None:
+            link.close()
 
     def abort(self, peer: str) -> None:
         """Whatever waits on the link to `peer` ends with `LinkLost`."""
@@ -92,10 +108,14 @@ class Pairs:
             while self._idle:
                 self._idle.popitem()[1].close()
 
+    def _hinders(self, peer: str) -> bool:
+        return bool(self._opening) and (self._transport.opens_alone or self._opening == peer)
+
     def _begin_opening(self, peer: str, deadline_at: float) -> None:
         with self._changed:
             quiet = self._changed.wait_for(
-                lambda: not self._opening and not self._used, max(0.0, deadline_at - time.monotonic())
+                lambda: not self._opening and not (self._transport.opens_alone and self._used),
+                _left_s(deadline_at),
             )
             if not quiet:
                 raise LinkLate(f"no moment to open a link to {peer}: other links stayed in use")
@@ -103,7 +123,7 @@ class Pairs:
                 self._idle.pop(peer).close()
             while len(self._idle) >= self._limit:
                 self._idle.popitem(last=False)[1].close()
-            self._opening = True
+            self._opening = peer
 
     def _give_back(self, peer: str, link: Link) -> None:
         with self._changed:
@@ -113,3 +133,7 @@ class Pairs:
             else:
                 link.close()
             self._changed.notify_all()
+
+
+def _left_s(deadline_at: float) -> float:
+    return max(0.0, deadline_at - time.monotonic())

@@ -1,4 +1,4 @@
-"""Links over plain TCP, between the memories of two hosts: for machines without GPUs."""
+"""Links over plain TCP: for machines without GPUs, and for GPUs that NCCL doesn't join."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import time
 from collections.abc import Sequence
 
 import msgspec
-import torch
-from torch import Tensor
 
-from services.worker.transfer.link import TAG_BYTES, LinkLate, LinkLost, LinkRefused, rank_of
+from services.worker.transfer.link import TAG_BYTES, Buffer, LinkLate, LinkLost, LinkRefused, rank_of
+from services.worker.transfer.memory import HostViews, check_buffers
 from services.worker.transfer.sockets import left_s, lost_if_it_fails, receive_all, send_all, wait
 
 _TOKEN_BYTES = 32
@@ -35,6 +34,7 @@ class TcpTransport:
     """`host`: the address under which other workers reach this one."""
 
     name = "tcp"
+    opens_alone = False
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -68,32 +68,35 @@ class TcpTransport:
 
 
 class TcpLink:
-    """See `Link`. Tensors are on the CPU."""
+    """See `Link`."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connection
+        self._views = HostViews()
 
-    def send(self, buffers: Sequence[Tensor], tag: bytes, deadline_at: float) -> None:
-        views = [_bytes_of(buffer) for buffer in buffers]
-        header = _HEADER.pack(tag, sum(map(len, views)))
+    def send(self, buffers: Sequence[Buffer], tag: bytes, deadline_at: float) -> None:
+        check_buffers(buffers)
         with lost_if_it_fails(self.abort):
-            for view in (memoryview(header), *views):
-                send_all(self._socket, view, deadline_at)
+            send_all(self._socket, memoryview(_header(buffers, tag)), deadline_at)
+            for buffer in buffers:
+                for view in self._views.to_send(buffer):
+                    send_all(self._socket, view, deadline_at)
             receipt = receive_all(self._socket, memoryview(bytearray(1)), deadline_at)
             if receipt != _RECEIPT:
                 raise LinkLost("the peer did not expect this transfer")
 
-    def receive(self, buffers: Sequence[Tensor], tag: bytes, deadline_at: float) -> None:
-        views = [_bytes_of(buffer) for buffer in buffers]
-        expected = _HEADER.pack(tag, sum(map(len, views)))
+    def receive(self, buffers: Sequence[Buffer], tag: bytes, deadline_at: float) -> None:
+        check_buffers(buffers)
+        expected = _header(buffers, tag)
         with lost_if_it_fails(self.abort):
             header = receive_all(self._socket, memoryview(bytearray(_HEADER.size)), deadline_at)
             if header != expected:
                 raise LinkLost(f"the peer sent another transfer: {_difference(bytes(header), expected)}")
-            for view in views:
-                receive_all(self._socket, view, deadline_at)
+            for buffer in buffers:
+                for view in self._views.to_fill(buffer):
+                    receive_all(self._socket, view, deadline_at)
             send_all(self._socket, memoryview(_RECEIPT), deadline_at)
 
     def healthy(self) -> bool:
@@ -153,13 +156,8 @@ def _greet(connection: socket.socket, token: bytes, deadline_at: float) -> None:
     send_all(connection, memoryview(_RECEIPT), deadline_at)
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """The tensor's own memory."""
-    if tensor.device.type != "cpu":
-        raise LinkRefused(f"TCP moves host memory; stage this tensor on {tensor.device} in a host slot first")
-    if not tensor.is_contiguous():
-        raise LinkRefused("only contiguous tensors can be sent or received")
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+def _header(buffers: Sequence[Buffer], tag: bytes) -> bytes:
+    return _HEADER.pack(tag, sum(map(len, buffers)))
 
 
 def _difference(said: bytes, expected: bytes) -> str:

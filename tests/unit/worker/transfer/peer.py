@@ -16,7 +16,7 @@ from services.worker.transfer.tcp import TcpTransport
 ME, PEER = "w-a", "w-b"
 HOST = "127.0.0.1"
 _STARTER = multiprocessing.get_context("forkserver")  # imports torch once for all peers
-_STARTER.set_forkserver_preload(["services.worker.transfer.tcp", "services.worker.models"])
+_STARTER.set_forkserver_preload(["services.worker.transfer.tcp", "torch"])
 
 
 def soon(seconds: float = 20.0) -> float:

@@ -6,8 +6,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ from services.worker.transfer.tcp import TcpLink, TcpTransport
 from tests.unit.worker.transfer.peer import HOST, ME, PEER, soon
 
 TAG = tag_of("m-1", 0)
-DATA = torch.arange(10, dtype=torch.int64)
+DATA = torch.arange(80, dtype=torch.uint8)
 
 
 @pytest.fixture
@@ -46,16 +48,16 @@ def ends(transport: TcpTransport, aside: Callable[..., Future]) -> Iterator[tupl
     theirs.result().close()
 
 
-def test_bytes_go_both_ways_in_several_buffers(
+def test_bytes_go_both_ways_between_tensors_and_arrays(
     ends: tuple[TcpLink, TcpLink], aside: Callable[..., Future]
 ) -> None:
     for sender, receiver in (ends, ends[::-1]):
-        into = [torch.zeros_like(DATA), torch.zeros(3, dtype=torch.bfloat16), torch.empty(0)]
+        into: list[Any] = [torch.zeros_like(DATA), np.zeros(30, np.uint8), np.zeros(10, np.uint8)]
         receiving = aside(receiver.receive, into, TAG, soon())
-        sender.send([DATA, torch.ones(3, dtype=torch.bfloat16), torch.empty(0)], TAG, soon())
+        sender.send([np.arange(40, dtype=np.uint8), DATA[40:], DATA[:40]], TAG, soon())
         receiving.result()
         assert torch.equal(into[0], DATA)
-        assert into[1].eq(1).all()
+        assert bytes(into[1]) + bytes(into[2]) == bytes(range(40))
     assert ends[0].healthy()
 
 
@@ -63,7 +65,7 @@ def test_bytes_go_both_ways_in_several_buffers(
     ("into", "tag", "words"),
     [
         (DATA.clone(), tag_of("m-1", 1), "its tag is not the expected one"),
-        (DATA[:9].clone(), TAG, "80 bytes instead of 72"),
+        (DATA[:72].clone(), TAG, "80 bytes instead of 72"),
     ],
 )
 def test_another_transfer_than_the_expected_one_loses_the_link(
@@ -86,7 +88,7 @@ def test_abort_ends_a_wait_in_another_thread(
         receiving.result(timeout=20)
 
 
-@pytest.mark.parametrize("tensor", [torch.zeros(4, 4).T[1:], torch.zeros(2, device="meta")])
+@pytest.mark.parametrize("tensor", [DATA[::2], DATA.view(8, 10), DATA.float(), DATA.to("meta")])
 def test_what_can_not_be_sent_is_refused_before_a_byte_moves(
     ends: tuple[TcpLink, TcpLink], tensor: torch.Tensor
 ) -> None:
@@ -151,17 +153,18 @@ class Workers:
     """One worker's pairs, and peers that join whatever they are invited to."""
 
     def __init__(self, limit: int) -> None:
-        self.pairs = Pairs(TcpTransport(HOST), ME, limit)
+        self.transport = TcpTransport(HOST)
+        self.pairs = Pairs(self.transport, ME, limit)
         self.theirs: dict[str, TcpLink] = {}
 
     def open(self, peer: str) -> None:
         invitation = self.pairs.invite()
-        join = threading.Thread(target=self._join, args=(peer, invitation))
+        join = threading.Thread(target=self.join, args=(peer, invitation))
         join.start()
         self.pairs.open(peer, invitation, soon())
         join.join()
 
-    def _join(self, peer: str, invitation: bytes) -> None:
+    def join(self, peer: str, invitation: bytes) -> None:
         self.theirs[peer] = TcpTransport(HOST).open(invitation, peer, ME, soon())
 
     def close(self) -> None:
@@ -180,39 +183,62 @@ def workers() -> Iterator[Workers]:
 def test_pairs_are_bounded_and_the_longest_unused_goes(workers: Workers) -> None:
     for peer in ("w-b", "w-c"):
         workers.open(peer)
-    with workers.pairs.use("w-b"):
+    with workers.pairs.use("w-b", soon()):
         pass
     workers.open("w-d")
     assert [workers.pairs.has(peer) for peer in ("w-b", "w-c", "w-d")] == [True, False, True]
     assert not workers.theirs["w-c"].healthy()
 
 
-def test_a_link_is_used_by_one_move_at_a_time_and_none_is_opened_meanwhile(workers: Workers) -> None:
+def test_a_link_is_used_by_one_move_at_a_time(workers: Workers) -> None:
     workers.open("w-b")
-    with workers.pairs.use("w-b"):
-        with pytest.raises(PairBusy), workers.pairs.use("w-b"):
+    with workers.pairs.use("w-b", soon()):
+        with pytest.raises(PairBusy), workers.pairs.use("w-b", soon()):
             pass
-        with pytest.raises(LinkLate, match="stayed in use"):
-            workers.pairs.open("w-c", b"", soon(0.01))
-    with workers.pairs.use("w-b") as link:
+        workers.open("w-c")
+    with workers.pairs.use("w-b", soon()) as link:
         assert link.healthy()
+
+
+def test_a_transport_may_ask_that_none_is_in_use_while_one_is_opened(workers: Workers) -> None:
+    workers.transport.opens_alone = True
+    workers.open("w-b")
+    with workers.pairs.use("w-b", soon()), pytest.raises(LinkLate, match="stayed in use"):
+        workers.pairs.open("w-c", b"", soon(0.01))
+
+
+def test_who_comes_while_the_link_is_opened_waits_for_it(
+    workers: Workers, aside: Callable[..., Future]
+) -> None:
+    invitation = workers.pairs.invite()
+    opening = aside(workers.pairs.open, "w-b", invitation, soon())
+    with workers.pairs._changed:
+        assert workers.pairs._changed.wait_for(lambda: workers.pairs._opening or opening.done(), 20)
+
+    def use() -> bool:
+        with workers.pairs.use("w-b", soon()) as link:
+            return link.healthy()
+
+    using = aside(use)
+    workers.join("w-b", invitation)
+    assert using.result(timeout=20)
 
 
 def test_a_link_whose_use_failed_or_whose_peer_left_is_not_used_again(workers: Workers) -> None:
     workers.open("w-b")
-    with pytest.raises(RuntimeError), workers.pairs.use("w-b"):
+    with pytest.raises(RuntimeError), workers.pairs.use("w-b", soon()):
         raise RuntimeError("in mid-transfer")
     assert not workers.pairs.has("w-b")
     workers.open("w-b")
     workers.theirs["w-b"].close()
     assert not workers.pairs.has("w-b")
-    with pytest.raises(LinkLost, match="no link to w-b"), workers.pairs.use("w-b"):
+    with pytest.raises(LinkLost, match="no link to w-b"), workers.pairs.use("w-b", soon()):
         pass
 
 
 def test_pairs_abort_what_waits_on_them(workers: Workers, aside: Callable[..., Future]) -> None:
     workers.open("w-b")
-    with workers.pairs.use("w-b") as link:
+    with workers.pairs.use("w-b", soon()) as link:
         receiving = aside(link.receive, [DATA.clone()], TAG, soon())
         workers.pairs.abort("w-b")
         with pytest.raises(LinkLost):

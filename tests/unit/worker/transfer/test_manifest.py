@@ -1,72 +1,76 @@
+"""What is refused before a byte moves."""
+
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
+import numpy as np
 import pytest
 import torch
 
 from services.worker.transfer.manifest import (
-    Compatibility,
-    Corrupt,
-    Manifest,
+    MAX_SPANS,
     ManifestRefused,
-    Part,
-    buffers_for,
-    check,
-    describe,
-    verify,
+    Span,
+    check_compatible,
+    check_spans,
+    checksum_of,
+    cut,
+    merge,
+    tag_of,
 )
+from shared.contracts.moves import Compatibility
 
-CLASS = Compatibility("sprites", "float32", "abc", "160x96x12")
-TENSORS = {
-    "kv": torch.randn(2, 3),
-    "half": torch.ones(4, dtype=torch.bfloat16),
-    "flags": torch.tensor([True, False]),
-    "counter": torch.tensor(7),
-}
-ROOM_BYTES = 1000
+CLASS = Compatibility("sprites window 6", "float32", "abc", "160×96, 12 frames", 1000)
 
 
-def manifest_of(checksums: bool = True) -> Manifest:
-    return describe(TENSORS, move_id="m", session="s", compatibility=CLASS, checksums=checksums)
-
-
-def test_a_good_manifest_gives_buffers_of_its_shapes_and_knows_what_arrived() -> None:
-    manifest = manifest_of()
-    layout = {part.name: part for part in manifest.parts}
-    check(manifest, CLASS, manifest.bytes, layout)
-    buffers = buffers_for(manifest)
-    with pytest.raises(Corrupt, match="move m arrived with other bytes"):
-        verify(manifest, {name: torch.zeros_like(buffer) for name, buffer in buffers.items()})
-    for name, buffer in buffers.items():
-        assert (buffer.shape, buffer.dtype) == (TENSORS[name].shape, TENSORS[name].dtype)
-        buffer.copy_(TENSORS[name])
-    verify(manifest, buffers)
-
-
-@pytest.mark.parametrize("field", Compatibility.__struct_fields__)
+@pytest.mark.parametrize("field", ["architecture", "dtype", "weights_digest", "geometry"])
 def test_moves_only_within_a_compatibility_class(field: str) -> None:
+    check_compatible(CLASS, CLASS)
     other = msgspec.structs.replace(CLASS, **{field: "other"})
     with pytest.raises(ManifestRefused, match=f"the session's {field} is .*, this worker's 'other'"):
-        check(manifest_of(), other, ROOM_BYTES)
+        check_compatible(CLASS, other)
 
 
-GOOD = Part("kv", [2, 3], "float32", 24)
+def test_a_model_without_an_architecture_does_not_move_its_sessions() -> None:
+    unnamed = msgspec.structs.replace(CLASS, architecture="")
+    with pytest.raises(ManifestRefused, match="names no architecture"):
+        check_compatible(unnamed, unnamed)
+
+
+def test_spans_in_order_and_apart_are_taken() -> None:
+    check_spans([], 1000)
+    check_spans([(0, 10), (10, 20), (990, 1000)], 1000)
 
 
 @pytest.mark.parametrize(
-    ("parts", "words"),
+    "spans",
     [
-        ([], "0 parts"),
-        ([GOOD, GOOD], "same name"),
-        ([Part("kv", [2, 3], "complex64", 48)], "dtype 'complex64': expected one of float32"),
-        ([Part("kv", [2, 3], "float32", 25)], "says 25 bytes, but float32 of shape .* has 24"),
-        ([Part("kv", [-2, -3], "float32", 24)], "negative size"),
-        ([Part("kv", [1 << 20], "float32", 4 << 20)], "4194304 bytes, a slot here 1000"),
-        ([Part("other", [2], "uint8", 2)], "lacks kv"),
-        ([GOOD, Part("other", [2], "uint8", 2)], "no part 'other'"),
-        ([Part("kv", [3, 2], "float32", 24)], r"float32 \[3, 2\], this worker's float32 \[2, 3\]"),
+        [(-1, 10)],
+        [(5, 5)],
+        [(10, 5)],
+        [(0, 1001)],
+        [(0, 10), (9, 20)],
+        [(10, 20), (0, 5)],
+        [(i, i + 1) for i in range(0, 2 * MAX_SPANS + 2, 2)],
     ],
 )
-def test_a_manifest_that_does_not_fit_is_refused_in_words(parts: list[Part], words: str) -> None:
-    with pytest.raises(ManifestRefused, match=words):
-        check(Manifest("m", "s", CLASS, parts), CLASS, ROOM_BYTES, {"kv": GOOD})
+def test_spans_that_do_not_fit_are_refused_in_words(spans: list[Span]) -> None:
+    with pytest.raises(ManifestRefused, match=r"span \[|spans: at most"):
+        check_spans(spans, 10 * MAX_SPANS if len(spans) > MAX_SPANS else 1000)
+
+
+def test_spans_are_merged_where_they_touch() -> None:
+    assert merge([(20, 30), (0, 10), (10, 15), (25, 40), (50, 50)]) == [(0, 15), (20, 40)]
+
+
+def test_a_checksum_is_of_the_bytes_wherever_they_lie() -> None:
+    memory = np.arange(200, dtype=np.uint8)
+    expected = hashlib.blake2b(bytes(range(10)) + bytes(range(50, 60)), digest_size=16).hexdigest()
+    spans = [(0, 10), (50, 60)]
+    assert checksum_of(cut(memory, spans)) == checksum_of(cut(torch.from_numpy(memory), spans)) == expected
+
+
+def test_each_stage_of_each_move_has_a_tag_of_its_own() -> None:
+    assert len({tag_of(move, stage) for move in ("m-1", "m-2") for stage in (0, 1, 2)}) == 6
