@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from services.worker.models.conformance import isolation, moving, promises, sameness
+from services.worker.models.conformance import isolation, moving, parts, promises, rebuilding, sameness
 from services.worker.models.conformance.result import Result
 from services.worker.models.conformance.trial import Trial
 from services.worker.models.protocol import SessionModel
@@ -21,12 +21,17 @@ CHECKS: tuple[Callable[[Trial], Iterator[Result]], ...] = (
     moving.goes_on,
     moving.goes_on_young,
     moving.carries_a_prompt,
-    moving.shares_nothing,
+    moving.reserved_is_blank,
+    parts.cover,
+    parts.are_honest,
+    parts.let_others_be,
     sameness.in_company,
     sameness.in_other_shapes,
     isolation.beside_poison,
     isolation.after_poison,
     isolation.frames_stay,
+    rebuilding.goes_on,
+    rebuilding.is_itself,
     promises.prompts,
     promises.words,
     promises.sizes,

@@ -1,12 +1,16 @@
-"""A session exported and imported in mid-stream goes on as if nothing had been."""
+"""A state is its memory and its counters: carried to another place between two chunks, it goes on as if
+nothing had been.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from services.worker.models.conformance import tensors
 from services.worker.models.conformance.result import Result, equal
-from services.worker.models.conformance.tensors import Exported
+from services.worker.models.conformance.tensors import Saved
 from services.worker.models.conformance.trial import AFTER, OTHER_PROMPT, Trial, differing
 from services.worker.models.protocol import State
 
@@ -15,14 +19,14 @@ def goes_on(trial: Trial) -> Iterator[Result]:
     """With a full window: frames, and what the state is afterwards."""
     states = trial.at_cut()
     for row, state in enumerate(states):
-        name = f"an import exports what it was made from (row {row})"
-        yield _same_state(name, trial.export(state), trial.baseline.at_cut[row])
+        name = f"a state that took over is what it was made from (row {row})"
+        yield _same_state(name, trial.save(state), trial.baseline.at_cut[row])
     made = trial.play(states, AFTER)
     for row, state in enumerate(states):
         later = trial.baseline.frames[row][trial.window_chunks :]
         yield equal(f"moved = stayed, frames (row {row})", *differing(made[row], later))
         name = f"moved = stayed, state bytes (row {row})"
-        yield _same_state(name, trial.export(state), trial.baseline.at_end[row])
+        yield _same_state(name, trial.save(state), trial.baseline.at_end[row])
 
 
 def goes_on_young(trial: Trial) -> Iterator[Result]:
@@ -47,29 +51,29 @@ def carries_a_prompt(trial: Trial) -> Iterator[Result]:
     yield equal("moved = stayed, with a prompt not yet shown", *differing(made, expected))
 
 
-def shares_nothing(trial: Trial) -> Iterator[Result]:
-    """An export is a snapshot, and an import keeps nothing of the tensors it was made from."""
-    state = trial.at_cut([0])[0]
-    exported = trial.model.export_state(state)
-    before = tensors.to_host(exported)
-    trial.chunk([state])
-    yield _same_state("an export doesn't change as its session goes on", exported, before)
-    del state
-    given = tensors.to_host(trial.baseline.at_cut[0])
-    state = trial.model.import_state(given)
-    tensors.poison(given)
-    name = "an import doesn't change with the tensors it was given"
-    yield _same_state(name, trial.export(state), trial.baseline.at_cut[0])
+def reserved_is_blank(trial: Trial) -> Iterator[Result]:
+    """A place that is to be filled shows nothing of who was in it before."""
+    states = trial.at_cut()
+    for state in states:
+        tensors.fill(trial.model.memory(state), np.full(trial.model.spec.state_bytes, 0xA5, np.uint8))
+    del states, state
+    read = sum(
+        int((tensors.to_host(trial.model.memory(state)) == 0xA5).sum())
+        for state in [trial.model.reserve(), trial.model.reserve()]
+    )
+    yield equal("a reserved state is blank", read, 2 * trial.model.spec.state_bytes, "bytes")
 
 
 def _carried(trial: Trial, states: list[State]) -> list[State]:
     """The states after a move, one by one; the old ones are gone."""
     for row in range(len(states)):
-        exported = trial.export(states[row])
+        saved = trial.save(states[row])
         states[row] = None
-        states[row] = trial.model.import_state(exported)
+        states[row] = trial.restore(saved)
     return states
 
 
-def _same_state(name: str, one: Exported, two: Exported) -> Result:
-    return equal(name, *tensors.differing(one, two), "bytes")
+def _same_state(name: str, one: Saved, two: Saved) -> Result:
+    if one.unpacked() != two.unpacked():
+        return Result(name, False, f"counters {one.unpacked()}", f"{two.unpacked()}")
+    return equal(name, *tensors.differing(one.memory, two.memory), "bytes")

@@ -1,91 +1,101 @@
-"""Exported states, and whatever else of a model holds numbers: copied, compared, counted and poisoned.
-
-A value that is no tensor (a counter, a prompt) is compared as it is and counts no bytes.
+"""States between two chunks, as anybody may keep them, and what else of a model holds numbers: copied,
+compared, counted and poisoned.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Exported = Mapping[str, Any]
+from services.worker.models.protocol import Counters, Memory, SessionModel, State
+
+Bytes = npt.NDArray[np.uint8]
 
 
-def to_host(exported: Exported) -> dict[str, Any]:
-    """Copies in host memory, as a move or a suspension makes them: nothing is shared with the model."""
-    return {name: _host_copy(value) for name, value in exported.items()}
+class Saved(NamedTuple):
+    """A state's memory, copied, and its counters as they go over a wire."""
+
+    memory: Bytes
+    counters: bytes
+
+    def unpacked(self) -> Counters:
+        counters: Counters = msgspec.msgpack.decode(self.counters)
+        return counters
 
 
-def _host_copy(value: Any) -> Any:
+def save(model: SessionModel, state: State) -> Saved:
+    return Saved(to_host(model.memory(state)), msgspec.msgpack.encode(model.counters(state)))
+
+
+def restore(model: SessionModel, saved: Saved) -> State:
+    state = model.reserve()
+    fill(model.memory(state), saved.memory)
+    model.take_over(state, saved.unpacked())
+    return state
+
+
+def to_host(memory: Memory) -> Bytes:
+    """A copy that shares nothing with the model."""
+    on_host = memory.detach().cpu().numpy() if isinstance(memory, Tensor) else memory
+    return np.array(on_host, np.uint8)
+
+
+def fill(memory: Memory, held: Bytes) -> None:
+    if isinstance(memory, Tensor):
+        memory.copy_(torch.from_numpy(held))
+    else:
+        memory[:] = held
+
+
+def poisoned(saved: Saved) -> Saved:
+    """All bits set is NaN in every IEEE width and in fp8 e4m3. Counters stay, so that a model goes on as if
+    nothing were wrong.
+    """
+    return saved._replace(memory=np.full_like(saved.memory, 0xFF))
+
+
+def differing(one: Bytes, two: Bytes) -> tuple[int, int]:
+    """(bytes that differ, all of them)."""
+    if one.shape != two.shape:
+        return max(one.size, two.size), max(one.size, two.size)
+    return int((one != two).sum()), one.size
+
+
+def covered(spans: Iterable[tuple[int, int]], size: int) -> npt.NDArray[np.int_]:
+    """How many of the spans each byte lies in."""
+    count = np.zeros(size, np.int_)
+    for start, end in spans:
+        count[start:end] += 1
+    return count
+
+
+def held_bytes(state: Any, beside: Memory) -> int:
+    """Bytes of all that `state` reaches, each storage once, but for the one that `beside` lies in."""
+    held = dict(_storage(value) for value in _reached(state))
+    held.pop(_storage(beside)[0], None)
+    return sum(held.values())
+
+
+def _storage(value: Any) -> tuple[int, int]:
+    """(address, bytes) of what holds its numbers."""
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
-    return np.array(value) if isinstance(value, np.ndarray) else value
+        storage = value.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    while isinstance(value.base, np.ndarray):
+        value = value.base
+    return value.ctypes.data, value.nbytes
 
 
-def byte_count(exported: Exported) -> int:
-    return sum(_bytes_of(value) for value in exported.values())
-
-
-def _bytes_of(value: Any) -> int:
-    return int(value.nbytes) if isinstance(value, Tensor | np.ndarray) else 0
-
-
-def differing(one: Exported, two: Exported) -> tuple[int, int]:
-    """(bytes or plain values that differ, all of them). NaNs are equal where their bits are."""
-    if set(one) != set(two):
-        return max(len(set(one) ^ set(two)), 1), max(len(one), len(two))
-    pairs = [_difference(one[name], two[name]) for name in one]
-    return sum(count for count, _ in pairs), sum(total for _, total in pairs)
-
-
-def _difference(one: Any, two: Any) -> tuple[int, int]:
-    if not isinstance(one, Tensor | np.ndarray):
-        return int(one != two), 1
-    first, second = _raw(one), _raw(two)
-    if first.shape != second.shape:
-        return max(len(first), len(second)), max(len(first), len(second))
-    return int((first != second).sum()), len(first)
-
-
-def _raw(value: Tensor | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value.detach().cpu()
-    return tensor.contiguous().flatten().view(torch.uint8).numpy()
-
-
-def poison(exported: Exported) -> int:
-    """Make every number in it NaN that isn't a whole one, in place. Returns how many tensors that befell.
-
-    A tensor of bytes is taken for packed numbers: all bits set is NaN in every IEEE width and in fp8 e4m3.
-    Counters stay, so that a model goes on as if nothing were wrong.
-    """
-    numbers = [value for value in exported.values() if _is_numbers(value)]
-    for value in numbers:
-        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-        tensor.view(torch.uint8).fill_(0xFF)
-    return len(numbers)
-
-
-def _is_numbers(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return bool(np.issubdtype(value.dtype, np.floating)) or value.dtype == np.uint8
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.dtype == torch.uint8)
-
-
-def held_bytes(state: Any) -> int:
-    """Bytes of every tensor that `state` reaches, each storage once; what lives in a model's pool isn't
-    reached.
-    """
-    return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in _reached(state))}.values())
-
-
-def _reached(value: Any, depth: int = 5) -> Iterator[Tensor]:
+def _reached(value: Any, depth: int = 5) -> Iterator[Any]:
     """Through the usual containers and objects of Python classes, never through modules of the model."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | np.ndarray):
         yield value
     elif depth and not isinstance(value, type | torch.nn.Module):
         for inner in _inside(value):

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from services.worker.models.conformance import tensors
 from services.worker.models.conformance.result import Result
+from services.worker.models.conformance.tensors import Saved
 from services.worker.models.protocol import Rung, SessionModel, State
 
 Frames = npt.NDArray[np.uint8]
@@ -29,12 +29,12 @@ AFTER = 2
 class Baseline:
     """Two sessions played side by side at the default rung, cut in two once their windows are full.
 
-    `frames[row][chunk]`; `at_cut` and `at_end` are their exported states, in host memory.
+    `frames[row][chunk]`; `at_cut` and `at_end` are what their states were.
     """
 
     frames: tuple[list[Frames], ...]
-    at_cut: tuple[dict[str, Any], ...]
-    at_end: tuple[dict[str, Any], ...]
+    at_cut: tuple[Saved, ...]
+    at_end: tuple[Saved, ...]
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,23 @@ class Trial:
     def baseline(self) -> Baseline:
         states = self.open()
         made = self.play(states, self.window_chunks)
-        at_cut = tuple(self.export(state) for state in states)
+        at_cut = tuple(self.save(state) for state in states)
         later = self.play(states, AFTER)
         frames = tuple(one + two for one, two in zip(made, later, strict=True))
-        return Baseline(frames, at_cut, tuple(self.export(state) for state in states))
+        return Baseline(frames, at_cut, tuple(self.save(state) for state in states))
 
     def open(self, rows: Sequence[int] = (0, 1)) -> list[State]:
         return [self.model.open(seed=SEEDS[row], prompt=PROMPTS[row]) for row in rows]
 
     def at_cut(self, rows: Sequence[int] = (0, 1)) -> list[State]:
         """The baseline's sessions again, as they were at the cut."""
-        return [self.model.import_state(tensors.to_host(self.baseline.at_cut[row])) for row in rows]
+        return [self.restore(self.baseline.at_cut[row]) for row in rows]
 
-    def export(self, state: State) -> dict[str, Any]:
-        return tensors.to_host(self.model.export_state(state))
+    def save(self, state: State) -> Saved:
+        return tensors.save(self.model, state)
+
+    def restore(self, saved: Saved) -> State:
+        return tensors.restore(self.model, saved)
 
     def play(self, states: Sequence[State], chunks: int) -> list[list[Frames]]:
         """Frames of each row, chunk by chunk."""

@@ -5,15 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from services.worker.models.protocol import ModelSpec, Rung
+from services.worker.models.protocol import ModelSpec, Part, PastChunk, Rung
+from services.worker.models.slots import Layout, Region, Spans, Versions
 from services.worker.models.sprites import noise, vocabulary, weights
-from services.worker.models.sprites.autoencoder import SPACE_FACTOR, TIME_FACTOR, Autoencoder, Cache
-from services.worker.models.sprites.transformer import CHUNK, GRID, WINDOW_CHUNKS, Ring, Transformer, Window
+from services.worker.models.sprites.autoencoder import SPACE_FACTOR, TIME_FACTOR, Autoencoder
+from services.worker.models.sprites.transformer import (
+    CHUNK,
+    DIM,
+    GRID,
+    KV_SHAPE,
+    LAYERS,
+    WINDOW_CHUNKS,
+    Ring,
+    Transformer,
+    Window,
+    slot_of,
+)
 from services.worker.models.sprites.vocabulary import Attributes
+
+_T = TypeVar("_T")
 
 FPS = 8.0
 MAX_PROMPT_CHARS = 500
@@ -32,24 +47,30 @@ class Networks(nn.Module):
 
 @dataclass(slots=True)
 class State:
-    """One session's copy.
+    """One session's copy. `row` is its memory, with views `kv`, `latents` (the newest chunk's clean ones,
+    [3, 16, 12, 20]) and `decoder`; `versions` tells when its parts were written.
 
-    `chunk` counts from the session's first chunk, `picture_chunk` from where the picture (last) began anew;
-    both are of the chunk under way or next. `latents` are the last window's clean ones, newest last,
-    [4, 3, 16, 12, 20]. `scene` and `next_text_kv` are of the newest prompt, `text_kv` of the chunk under way.
-    While a chunk is under way, `noise` is its noise, `latent` its present latents, and
-    `levels` the noise levels of the forwards still to come, 0 being the clean pass.
+    `chunk` counts from the session's first chunk, `picture_chunk` from where the picture (last) began anew,
+    with chunk `origin`; both are of the chunk under way or next. `scene` and `next_text_kv` are of the newest
+    prompt, `shown` and `text_kv` of the chunk under way or last made. While a chunk is under way, `ring` is
+    where it attends, `noise` is its noise, `latent` its present latents, and `levels` the noise levels of the
+    forwards still to come, 0 being the clean pass.
     """
 
+    row: Tensor
+    kv: Tensor
+    latents: Tensor
+    decoder: list[Tensor]
+    versions: Versions
     seed: int
-    scene: Attributes
-    next_text_kv: Tensor
-    text_kv: Tensor
     chunk: int
     picture_chunk: int
-    ring: Ring
-    latents: Tensor
-    decoder: Cache | None = None
+    origin: int
+    scene: Attributes
+    shown: Attributes
+    next_text_kv: Tensor
+    text_kv: Tensor
+    ring: Ring | None = None
     noise: Tensor | None = None
     latent: Tensor | None = None
     levels: tuple[float, ...] = ()
@@ -63,6 +84,9 @@ class Sprites:
         self._networks.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._transformer = networks.transformer
         self._device = device
+        self._layout = Layout(self._regions())
+        self._spans = _parts(self._layout)
+        self._nothing = vocabulary.attributes({})
         self.spec = ModelSpec(
             name="sprites",
             width=GRID[1] * SPACE_FACTOR,
@@ -75,7 +99,11 @@ class Sprites:
             rungs=RUNGS,
             max_prompt_chars=MAX_PROMPT_CHARS,
             weights_digest=digest,
-            state_bytes=self._state_bytes(),
+            state_bytes=self._layout.row_bytes,
+            architecture=f"sprites, {LAYERS} layers of {DIM}, window of {WINDOW_CHUNKS} chunks",
+            dtype="float32",
+            recent_chunks=WINDOW_CHUNKS - 1,
+            sink_chunks=1,
         )
 
     def prompt_warnings(self, prompt: str) -> tuple[str, ...]:
@@ -83,11 +111,10 @@ class Sprites:
 
     @torch.inference_mode()
     def open(self, *, seed: int, prompt: str, first_chunk: int = 0) -> State:
-        scene = vocabulary.attributes(vocabulary.read(prompt).named)
-        latents = torch.zeros(WINDOW_CHUNKS, *noise.SHAPE, device=self._device)
-        ring = Ring.empty(self._device)
-        text_kv = self._text_kv(scene)
-        return State(seed, scene, text_kv, text_kv, first_chunk, 0, ring, latents)
+        state = self._blank()
+        state.seed, state.chunk, state.origin = seed, first_chunk, first_chunk
+        self.set_prompt(state, prompt)
+        return state
 
     @torch.inference_mode()
     def set_prompt(self, state: State, prompt: str) -> None:
@@ -97,10 +124,8 @@ class Sprites:
     @torch.inference_mode()
     def begin_chunk(self, state: State, rung: Rung) -> int:
         # The same noise serves every step: they follow one straight line from it, as they did in training.
-        state.noise = noise.draw(state.seed, state.chunk).to(self._device)
-        state.latent, state.text_kv = state.noise, state.next_text_kv
-        state.levels = (*(1 - step / rung.steps for step in range(rung.steps)), 0.0)
-        state.ring.begin(state.picture_chunk)
+        state.noise = state.latent = noise.draw(state.seed, state.chunk).to(self._device)
+        self._begin(state, (*(1 - step / rung.steps for step in range(rung.steps)), 0.0))
         return len(state.levels)
 
     @torch.inference_mode()
@@ -110,7 +135,7 @@ class Sprites:
             torch.tensor([[s.levels[0]] * CHUNK for s in states], device=self._device),
             torch.tensor([float(s.picture_chunk == 0) for s in states], device=self._device),
             torch.cat([s.text_kv for s in states]),
-            Window([s.ring for s in states], [s.picture_chunk for s in states]),
+            Window([_under_way(s.ring) for s in states], [s.picture_chunk for s in states]),
         )
         for state, latents in zip(states, clean, strict=True):
             _advance(state, latents)
@@ -118,50 +143,115 @@ class Sprites:
     @torch.inference_mode()
     def decode(self, state: State) -> Tensor:
         latents = _under_way(state.latent)
-        frames, state.decoder = self._networks.autoencoder.decode(latents[None], state.decoder)
-        state.latents = torch.cat([state.latents[1:], latents[None]])
+        frames = self._decode(state, latents, first=state.picture_chunk == 0)
         state.chunk, state.picture_chunk = state.chunk + 1, state.picture_chunk + 1
-        state.noise = state.latent = None
+        state.noise = state.latent = state.ring = None
         pixels = frames[0].add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().contiguous()
 
-    @torch.inference_mode()
-    def export_state(self, state: State) -> dict[str, Tensor]:
-        """Between two chunks only."""
-        assert state.latent is None, "a state is exported between two chunks"
-        counters = [state.seed, state.chunk, state.picture_chunk, *state.scene]
-        tensors = {"counters": torch.tensor(counters), "kv": state.ring.kv, "latents": state.latents}
-        tensors |= {f"decoder.{layer}": past for layer, past in enumerate(state.decoder or [])}
-        return {name: tensor.clone() for name, tensor in tensors.items()}
+    def memory(self, state: State) -> Tensor:
+        return state.row
+
+    def parts(self, state: State) -> dict[str, Part]:
+        return state.versions.parts()
+
+    def counters(self, state: State) -> dict[str, Any]:
+        assert state.latent is None, "a state has counters between two chunks"
+        numbers = {"seed": state.seed, "chunk": state.chunk, "origin": state.origin}
+        scenes = {"scene": list(state.scene), "shown": list(state.shown)}
+        return numbers | scenes | {"picture_chunk": state.picture_chunk}
+
+    def reserve(self) -> State:
+        return self._blank()
 
     @torch.inference_mode()
-    def import_state(self, tensors: Mapping[str, Tensor]) -> State:
-        seed, chunk, picture_chunk, *values = tensors["counters"].tolist()
-        scene: Attributes = (values[0], values[1], values[2], values[3], values[4], values[5])
-        held = {name: tensor.to(self._device, copy=True) for name, tensor in tensors.items()}
-        decoder = [held[name] for name in sorted(held) if name.startswith("decoder.")]
-        ring, text_kv = Ring(held["kv"]), self._text_kv(scene)
+    def take_over(self, state: State, counters: Mapping[str, Any]) -> None:
+        state.seed, state.chunk, state.origin = counters["seed"], counters["chunk"], counters["origin"]
+        state.picture_chunk = counters["picture_chunk"]
+        state.scene, state.shown = tuple(counters["scene"]), tuple(counters["shown"])
+        state.next_text_kv, state.text_kv = self._text_kv(state.scene), self._text_kv(state.shown)
+        state.versions.wrote(self._spans)
+
+    def latents(self, state: State) -> PastChunk:
+        assert state.picture_chunk, "a chunk was decoded"
+        prompt = vocabulary.describe(state.shown)
+        return PastChunk(state.chunk - 1, state.origin, prompt, state.latents.to("cpu", copy=True))
+
+    @torch.inference_mode()
+    def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
+        """Its clean passes again, as if the picture had begun just long enough ago: from then on a ring is
+        the same every few chunks. Each sees fewer chunks before it than it once did, so they differ a little.
+        """
+        state = self._blank()
+        state.seed, state.origin = seed, past[0].origin
+        for number, chunk in enumerate(past):
+            state.picture_chunk, state.chunk = number, chunk.index + 1
+            state.latent = torch.as_tensor(chunk.latents).to(self._device)
+            self.set_prompt(state, chunk.prompt)
+            self._begin(state, (0.0,))
+            self.forward([state])
+        self._decode(state, _under_way(state.latent), first=True)
+        state.picture_chunk, state.latent, state.ring = len(past), None, None
+        self.set_prompt(state, prompt)
+        return state
+
+    def _begin(self, state: State, levels: tuple[float, ...]) -> None:
+        state.shown, state.text_kv, state.levels = state.scene, state.next_text_kv, levels
+        state.ring = Ring(state.kv)
+        state.ring.begin(state.picture_chunk)
+
+    def _decode(self, state: State, latents: Tensor, *, first: bool) -> Tensor:
+        frames, cache = self._networks.autoencoder.decode(latents[None], None if first else state.decoder)
+        for kept, newest in zip(state.decoder, cache, strict=True):
+            kept.copy_(newest)
+        state.latents.copy_(latents)
+        state.versions.wrote(("latents", "decoder"))
+        return frames
+
+    @torch.inference_mode(mode=False)
+    def _blank(self) -> State:
+        """Of zeros, in memory that anyone may write to."""
+        row = torch.zeros(self._layout.row_bytes, dtype=torch.uint8, device=self._device)
+        views, text_kv = self._layout.views(row), self._text_kv(self._nothing)
+        decoder = [view for name, view in views.items() if name.startswith("decoder.")]
         return State(
-            seed, scene, text_kv, text_kv, chunk, picture_chunk, ring, held["latents"], decoder or None
+            row,
+            views["kv"],
+            views["latents"],
+            decoder,
+            Versions(self._spans),
+            seed=0,
+            chunk=0,
+            picture_chunk=0,
+            origin=0,
+            scene=self._nothing,
+            shown=self._nothing,
+            next_text_kv=text_kv,
+            text_kv=text_kv,
         )
 
     def _text_kv(self, scene: Attributes) -> Tensor:
         return self._transformer.text_kv(torch.tensor([vocabulary.token_ids(scene)], device=self._device))
 
-    def _state_bytes(self) -> int:
-        """Measured on a copy that has made a chunk."""
-        with torch.inference_mode():
-            latents = torch.zeros(1, *noise.SHAPE, device=self._device)
-            _, decoder = self._networks.autoencoder.decode(latents)
-            text_kv = self._text_kv(vocabulary.attributes(vocabulary.read("").named))
-        ring = Ring.empty(self._device)
-        kept = [ring.kv, ring.turned, text_kv, latents.expand(WINDOW_CHUNKS, *noise.SHAPE), *decoder]
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+    @torch.inference_mode()
+    def _regions(self) -> list[Region]:
+        """The decoder's are measured."""
+        _, cache = self._networks.autoencoder.decode(torch.zeros(1, *noise.SHAPE, device=self._device))
+        shapes = {"kv": KV_SHAPE, "latents": noise.SHAPE}
+        shapes |= {f"decoder.{block}": tuple(past.shape) for block, past in enumerate(cache)}
+        return [Region(name, shape, torch.float32) for name, shape in shapes.items()]
 
 
-def _under_way(latent: Tensor | None) -> Tensor:
-    assert latent is not None, "begin_chunk comes first"
-    return latent
+def _parts(layout: Layout) -> dict[str, Spans]:
+    """What one chunk writes of the ring, and what every chunk writes."""
+    ring = {f"ring.{slot}": layout.cut("kv", 2, slot, slot + 1) for slot in range(WINDOW_CHUNKS)}
+    decoder = [name for name in layout.names if name.startswith("decoder.")]
+    return {**ring, "latents": layout.whole("latents"), "decoder": layout.whole(*decoder)}
+
+
+def _under_way(held: _T | None) -> _T:
+    assert held is not None, "begin_chunk comes first"
+    return held
 
 
 def _advance(state: State, clean: Tensor) -> None:
@@ -171,6 +261,8 @@ def _advance(state: State, clean: Tensor) -> None:
     if level > 0:
         following = rest[0]
         state.latent = (1 - following) * clean + following * _under_way(state.noise)
+    else:
+        state.versions.wrote([f"ring.{slot_of(state.picture_chunk)}"])
 
 
 def load(device: str, weights_path: str = "") -> Sprites:

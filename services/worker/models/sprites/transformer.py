@@ -29,6 +29,7 @@ WINDOW_CHUNKS = 4
 PATCH = LATENT_CHANNELS * 4
 DIM, LAYERS, HEADS, HEAD_DIM, FFN, CROSS = 256, 6, 4, 64, 608, 128
 CROSS_HEADS = 4
+KV_SHAPE = (2, LAYERS, WINDOW_CHUNKS, CHUNK_TOKENS, HEADS, HEAD_DIM)
 
 
 class Attend(Protocol):
@@ -204,19 +205,15 @@ def place_table(order: int, device: torch.device) -> Tensor:
 
 
 class Ring:
-    """One session's keys and values, pre-allocated.
+    """One session's keys and values, for one chunk.
 
-    `kv` is [2, layers, slots, 180, heads, head_dim] with un-roped keys and is the state; `turned` holds
-    the keys turned for the chunk being made and can always be made again from it.
+    `kv` (`KV_SHAPE`) has un-roped keys and is the state; `turned` holds the keys turned for the chunk being
+    made.
     """
 
     def __init__(self, kv: Tensor) -> None:
         self.kv = kv
         self.turned = torch.empty_like(kv[0])
-
-    @classmethod
-    def empty(cls, device: torch.device) -> Ring:
-        return cls(torch.zeros(2, LAYERS, WINDOW_CHUNKS, CHUNK_TOKENS, HEADS, HEAD_DIM, device=device))
 
     def begin(self, chunk: int) -> None:
         """Turns the past keys to where chunk n sees them, once for all its forwards."""

@@ -5,21 +5,33 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from services.worker.models.noise import draw
-from services.worker.models.protocol import ModelSpec, Rung
+from services.worker.models.protocol import ModelSpec, Part, PastChunk, Rung
+from services.worker.models.slots import Layout, Pool, Versions
 from services.worker.models.wan.config import FPS, WanConfig
 from services.worker.models.wan.passes import chunk_passes, place_of, recache, window_of
-from services.worker.models.wan.session import Decoder, State, StateMismatch, regions
-from services.worker.models.wan.slots import Pool
+from services.worker.models.wan.session import (
+    CROSS,
+    DECODER,
+    LATENTS,
+    RING,
+    Decoder,
+    State,
+    parts,
+    places_together,
+    regions,
+)
 from services.worker.models.wan.text import TextEncoder
 from services.worker.models.wan.transformer import Rows, Transformer
 
 MAX_PROMPT_CHARS = 2000
 FAST_STEPS = 2
+_COUNTERS = ("seed", "chunk", "frames", "prompt", "shown", "new_text")
 RANDOM = "random:"
 """Begins the digest of weights that were drawn, not trained; its seed follows."""
 
@@ -43,7 +55,9 @@ class Wan:
         transformer.ready(self._device)
         self._decoder: Decoder = decoder.eval().requires_grad_(requires_grad=False)  # type: ignore[assignment]
         self._encoder = encoder
-        self._pool = Pool(regions(config, self._decoder, self._dtype), slots, self._device)
+        layout = Layout(regions(config, self._decoder, self._dtype))
+        self._pool = Pool(layout, slots, self._device)
+        self._parts = parts(config, layout)
         self._random = digest.startswith(RANDOM)
         self.spec = self._describe(digest)
 
@@ -57,7 +71,8 @@ class Wan:
     @torch.inference_mode()
     def open(self, *, seed: int, prompt: str, first_chunk: int = 0) -> State:
         """Raises `NoSlot`."""
-        state = self._lease(seed, first_chunk)
+        state = self._lease()
+        state.seed, state.chunk = seed, first_chunk
         self.set_prompt(state, prompt)
         return state
 
@@ -67,17 +82,21 @@ class Wan:
             state.lease()
 
     def set_prompt(self, state: State, prompt: str) -> None:
-        self.set_text(state, self._encoder.encode(prompt))
+        self.set_text(state, self._encoder.encode(prompt), prompt)
 
     @torch.inference_mode()
-    def set_text(self, state: State, embedding: Tensor) -> None:
+    def set_text(self, state: State, embedding: Tensor, prompt: str) -> None:
         """A prompt encoded elsewhere: [words, text_dim], what is beyond text_tokens words unread."""
         words = embedding[: self._config.architecture.text_tokens]
-        state.new_text = words.to(self._device, self._dtype)
+        text = self._pool["text"][state.slot]
+        text[: len(words)] = words.to(self._device, self._dtype)
+        text[len(words) :] = 0
+        state.prompt, state.new_text = prompt, True
+        state.versions.wrote([CROSS])
 
     @torch.inference_mode()
     def begin_chunk(self, state: State, rung: Rung) -> int:
-        new_prompt = state.new_text is not None
+        new_prompt = state.new_text
         self._take_text(state)
         count = self._config.geometry.chunk_latent_frames
         state.latent = self._noise(state, 0).to(self._dtype)
@@ -89,6 +108,8 @@ class Wan:
             window_frames=rung.window_latent_frames,
             new_prompt=new_prompt,
         )
+        size = places_together(self._config)
+        state.writes = frozenset(f"{RING}{place // size}" for each in state.passes for place in each.written)
         return len(state.passes)
 
     def batch_key(self, state: State) -> tuple[int, int]:
@@ -110,49 +131,59 @@ class Wan:
         cache = self._pool["decoder"][state.slot]
         frames = self._decoder.decode(latents, cache, first=state.frames == 0)
         state.chunk, state.frames, state.latent = state.chunk + 1, state.frames + len(latents), None
+        state.versions.wrote([LATENTS, DECODER])
         pixels = frames.float().mul(255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).contiguous().cpu()
 
-    @torch.inference_mode()
-    def export_state(self, state: State) -> dict[str, Tensor]:
-        """Between two chunks only."""
-        return self._counters(state) | {"slot": self._pool.row(state.slot).clone()}
+    def memory(self, state: State) -> Tensor:
+        return self._pool.row(state.slot)
+
+    def parts(self, state: State) -> dict[str, Part]:
+        return state.versions.parts()
+
+    def counters(self, state: State) -> dict[str, Any]:
+        assert state.latent is None, "a state has counters between two chunks"
+        return {name: getattr(state, name) for name in _COUNTERS}
 
     @torch.inference_mode()
-    def import_state(self, tensors: Mapping[str, Tensor]) -> State:
-        """Raises `StateMismatch` or `NoSlot`."""
-        held = tensors["slot"]
-        if held.dtype != torch.uint8 or held.numel() != self._pool.row_bytes:
-            raise StateMismatch(
-                f"a state of {held.nbytes} bytes; those of {self.spec.name} at {self.spec.width}×"
-                f"{self.spec.height} with its {self._decoder.name} decoder are {self._pool.row_bytes} bytes"
-            )
-        state = self._restore(tensors)
-        self._pool.row(state.slot).copy_(held)
-        return state
+    def reserve(self) -> State:
+        """Raises `NoSlot`."""
+        return self._lease()
+
+    def take_over(self, state: State, counters: Mapping[str, Any]) -> None:
+        for name in _COUNTERS:
+            setattr(state, name, counters[name])
+        state.versions.wrote(self._parts)
 
     @torch.inference_mode()
-    def export_latents(self, state: State) -> dict[str, Tensor]:
-        """The little that `rebuild` needs: some MB instead of GB. Between two chunks only."""
-        small = {name: self._pool[name][state.slot].clone() for name in ("latents", "text")}
-        return self._counters(state) | small
+    def latents(self, state: State) -> PastChunk:
+        assert state.frames, "a chunk was decoded"
+        count = self._config.geometry.chunk_latent_frames
+        made = self._pool["latents"][state.slot, self._places(state.frames - count, count)]
+        origin = state.chunk - state.frames // count
+        return PastChunk(state.chunk - 1, origin, state.shown, made.to("cpu", copy=True))
 
     @torch.inference_mode()
-    def rebuild(self, tensors: Mapping[str, Tensor]) -> State:
-        """A copy that goes on much as the exported one would have: one long forward, and a decode thrown
-        away.
+    def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
+        """One long forward, and a decode thrown away.
 
-        What an evicted frame had left in the window's keys and values is lost, so it isn't bit for bit the
-        same.
+        What an evicted frame had left in the window's keys and values is lost. Raises `NoSlot`.
         """
-        state = self._restore(tensors)
-        for name in ("latents", "text"):
-            self._pool[name][state.slot].copy_(tensors[name])
-        self._make_cross(state, self._pool["text"][state.slot])
-        if state.frames:
-            state.passes = (recache(self._config.recipe, state.frames, sink_too=True),)
-            self._forward_alike([state])
-            self._warm_decoder(state)
+        state, newest = self._lease(), past[-1]
+        count = self._config.geometry.chunk_latent_frames
+        for chunk in past:
+            places = self._places((chunk.index - chunk.origin) * count, count)
+            self._pool["latents"][state.slot, places] = chunk.latents.to(self._device, self._dtype)
+        state.seed, state.chunk = seed, newest.index + 1
+        state.frames = (state.chunk - newest.origin) * count
+        self.set_prompt(state, newest.prompt)
+        self._take_text(state)
+        state.passes = (recache(self._config.recipe, state.frames, sink_too=True),)
+        self._forward_alike([state])
+        self._warm_decoder(state)
+        state.versions.wrote(self._parts)
+        if prompt != newest.prompt:
+            self.set_prompt(state, prompt)
         return state
 
     def _forward_alike(self, states: list[State]) -> None:
@@ -181,6 +212,8 @@ class Wan:
             if done.next_level:
                 clean = (1 - done.next_level) * clean + done.next_level * self._noise(state, done.step + 1)
             state.latent = clean.to(self._dtype)
+        if not state.passes:
+            state.versions.wrote(state.writes)
 
     def _noise(self, state: State, step: int) -> Tensor:
         geometry = self._config.geometry
@@ -189,16 +222,11 @@ class Wan:
 
     def _take_text(self, state: State) -> None:
         """A new prompt's keys and values, once."""
-        if state.new_text is None:
-            return
-        text = self._pool["text"][state.slot]
-        text.zero_()
-        text[: len(state.new_text)] = state.new_text
-        self._make_cross(state, text)
-        state.new_text = None
-
-    def _make_cross(self, state: State, text: Tensor) -> None:
-        self._pool["cross"][state.slot] = self._transformer.text_kv(text)
+        if state.new_text:
+            text = self._pool["text"][state.slot]
+            self._pool["cross"][state.slot] = self._transformer.text_kv(text)
+            state.shown, state.new_text = state.prompt, False
+            state.versions.wrote([CROSS])
 
     def _warm_decoder(self, state: State) -> None:
         """The decoder's cache from the newest latents that follow each other."""
@@ -211,22 +239,9 @@ class Wan:
     def _places(self, start: int, count: int) -> list[int]:
         return [place_of(frame, self._config.recipe) for frame in range(start, start + count)]
 
-    def _lease(self, seed: int, chunk: int) -> State:
-        state = State(self._pool.take(), seed, chunk)
+    def _lease(self) -> State:
+        state = State(self._pool.take(), Versions(self._parts))
         state.lease = weakref.finalize(state, self._pool.give_back, state.slot)
-        return state
-
-    def _counters(self, state: State) -> dict[str, Tensor]:
-        assert state.latent is None, "a state is exported between two chunks"
-        kept = {"counters": torch.tensor([state.seed, state.chunk, state.frames])}
-        return kept if state.new_text is None else kept | {"new_text": state.new_text.clone()}
-
-    def _restore(self, tensors: Mapping[str, Tensor]) -> State:
-        seed, chunk, frames = tensors["counters"].tolist()
-        state = self._lease(seed, chunk)
-        state.frames = frames
-        if "new_text" in tensors:
-            state.new_text = tensors["new_text"].to(self._device, self._dtype)
         return state
 
     def _describe(self, digest: str) -> ModelSpec:
@@ -246,7 +261,14 @@ class Wan:
             max_prompt_chars=MAX_PROMPT_CHARS,
             weights_digest=digest,
             state_bytes=self._pool.row_bytes,
+            architecture=(
+                f"{config.architecture.name}, {recipe.name}: window of {recipe.window_frames} latent frames,"
+                f" sink of {recipe.sink_frames}; {self._decoder.name} decoder"
+            ),
+            dtype=kv_dtype,
             slots=self._pool.slots,
+            recent_chunks=-(-(recipe.window_frames - recipe.sink_frames) // geometry.chunk_latent_frames),
+            sink_chunks=-(-recipe.sink_frames // geometry.chunk_latent_frames),
         )
 
 

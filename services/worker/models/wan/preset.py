@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from services.worker.models import WeightsError
+from services.worker.models.slots import Layout
 from services.worker.models.wan import random_weights
 from services.worker.models.wan.checkpoint import Checkpoint, read, read_folder
 from services.worker.models.wan.config import (
@@ -22,7 +23,6 @@ from services.worker.models.wan.config import (
 from services.worker.models.wan.loading import digest, load_decoder, load_transformer, published_shapes
 from services.worker.models.wan.model import RANDOM, Wan
 from services.worker.models.wan.session import Decoder, regions
-from services.worker.models.wan.slots import row_bytes
 from services.worker.models.wan.taehv import TaehvDecoder
 from services.worker.models.wan.text import StandInEncoder, TextEncoder
 from services.worker.models.wan.transformer import Transformer
@@ -132,7 +132,7 @@ def _room(config: WanConfig, decoder: Decoder, device: str) -> int:
     free_bytes, _ = torch.cuda.mem_get_info(device)
     parameters = sum(prod(shape) for shape in published_shapes(config.architecture).values())
     weight_bytes = parameters * config.element_bytes
-    slot_bytes = row_bytes(regions(config, decoder, _dtype(device)))
+    slot_bytes = Layout(regions(config, decoder, _dtype(device))).row_bytes
     room = slots_that_fit(free_bytes, weight_bytes, slot_bytes)
     if room < 1:
         raise WeightsError(

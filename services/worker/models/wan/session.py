@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from services.worker.models.wan.config import Geometry, WanConfig
+from services.worker.models.slots import Layout, Region, Spans, Versions
+from services.worker.models.wan.config import Geometry, Recipe, WanConfig
 from services.worker.models.wan.passes import Pass
-from services.worker.models.wan.slots import Region
-
-
-class StateMismatch(ValueError):
-    """A state of another architecture, geometry, decoder or type of numbers. The message gives the sizes."""
 
 
 class Decoder(Protocol):
@@ -32,18 +28,23 @@ class State:
     """One session's copy; what is large lives in its slot of the pool.
 
     `chunk` counts from the session's first chunk and names its noise, `frames` the latent frames since the
-    picture (last) began anew. `new_text` is a prompt's embedding that no chunk has been begun with. While a
-    chunk is under way, `latent` is its present latents [frames, 16, h, w] and `passes` the forwards still
-    to come.
+    picture (last) began anew. `prompt` is the newest, `shown` that of the chunk under way or last made;
+    `new_text`: no chunk has been begun with the embedding in the slot. `versions` tells when the slot's parts
+    were written. While a chunk is under way, `latent` is its present latents [frames, 16, h, w] and `passes`
+    the forwards still to come, and `writes` the parts of the ring that they write.
     """
 
     slot: int
-    seed: int
-    chunk: int
+    versions: Versions
+    seed: int = 0
+    chunk: int = 0
     frames: int = 0
-    new_text: Tensor | None = None
+    prompt: str = ""
+    shown: str = ""
+    new_text: bool = False
     latent: Tensor | None = None
     passes: tuple[Pass, ...] = ()
+    writes: frozenset[str] = frozenset()
     lease: weakref.finalize | None = None
 
 
@@ -59,3 +60,30 @@ def regions(config: WanConfig, decoder: Decoder, dtype: torch.dtype) -> list[Reg
         ("decoder", (cached,)),
     )
     return [Region(name, shape, dtype) for name, shape in shapes]
+
+
+RING = "ring."
+CROSS, LATENTS, DECODER = "cross", "latents", "decoder"
+
+
+def parts(config: WanConfig, layout: Layout) -> dict[str, Spans]:
+    """A slot cut by when it changes; what belongs to none of the named ones changes with every chunk."""
+    size = places_together(config)
+    window = config.recipe.window_frames
+    ring = {
+        f"{RING}{number}": layout.cut("kv", 2, number * size, (number + 1) * size)
+        for number in range(window // size)
+    }
+    others = [name for name in layout.names if name not in {"kv", "cross", "text", "latents"}]
+    return {
+        **ring,
+        CROSS: layout.whole("cross", "text"),
+        LATENTS: layout.whole("latents"),
+        DECODER: layout.whole(*others),
+    }
+
+
+def places_together(config: WanConfig) -> int:
+    """How many neighbouring places of the ring are always written together, sinks apart."""
+    recipe: Recipe = config.recipe
+    return gcd(config.geometry.chunk_latent_frames, recipe.sink_frames, recipe.window_frames)

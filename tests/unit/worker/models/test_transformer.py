@@ -8,6 +8,7 @@ from services.worker.models.sprites.transformer import (
     CHUNK,
     FRAME_TOKENS,
     HEAD_DIM,
+    KV_SHAPE,
     Parallel,
     Ring,
     Transformer,
@@ -68,7 +69,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @torch.inference_mode()
 def test_window_is_attention_the_long_way_also_past_the_window(transformer: Transformer) -> None:
     clean, noisy, t, tokens = inputs()
-    ring, long_way = Ring.empty(torch.device("cpu")), LongWay()
+    ring, long_way = Ring(torch.zeros(KV_SHAPE)), LongWay()
     for chunk in range(CHUNKS):
         text_kv, opening = transformer.text_kv(tokens[chunk : chunk + 1]), torch.tensor([float(chunk == 0)])
         ring.begin(chunk)
@@ -88,7 +89,7 @@ def test_training_sees_what_serving_sees(transformer: Transformer) -> None:
     both = torch.cat([clean, noisy]).squeeze(1)
     attend = Parallel(1, CHUNKS, torch.device("cpu"))
     trained = transformer(both, levels, opening.repeat(2), text_kv.repeat(2, *[1] * 5), attend)[CHUNKS:]
-    ring = Ring.empty(torch.device("cpu"))
+    ring = Ring(torch.zeros(KV_SHAPE))
     for chunk in range(CHUNKS):
         row = slice(chunk, chunk + 1)
         ring.begin(chunk)
