@@ -52,7 +52,7 @@ _DIFFUSERS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`kind` is transformer, lora, vae, taehv or unknown; `layout` is wan or diffusers."""
+    """`kind` is transformer, lora, vae, taehv, text encoder or unknown; `layout` is wan or diffusers."""
 
     path: Path
     kind: str
@@ -66,58 +66,75 @@ def read(path: Path, *, averaged: bool = True) -> Checkpoint:
     `averaged`: of a training run's two generators the averaged one, as Self-Forcing's samples do; LongLive's
     low-rank updates belong on the other.
     """
-    if path.name.endswith(_INDEX_SUFFIX):
+    if is_index(path):
         tensors = _read_shards(path)
     elif path.suffix == ".safetensors":
         tensors = _read_safetensors(path)
     elif path.suffix in SUFFIXES:
-        tensors = _read_torch(path, averaged=averaged)
+        tensors = read_torch(path, averaged=averaged)
     else:
         raise WeightsError(f"weights file {path} is none of {', '.join((*SUFFIXES, _INDEX_SUFFIX))}")
-    tensors = {_bare(name): tensor for name, tensor in tensors.items()}
-    diffusers = any(name.startswith("condition_embedder.") or ".attn1." in name for name in tensors)
+    return recognised(path, tensors)
+
+
+def recognised(path: Path, tensors: Mapping[str, Tensor]) -> Checkpoint:
+    """The same tensors under their published names, and what they are. Reads no values."""
+    bare = {_bare(name): tensor for name, tensor in tensors.items()}
+    diffusers = any(name.startswith("condition_embedder.") or ".attn1." in name for name in bare)
     if diffusers:
-        tensors = {_from_diffusers(name): tensor for name, tensor in tensors.items()}
-    return Checkpoint(path, _kind(tensors), "diffusers" if diffusers else "wan", tensors)
+        bare = {_from_diffusers(name): tensor for name, tensor in bare.items()}
+    return Checkpoint(path, _kind(bare), "diffusers" if diffusers else "wan", bare)
 
 
 def read_folder(folder: Path) -> list[Checkpoint]:
     """Every file of weights in a folder, shards through their index. Raises `WeightsError`."""
+    return [read(path) for path in files_in(folder)]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Indices of shards, then single files. Raises `WeightsError`."""
     indices = sorted(folder.glob(f"*{_INDEX_SUFFIX}"))
-    shards = {folder / name for index in indices for name in _shard_names(index)}
+    shards = {shard for index in indices for shard in shards_of(index)}
     single = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path not in shards)
     if not indices and not single:
         raise WeightsError(f"folder {folder} holds no weights file ({', '.join(SUFFIXES)})")
-    return [read(path) for path in (*indices, *single)]
+    return [*indices, *single]
+
+
+def is_index(path: Path) -> bool:
+    return path.name.endswith(_INDEX_SUFFIX)
 
 
 def _read_safetensors(path: Path) -> Tensors:
-    return _reading(path, lambda: load_file(path))
+    return reading(path, lambda: load_file(path))
 
 
 def _read_shards(index: Path) -> Tensors:
     tensors: Tensors = {}
-    for name in _shard_names(index):
-        tensors |= _read_safetensors(index.with_name(name))
+    for shard in shards_of(index):
+        tensors |= _read_safetensors(shard)
     return tensors
 
 
-def _shard_names(index: Path) -> list[str]:
-    content = _reading(index, lambda: json.loads(index.read_bytes()))
+def shards_of(index: Path) -> list[Path]:
+    """Raises `WeightsError`."""
+    content = reading(index, lambda: json.loads(index.read_bytes()))
     names = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise WeightsError(f"weights index {index} has no weight_map of names to files")
     if any(Path(name).name != name for name in names.values()):
         raise WeightsError(f"weights index {index} names files outside its folder")
-    return sorted(set(names.values()))
+    return [index.with_name(name) for name in sorted(set(names.values()))]
 
 
-def _read_torch(path: Path, *, averaged: bool) -> Tensors:
+def read_torch(path: Path, *, averaged: bool = True) -> Tensors:
+    """The values stay on disk until they are used, except in files of torch's oldest format."""
+
     def load() -> Any:
         mapped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
-    content = _reading(path, load)
+    content = reading(path, load)
     wrappers = (_AVERAGED, *_WRAPPERS) if averaged else _WRAPPERS
     for _ in wrappers:
         inner = next((content[key] for key in wrappers if isinstance(content.get(key), dict)), None)
@@ -128,7 +145,7 @@ def _read_torch(path: Path, *, averaged: bool) -> Tensors:
     return tensors
 
 
-def _reading(path: Path, load: Callable[[], Any]) -> Any:
+def reading(path: Path, load: Callable[[], Any]) -> Any:
     """What `load` returns, its many kinds of failure in words."""
     try:
         content = load()
@@ -175,6 +192,8 @@ def _kind(names: Mapping[str, Tensor]) -> str:
         return "vae"
     if "decoder.1.weight" in names and "decoder.3.conv.0.weight" in names:
         return "taehv"
+    if names.keys() & {"token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight"}:
+        return "text encoder"
     return "unknown"
 
 

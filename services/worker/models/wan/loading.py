@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,21 @@ def published_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
 
 def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+class Differences(NamedTuple):
+    """Names of tensors that a checkpoint lacks, has too many of, or has in another shape (and in which)."""
+
+    missing: list[str]
+    unknown: list[str]
+    reshaped: list[str]
+
+    def told(self) -> list[str]:
+        return [
+            *(f"{name} is missing" for name in self.missing),
+            *(f"{name} is unknown" for name in self.unknown),
+            *self.reshaped,
+        ]
 
 
 @dataclass(frozen=True)
@@ -139,21 +155,36 @@ def size(tensors: Tensors) -> tuple[int, int]:
 
 
 def mismatches(checkpoint: Checkpoint, arch: Architecture) -> list[str]:
+    foreign = foreign_to(checkpoint, arch)
+    return [foreign] if foreign else differences(checkpoint, arch).told()
+
+
+def foreign_to(checkpoint: Checkpoint, arch: Architecture) -> str:
+    """Why it can't be a transformer of `arch` at all, "" if it may be one."""
     if checkpoint.kind != "transformer":
-        return [f"is no transformer of the Wan family but {_named(checkpoint)}"]
+        return f"is no transformer of the Wan family but {_named(checkpoint)}"
     tensors = checkpoint.tensors
     channels = tensors["patch_embedding.weight"].shape[1]
     if channels != LATENT_CHANNELS:
-        return [f"takes {channels} input channels instead of {LATENT_CHANNELS}: not a text-to-video model"]
+        return f"takes {channels} input channels instead of {LATENT_CHANNELS}: not a text-to-video model"
     if size(tensors) != (arch.dim, arch.layers):
         dim, layers = size(tensors)
-        return [f"has {layers} layers of width {dim}, but {arch.name} has {arch.layers} of {arch.dim}"]
-    return _differences(tensors, published_shapes(arch))
+        return f"has {layers} layers of width {dim}, but {arch.name} has {arch.layers} of {arch.dim}"
+    return ""
+
+
+def differences(checkpoint: Checkpoint, arch: Architecture) -> Differences:
+    return _differences(checkpoint.tensors, published_shapes(arch))
 
 
 def decoder_mismatches(checkpoint: Checkpoint, module: nn.Module) -> list[str]:
     if checkpoint.kind != module.name:
         return [f"is no {module.name} decoder but {_named(checkpoint)}"]
+    return decoder_differences(checkpoint, module).told()
+
+
+def decoder_differences(checkpoint: Checkpoint, module: nn.Module) -> Differences:
+    """Of a checkpoint of the module's kind."""
     state = module.state_dict()
     used = {
         name: _last_rows(tensor, state[name]) if name in state else tensor
@@ -163,16 +194,16 @@ def decoder_mismatches(checkpoint: Checkpoint, module: nn.Module) -> list[str]:
     return _differences(used, {name: tuple(tensor.shape) for name, tensor in state.items()})
 
 
-def _differences(tensors: Tensors, wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    return [
-        *(f"{name} is missing" for name in wanted if name not in tensors),
-        *(f"{name} is unknown" for name in tensors if name not in wanted),
-        *(
+def _differences(tensors: Tensors, wanted: Mapping[str, tuple[int, ...]]) -> Differences:
+    return Differences(
+        [name for name in wanted if name not in tensors],
+        [name for name in tensors if name not in wanted],
+        [
             f"{name} is {list(tensor.shape)} instead of {list(wanted[name])}"
             for name, tensor in tensors.items()
             if name in wanted and tuple(tensor.shape) != wanted[name]
-        ),
-    ]
+        ],
+    )
 
 
 def _last_rows(tensor: Tensor, wanted: Tensor) -> Tensor:
