@@ -29,7 +29,7 @@ class Rows:
     """Where one forward's rows keep their state; `kv` and `cross` are the pool's regions of all slots.
 
     `slots` is [rows], `places` [rows, frames seen]: the ring's places, oldest first, the last `count`
-    written.
+    written. `slot`: of a single row whose slot the host knows; its state can be read where it lies.
     """
 
     kv: Tensor
@@ -37,6 +37,12 @@ class Rows:
     slots: Tensor
     places: Tensor
     count: int
+    slot: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers computed with, whatever the ring holds."""
+        return self.cross.dtype
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
