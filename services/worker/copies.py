@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.contracts.fleet import CopyReport, Own
 from shared.contracts.session import Input
 
 FAILED, SUPERSEDED = "failed", "superseded"
+ENCODING = "encoding"
+
+
+def prompt_of(inputs: Sequence[Input]) -> str:
+    """The newest."""
+    return next((given.text for given in reversed(inputs) if given.kind == "prompt"), "")
 
 
 @dataclass(eq=False, slots=True)
@@ -15,13 +22,22 @@ class Copy:
     """One session here. Written under the roster's lock only.
 
     `next_chunk`: the first index not begun. `next_append`: the first not in the log. `generation` changes
-    when the copy begins anew, so that chunks under way from before are recognised. `inputs_from`: the first
-    chunk showing `inputs`.
+    when the copy begins anew, so that chunks under way from before are recognised. `shows`: the command whose
+    inputs the next chunk shows, older than `own` while a prompt is being encoded; None: its first one is.
+    `text`: keeps that prompt's embedding in the model's reach. `inputs_from`: the first chunk showing these
+    inputs.
+
+    In a move: `leaving`: its state is on its way to another worker, `frozen`: so that no chunk may begin, and
+    `boundary_told` once none is under way on the device. `arriving`: its state is on its way here, and until
+    then it isn't reported. `move_id`: it came by that move, of which no chunk is in the log yet; `committed`:
+    placement has called it the owner's since. `tier`: where its state is; written by the device thread.
     """
 
     key: int
     own: Own
     opened_at: float
+    shows: Own | None = None
+    text: object = None
     generation: int = 0
     located: bool = False
     next_chunk: int = 0
@@ -36,6 +52,13 @@ class Copy:
     ended: str = ""
     error: str = ""
     gone: bool = False
+    leaving: bool = False
+    frozen: bool = False
+    boundary_told: bool = False
+    arriving: bool = False
+    move_id: str = ""
+    committed: bool = False
+    tier: str = "none"
 
     @property
     def session(self) -> str:
@@ -56,10 +79,13 @@ class Copy:
             own.tenant,
             own.epoch,
             own.revision,
-            self.state,
+            ENCODING if self.shows is None and self.state == "running" else self.state,
             self.next_append,
             self.granted_through,
             self.error,
+            self.tier,
+            self.move_id,
+            self.committed,
         )
 
 
@@ -73,6 +99,7 @@ class Order:
     seed: int
     inputs: list[Input]
     inputs_version: int
+    text: object
     rung: str
     traceparent: str
     needed_at: float
@@ -80,7 +107,7 @@ class Order:
 
     @property
     def prompt(self) -> str:
-        return next((i.text for i in reversed(self.inputs) if i.kind == "prompt"), "")
+        return prompt_of(self.inputs)
 
     @property
     def stale(self) -> bool:

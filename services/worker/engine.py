@@ -58,7 +58,9 @@ class _Chunk:
 
 @dataclass(slots=True)
 class Engine:
-    """`run` on the device thread; `stop` from anywhere. `curves`: by rung."""
+    """`run` on the device thread; `stop` from anywhere. `curves`: by rung. `on_boundary`: called on the device
+    thread, once a frozen copy has no chunk under way there; those made may still be on their way to the log.
+    """
 
     runner: Runner
     states: States
@@ -66,6 +68,7 @@ class Engine:
     encode_settings: encode.EncodeSettings
     deliver: Callable[[Made], None]
     curves: Mapping[str, Curve]
+    on_boundary: Callable[[Copy], None] = lambda _: None
     _chunks: dict[Copy, _Chunk] = field(default_factory=dict)
     _stopping: bool = False
     _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_FRAMES_WAITING))
@@ -76,6 +79,7 @@ class Engine:
             while True:
                 stopping = self._stopping
                 self.states.make_ready(self._chunks)
+                self._tell_boundaries()
                 if orders := self._next_batch():
                     self._step(orders, encoder)
                 elif stopping:
@@ -101,9 +105,14 @@ class Engine:
             candidates = [self.roster.candidate(c, under_way.get(c)) for c in copies.values()]
             beginnings = 0 if self._stopping else self.states.slots - len(under_way)
             chosen = [copies[key] for key in plan_batch(candidates, self.curves, beginnings)]
-            if not chosen and not self._stopping:
+            if not chosen and not self._stopping and not self.roster.at_boundary(self._chunks):
                 self.roster.changed.wait(_LOOK_AGAIN_S)
             return [under_way.get(copy) or self.roster.begin(copy) for copy in chosen]
+
+    def _tell_boundaries(self) -> None:
+        for copy in self.roster.at_boundary(self._chunks):
+            self.roster.boundary_told(copy)
+            self.on_boundary(copy)
 
     def _forget(self) -> None:
         """Free what belongs to copies that were dropped, ended or begun anew."""

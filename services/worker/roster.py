@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from services.worker import pacing
 from services.worker.copies import Copy, Order
 from services.worker.plan_batch import Candidate
 from services.worker.residency import Resident
 from shared.contracts.fleet import CopyReport, Own, Owned
+from shared.contracts.moves import HandOver
 from shared.contracts.session import CREDIT_WINDOW
 
 
@@ -34,7 +35,9 @@ class Roster:
         return self._copies.get(session)
 
     def __len__(self) -> int:
-        return len(self._copies)
+        """Copies that are to come by a move not counted."""
+        with self.changed:
+            return sum(not copy.arriving for copy in self._copies.values())
 
     def copies(self) -> list[Copy]:
         with self.changed:
@@ -42,21 +45,19 @@ class Roster:
 
     def reports(self) -> list[CopyReport]:
         with self.changed:
-            return [copy.report() for copy in self._copies.values()]
+            return [copy.report() for copy in self._copies.values() if not copy.arriving]
 
     def residents(self) -> list[Resident]:
         with self.changed:
-            return [
-                Resident(c.key, c.state not in {"running", "paused"}, c.state == "paused", c.used_at)
-                for c in self._copies.values()
-            ]
+            return [_resident(copy) for copy in self._copies.values()]
 
-    def add(self, own: Own) -> Copy:
-        """A copy that waits for `locate`; it holds its slot from now on."""
+    def add(self, own: Own, *, arriving: bool = False) -> Copy:
+        """A copy that waits for `locate` (or `land`); it holds its slot from now on."""
         now = time.monotonic()
         with self.changed:
             self._keys += 1
             copy = Copy(self._keys, own, opened_at=now, granted_through=own.granted_through, used_at=now)
+            copy.arriving = arriving
             copy.granted_at = copy.credit_at = copy.input_at = now
             self._copies[own.session] = copy
             self._notify()
@@ -76,6 +77,62 @@ class Roster:
             copy.located = True
             copy.next_chunk = copy.next_append = copy.inputs_from = next_chunk
             self._notify()
+
+    def land(self, copy: Copy, own: Own, hand_over: HandOver, move_id: str) -> None:
+        """An arriving copy's state is complete: it goes on where the source froze. It makes nothing before
+        `arrive`.
+        """
+        with self.changed:
+            copy.own, copy.move_id = own, move_id
+            copy.generation += 1
+            copy.located = True
+            copy.next_chunk = copy.next_append = hand_over.next_chunk
+            copy.inputs_from = hand_over.inputs_from
+            self._grant(copy, hand_over.granted_through, time.monotonic())
+
+    def arrive(self, copy: Copy) -> None:
+        """Its state is on the device, as its own."""
+        with self.changed:
+            copy.arriving = False
+            copy.used_at = copy.input_at = time.monotonic()
+            self._notify()
+
+    def commit(self, copy: Copy) -> None:
+        with self.changed:
+            copy.committed = True
+            self._notify()
+
+    def prove(self, copy: Copy) -> None:
+        """A chunk of a copy that came by a move is in the log."""
+        with self.changed:
+            copy.move_id, copy.committed = "", False
+            self._notify()
+
+    def leave(self, copy: Copy, leaving: bool) -> None:
+        with self.changed:
+            copy.leaving = leaving
+
+    def freeze(self, copy: Copy) -> None:
+        """Begin no chunk of it. The engine says when none is under way on the device."""
+        with self.changed:
+            copy.frozen, copy.boundary_told = True, False
+            self._notify()
+
+    def thaw(self, copy: Copy) -> None:
+        with self.changed:
+            copy.frozen = False
+            self._notify()
+
+    def at_boundary(self, under_way: Collection[Copy]) -> list[Copy]:
+        """Frozen copies without a chunk on the device of which `boundary_told` hasn't been called."""
+        with self.changed:
+            return [
+                c for c in self._copies.values() if c.frozen and not c.boundary_told and c not in under_way
+            ]
+
+    def boundary_told(self, copy: Copy) -> None:
+        with self.changed:
+            copy.boundary_told = True
 
     def apply(self, copy: Copy, own: Own) -> Owned:
         """What placement wants now. The caller has refused an older epoch or revision."""
@@ -105,7 +162,7 @@ class Roster:
 
     def candidate(self, copy: Copy, stepping: Order | None) -> Candidate:
         """For planning; the caller holds the lock."""
-        held = copy.own.paused or bool(copy.ended) or not copy.located
+        held = copy.own.paused or bool(copy.ended) or not copy.located or copy.frozen or copy.arriving
         return Candidate(
             copy.key,
             stepping is not None,
@@ -164,3 +221,10 @@ class Roster:
     def _notify(self) -> None:
         self.changed.notify_all()
         self._on_change()
+
+
+def _resident(copy: Copy) -> Resident:
+    """A copy in a move counts as an active one: it isn't evicted."""
+    moving = copy.arriving or copy.leaving
+    ended = copy.state not in {"running", "paused"} and not moving
+    return Resident(copy.key, ended, copy.state == "paused" and not moving, copy.used_at)

@@ -89,7 +89,8 @@ class HandOver(msgspec.Struct, frozen=True):
     up.
 
     `own`: the newest it was told. `inputs_from`: the first chunk showing its inputs. `shown`: the prompt of
-    the state, which need not be of `own` yet. `counters`: the model's, MessagePack.
+    the state, which need not be of `own` yet. `counters`: the model's, MessagePack. `unappended`: so many
+    chunks before `next_chunk` were not in the log yet.
     """
 
     next_chunk: int
@@ -98,13 +99,15 @@ class HandOver(msgspec.Struct, frozen=True):
     shown: str
     counters: bytes
     granted_through: int
+    unappended: int = 0
 
 
 class Stage(msgspec.Struct, frozen=True):
     """Source to target: these bytes of the state's memory come now, in this order. `spans`: [start, end)
     pairs.
 
-    `stage` 1 and up are pre-copies, 0 the rest after the freeze, with `hand_over`.
+    `stage` 1 and up are pre-copies, 0 the rest after the freeze, with `hand_over`. `checksum`: with the rest
+    and where it was asked for, of all bytes that any stage of the move sent, in order of their place.
     """
 
     move_id: str

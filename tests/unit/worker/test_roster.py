@@ -2,6 +2,7 @@ from services.worker.copies import FAILED, Copy
 from services.worker.curve import Curve
 from services.worker.plan_batch import plan_batch
 from services.worker.roster import Roster
+from shared.contracts.moves import HandOver
 from tests.fixtures.worker_wire import new_own, next_own, steered
 
 CURVES = {"": Curve("kind", ((1, 1.0),))}
@@ -68,3 +69,39 @@ def test_every_change_is_told() -> None:
     roster.remove(copy)
     assert len(changes) == told + 3
     assert len(roster) == 0
+
+
+def test_a_frozen_copy_finishes_what_is_on_the_device_and_begins_nothing() -> None:
+    roster, copy, _ = roster_with_copy()
+    order = roster.begin(copy)
+    roster.freeze(copy)
+    assert plan_batch([roster.candidate(copy, order)], CURVES, 1) == [copy.key]
+    assert not plan_batch([roster.candidate(copy, None)], CURVES, 1)
+    assert roster.at_boundary({copy: order}) == []
+    assert roster.at_boundary({}) == [copy]
+    roster.boundary_told(copy)
+    assert roster.at_boundary({}) == []
+    roster.freeze(copy)
+    assert roster.at_boundary({}) == [copy]
+    roster.thaw(copy)
+    assert plan_batch([roster.candidate(copy, None)], CURVES, 1) == [copy.key]
+
+
+def test_a_copy_that_arrives_takes_a_slot_and_nothing_else_until_its_state_is_there() -> None:
+    roster = Roster(1.0, lambda: None)
+    copy = roster.add(own := new_own(paused=True), arriving=True)
+    assert (len(roster), roster.reports()) == (0, [])
+    [resident] = roster.residents()
+    assert (resident.paused, resident.ended) == (False, False)
+    hand_over = HandOver(7, own, 6, "a red ball", b"", 8)
+    roster.land(copy, next_own(own, paused=False, epoch=2), hand_over, "m-1")
+    assert not plan_batch([roster.candidate(copy, None)], CURVES, 1)
+    roster.arrive(copy)
+    [report] = roster.reports()
+    assert (report.epoch, report.next_chunk, report.move_id, report.committed) == (2, 7, "m-1", False)
+    order = roster.begin(copy)
+    assert (order.index, order.stale, copy.inputs_from) == (7, False, 6)
+    roster.commit(copy)
+    assert roster.reports()[0].committed
+    roster.prove(copy)
+    assert (roster.reports()[0].move_id, roster.reports()[0].committed) == ("", False)
