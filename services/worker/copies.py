@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.worker.models.protocol import PastChunk
 from shared.contracts.fleet import CopyReport, Own
 from shared.contracts.session import Input
 
@@ -49,6 +50,9 @@ class Copy:
     input_at: float = 0.0
     appended_at: float = 0.0
     used_at: float = 0.0
+    seeking: bool = False
+    """Its state is not here. It makes nothing until it is known what that can be rebuilt from: `past`."""
+    past: tuple[PastChunk, ...] = ()
     ended: str = ""
     error: str = ""
     gone: bool = False
@@ -104,6 +108,7 @@ class Order:
     traceparent: str
     needed_at: float
     due_to_start_s: float
+    past: tuple[PastChunk, ...] = ()
 
     @property
     def prompt(self) -> str:

@@ -24,8 +24,13 @@ copies_held = Gauge("turboserve_worker_copies", "Copies held, by state", ["state
 states_held = Gauge("turboserve_worker_states", "States held, hot (on the device) or suspended", ["tier"])
 tier_seconds = Histogram(
     "turboserve_worker_tier_seconds",
-    "Seconds the device thread spent on a state's suspend or resume",
+    "Seconds the device thread spent on a state's suspend, resume or rebuild",
     ["move"],
     buckets=_STAGE_BUCKETS_S,
+)
+cold_puts = Counter(
+    "turboserve_worker_cold_puts",
+    "Chunks whose latents were to be kept: stored, failed (and tried again a few times) or dropped",
+    ["outcome"],
 )
 append_retries = Counter("turboserve_worker_append_retries", "Appends tried again because the log was away")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 
 from services.worker import pacing
 from services.worker.copies import Copy, Order
+from services.worker.models.protocol import PastChunk
 from services.worker.plan_batch import Candidate
 from services.worker.residency import Resident
 from shared.contracts.fleet import CopyReport, Own, Owned
@@ -70,12 +71,15 @@ class Roster:
                 del self._copies[copy.session]
             self._notify()
 
-    def locate(self, copy: Copy, next_chunk: int) -> None:
-        """The log says where the copy goes on: what was under way is void, and the picture starts anew."""
+    def locate(self, copy: Copy, next_chunk: int, *, seek: bool = False) -> None:
+        """The log says where the copy goes on: what was under way is void, and the picture starts anew. With
+        `seek` that waits for `found`.
+        """
         with self.changed:
             copy.generation += 1
             copy.located = True
             copy.next_chunk = copy.next_append = copy.inputs_from = next_chunk
+            copy.past, copy.seeking = (), seek and next_chunk > 0
             self._notify()
 
     def land(self, copy: Copy, own: Own, hand_over: HandOver, move_id: str) -> None:
@@ -166,7 +170,7 @@ class Roster:
         return Candidate(
             copy.key,
             stepping is not None,
-            held,
+            held or copy.seeking,
             copy.next_chunk,
             copy.next_chunk - copy.next_append,
             copy.granted_through,
@@ -198,7 +202,9 @@ class Roster:
             own.traceparent,
             self._needed_at(copy),
             max(0.0, now - due_at) if copy.next_append == index else 0.0,
+            copy.past,
         )
+        copy.past = ()
         copy.next_chunk, copy.used_at = index + 1, now
         return order
 
@@ -216,6 +222,19 @@ class Roster:
         with self.changed:
             if not copy.ended:
                 copy.ended, copy.error = state, error
+            self._notify()
+
+    def lost(self, copy: Copy) -> None:
+        """Its state left the device and found no place: it makes nothing before `found`."""
+        with self.changed:
+            copy.seeking = copy.located and copy.next_chunk > 0
+            self._notify()
+
+    def found(self, copy: Copy, generation: int, past: tuple[PastChunk, ...]) -> None:
+        """What the copy's state can be rebuilt from; empty: its picture begins anew."""
+        with self.changed:
+            if copy.generation == generation:
+                copy.past, copy.seeking = past, False
             self._notify()
 
     def _notify(self) -> None:
