@@ -18,6 +18,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from services.worker import fence, metrics
+from services.worker.cold import Cold
 from services.worker.copies import FAILED, SUPERSEDED, Copy
 from services.worker.engine import Made
 from services.worker.models.protocol import ModelSpec
@@ -47,6 +48,7 @@ class Desk:
     spec: ModelSpec
     cell: str
     worker: str
+    cold: Cold | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +60,7 @@ class Line:
     first_span: Span | None
     located: asyncio.Event = field(default_factory=asyncio.Event)
     _after: int = 0
+    _seeking: asyncio.Task[None] | None = None
     _made: asyncio.Queue[Made] = field(default_factory=lambda: asyncio.Queue(CREDIT_WINDOW))
 
     def put(self, made: Made) -> None:
@@ -81,6 +84,8 @@ class Line:
         finally:
             self.located.set()  # nobody may wait for what will not come
             self.close()
+            if self._seeking is not None:
+                self._seeking.cancel()
 
     def close(self) -> None:
         if self.first_span is not None:
@@ -94,8 +99,28 @@ class Line:
             self._superseded(last.chunk.worker, last.chunk.epoch)
         else:
             self._after = last.sequence if last else 0
-            self.desk.roster.locate(copy, last.chunk.index + 1 if last else copy.own.start_chunk)
+            self._go_on_at(last.chunk.index + 1 if last else copy.own.start_chunk)
         self.located.set()
+
+    def _go_on_at(self, next_chunk: int) -> None:
+        self.desk.roster.locate(self.copy, next_chunk, seek=self.desk.cold is not None)
+        self.seek()
+
+    def seek(self) -> None:
+        """If the copy's state is lost: find what it can be rebuilt from, once its chunks are in the log."""
+        copy = self.copy
+        if self.desk.cold is not None and copy.seeking and copy.next_append == copy.next_chunk:
+            if self._seeking is not None:
+                self._seeking.cancel()
+            self._seeking = asyncio.create_task(self._seek(self.desk.cold), name=f"seek {copy.session}")
+
+    async def _seek(self, cold: Cold) -> None:
+        copy, generation, next_chunk = self.copy, self.copy.generation, self.copy.next_chunk
+        past = await cold.past(copy.own, next_chunk)
+        if not past:
+            text = "nothing to rebuild chunk %d from, beginning anew"
+            logger.warning(text, next_chunk, extra={"session": copy.session})
+        self.desk.roster.found(copy, generation, past)
 
     async def _commit(self, made: Made) -> None:
         if made.order.stale:
@@ -149,7 +174,7 @@ class Line:
         self._after = sequence
         while not self._made.empty():
             self._made.get_nowait().span.end()
-        self.desk.roster.locate(self.copy, next_chunk)
+        self._go_on_at(next_chunk)
 
     async def _insist(self, attempt: Callable[[], Awaitable[R]]) -> R:
         """Try until the log answers: NATS may be away for as long as it likes while this worker holds the
@@ -176,6 +201,8 @@ class Line:
         order = made.order
         self._after = sequence
         self.desk.roster.appended(order)
+        self._keep(made)
+        self.seek()
         metrics.chunks_made.inc()
         if time.monotonic() > order.needed_at and order.index > 0:
             metrics.late_appends.inc()
@@ -183,6 +210,15 @@ class Line:
         own = self.copy.own
         address = CHUNK_READY.at(cell=self.desk.cell, tenant=own.tenant, session=own.session)
         await self.desk.bus.publish(address, ChunkReady(order.index, sequence, own.epoch))
+
+    def _keep(self, made: Made) -> None:
+        """In the cold tier. What the state was rebuilt from goes there again: its indices may have moved."""
+        cold, newest = self.desk.cold, made.latents
+        if cold is None or newest is None:
+            return
+        for chunk in (*made.order.past, newest):
+            if chunk.origin == newest.origin:
+                cold.keep(self.copy.own, chunk)
 
     def _chunk(self, made: Made) -> Chunk:
         own, order, spec = self.copy.own, made.order, self.desk.spec

@@ -94,6 +94,12 @@ class Control:
         else:
             held.line.put(made)
 
+    def seek(self, copy: Copy) -> None:
+        """Its state is lost."""
+        held = self._held.get(copy)
+        if held is not None:
+            held.line.seek()
+
     async def idle(self) -> None:
         """Until everything made so far is in the log. Waits for ever while NATS is away: give it a
         deadline.

@@ -21,7 +21,7 @@ from opentelemetry.trace import Span
 from services.worker import encode, metrics
 from services.worker.copies import FAILED, Copy, Order
 from services.worker.curve import Curve
-from services.worker.models.protocol import State
+from services.worker.models.protocol import PastChunk, State
 from services.worker.plan_batch import plan_batch
 from services.worker.roster import Roster
 from services.worker.runner import Runner
@@ -42,6 +42,7 @@ class Made(NamedTuple):
     media: encode.Media
     timings: ChunkTimings
     span: Span
+    latents: PastChunk | None = None
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class _Chunk:
     steps_left: int = 0
     forward_s: float = 0.0
     decode_s: float = 0.0
+    latents: PastChunk | None = None
 
 
 @dataclass(slots=True)
@@ -68,6 +70,8 @@ class Engine:
     encode_settings: encode.EncodeSettings
     deliver: Callable[[Made], None]
     curves: Mapping[str, Curve]
+    keep_latents: bool = False
+    """Hand each chunk's on with it."""
     on_boundary: Callable[[Copy], None] = lambda _: None
     _chunks: dict[Copy, _Chunk] = field(default_factory=dict)
     _stopping: bool = False
@@ -182,6 +186,8 @@ class Engine:
     def _finish(self, chunk: _Chunk, encoder: ThreadPoolExecutor) -> None:
         started = time.perf_counter()
         frames = self.runner.decode(chunk.state)
+        if self.keep_latents:
+            chunk.latents = self.runner.latents(chunk.state)
         chunk.decode_s = time.perf_counter() - started
         del self._chunks[chunk.order.copy]
         self._room.acquire()
@@ -193,7 +199,7 @@ class Engine:
             started = time.perf_counter()
             media = encode.encode(frames, self.runner.spec.fps, self.encode_settings)
             encode_s = time.perf_counter() - started
-            self.deliver(Made(chunk.order, media, _timings(chunk, encode_s), chunk.span))
+            self.deliver(Made(chunk.order, media, _timings(chunk, encode_s), chunk.span, chunk.latents))
         except Exception as error:  # noqa: BLE001 one chunk fails, not the thread
             self._fail(chunk.order, error)
         finally:

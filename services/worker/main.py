@@ -12,17 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from services.worker import loading, measure, report
+from services.worker.cold import Cold
 from services.worker.commit import Desk
 from services.worker.control import Control
+from services.worker.copies import Copy
 from services.worker.device import Device
 from services.worker.engine import Engine, Made
 from services.worker.loading import Loaded
+from services.worker.models.protocol import ModelSpec
 from services.worker.report import Reporter
 from services.worker.roster import Roster
 from services.worker.settings import WorkerSettings
 from services.worker.states import States
 from shared.chunk_log import ChunkLog
 from shared.ids import InvalidName, check_name, new_instance_id
+from shared.latent_log import LatentLog, LatentSettings
 from shared.process import Process, run
 from shared.settings import SettingsError, load
 
@@ -78,13 +82,21 @@ async def _work(
     def deliver(made: Made) -> None:
         loop.call_soon_threadsafe(control.deliver, made)
 
+    def lost(copy: Copy) -> None:
+        roster.lost(copy)
+        loop.call_soon_threadsafe(control.seek, copy)
+
     model = loaded.runner
     roster = Roster(measure.chunk_duration_s(model.spec), on_change)
-    desk = Desk(process.bus, log, roster, model.spec, settings.cell, process.instance)
+    cold = _cold(process, model.spec)
+    desk = Desk(process.bus, log, roster, model.spec, settings.cell, process.instance, cold)
     control = Control(desk, model, loaded.room, on_empty=process.stopping.set, on_state=reporter.say)
     states = States(model, loaded.pool, loaded.room.hot)
+    if cold is not None:
+        states.on_lost = lost
+        process.spawn("cold tier", cold.run())
     encode = loading.encode_settings(settings)
-    engine = Engine(model, states, roster, encode, deliver, loaded.measured.curves())
+    engine = Engine(model, states, roster, encode, deliver, loaded.measured.curves(), cold is not None)
     beating = process.spawn("engine", _beat(device, engine))
     await control.start()
     _fill_in(reporter, roster, loaded)
@@ -95,6 +107,14 @@ async def _work(
     await process.stopping.wait()
     reporter.say("draining")
     await _finish(control, engine, beating, settings.drain_s)
+
+
+def _cold(process: Process[WorkerSettings], spec: ModelSpec) -> Cold | None:
+    settings = process.settings
+    if settings.cold_tier == "off" or not spec.recent_chunks:
+        return None
+    limits = LatentSettings(settings.cold_tier_max_age_s, int(settings.cold_tier_max_gib * 2**30))
+    return Cold(LatentLog(process.bus, settings.cell, limits), spec)
 
 
 async def _beat(device: ThreadPoolExecutor, engine: Engine) -> None:

@@ -21,6 +21,9 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     for copies that left the device, paused ones first; 0: none. `drain_s`: how long a worker
     told to stop finishes the chunks in hand.
 
+    `cold_tier`: keep what lost sessions are rebuilt from in a stream of NATS, in files. What is older than
+    `cold_tier_max_age_s` goes, and the oldest beyond `cold_tier_max_gib`; the first worker of a cell sets both.
+
     `encode_preset`: libx264's; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
     better. `encode_max_bits_per_pixel`: bounds what noisy pictures cost.
     """
@@ -34,6 +37,9 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     max_batch: Annotated[int, Meta(ge=1, le=64)] = 8
     slots: Annotated[int, Meta(ge=0, le=10_000)] = 0
     host_pool_gib: Annotated[float, Meta(ge=0)] = 1.0
+    cold_tier: Literal["on", "off"] = "on"
+    cold_tier_max_age_s: PositiveSeconds = 6 * 3600.0
+    cold_tier_max_gib: Annotated[float, Meta(gt=0)] = 0.5
     encode_preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "ultrafast"
     encode_crf: Annotated[int, Meta(ge=0, le=51)] = 20
     encode_max_bits_per_pixel: Annotated[float, Meta(gt=0, le=24)] = 1.5
