@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import psutil
 
 from services.worker.encode import Frames
-from services.worker.models.protocol import ModelSpec, SessionModel, State
+from services.worker.models.protocol import ModelSpec, PastChunk, SessionModel, State
 
 
 class NoSuchDevice(ValueError):
@@ -59,6 +59,13 @@ class Runner:
         self._model.forward(states)
         self._synchronize()
         return time.perf_counter() - started
+
+    def latents(self, state: State) -> PastChunk:
+        """Of the chunk decoded last."""
+        return self._model.latents(state)
+
+    def rebuild(self, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
+        return self._model.rebuild(seed=seed, prompt=prompt, past=past)
 
     def decode(self, state: State) -> Frames:
         frames: Frames = np.asarray(self._model.decode(state))

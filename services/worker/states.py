@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from services.worker import metrics, residency
@@ -39,13 +39,14 @@ class _Suspended:
 class States:
     """At most `slots` of them are hot. `pinned`, where asked for: copies with a chunk under way, which stay.
 
-    A copy without a state here (new, begun anew, or lost because host memory was full) gets a fresh one at
-    its next chunk.
+    A copy without a state here (new, or lost) gets one at its next chunk: rebuilt, where its order says of
+    what, else a fresh one. `on_lost`: a state found no room in host memory.
     """
 
     runner: Runner
     pool: HostPool
     slots: int
+    on_lost: Callable[[Copy], None] = lambda _: None
     _hot: dict[Copy, _Hot] = field(default_factory=dict)
     _suspended: dict[Copy, _Suspended] = field(default_factory=dict)
 
@@ -90,12 +91,13 @@ class States:
         hot = self._hot.pop(copy)
         stored = self._stored(hot, copy.session)
         if stored is None:
+            self.on_lost(copy)
             return
         self._suspended[copy] = _Suspended(hot.generation, hot.prompt, stored)
         metrics.tier_seconds.labels("suspend").observe(time.perf_counter() - started)
 
     def _stored(self, hot: _Hot, session: str) -> Stored | None:
-        """None: the session goes on with a picture that begins anew."""
+        """None: the state is lost."""
         try:
             stored = self.pool.store(self.runner.export(hot.state))
         except Exception:
@@ -118,8 +120,26 @@ class States:
         return _Hot(suspended.generation, suspended.prompt, state)
 
     def _open(self, order: Order) -> _Hot:
-        state = self.runner.open(order.seed, order.prompt, order.index)
+        state = self._rebuild(order)
+        if state is None:
+            state = self.runner.open(order.seed, order.prompt, order.index)
         return _Hot(order.generation, order.prompt, state)
+
+    def _rebuild(self, order: Order) -> State | None:
+        """None: of nothing, or it can't be done; the picture begins anew."""
+        if not order.past:
+            return None
+        started = time.perf_counter()
+        try:
+            state = self.runner.rebuild(order.seed, order.prompt, order.past)
+        except Exception:
+            logger.exception("not rebuilt, beginning anew", extra={"session": order.copy.session})
+            return None
+        took_s = time.perf_counter() - started
+        metrics.tier_seconds.labels("rebuild").observe(took_s)
+        text = "rebuilt from the latents of %d chunks in %.2f s, going on with chunk %d"
+        logger.info(text, len(order.past), took_s, order.index, extra={"session": order.copy.session})
+        return state
 
 
 def _over(copy: Copy, generation: int) -> bool:
