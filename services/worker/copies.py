@@ -69,6 +69,11 @@ class Copy:
         return self.own.session
 
     @property
+    def up_to_date(self) -> bool:
+        """Whether its next chunk shows what was asked for last."""
+        return self.shows is not None and self.shows.inputs_version == self.own.inputs_version
+
+    @property
     def state(self) -> str:
         if self.ended:
             return self.ended

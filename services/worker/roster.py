@@ -10,23 +10,28 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
+import msgspec
+
 from services.worker import pacing
-from services.worker.copies import Copy, Order
+from services.worker.copies import Copy, Order, prompt_of
 from services.worker.models.protocol import PastChunk
 from services.worker.plan_batch import Candidate
 from services.worker.residency import Resident
 from shared.contracts.fleet import CopyReport, Own, Owned
 from shared.contracts.moves import HandOver
-from shared.contracts.session import CREDIT_WINDOW
+from shared.contracts.session import CREDIT_WINDOW, Input
 
 
 class Roster:
     """All copies, by session. `changed` is notified on every change; `on_change` is called too, from any
-    thread.
+    thread. `encodes`: a prompt shows once `show` has brought its embedding, not before.
     """
 
-    def __init__(self, chunk_duration_s: float, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, chunk_duration_s: float, on_change: Callable[[], None], *, encodes: bool = False
+    ) -> None:
         self.changed = threading.Condition()
+        self._encodes = encodes
         self._chunk_duration_s = chunk_duration_s
         self._on_change = on_change
         self._copies: dict[str, Copy] = {}
@@ -60,6 +65,7 @@ class Roster:
             copy = Copy(self._keys, own, opened_at=now, granted_through=own.granted_through, used_at=now)
             copy.arriving = arriving
             copy.granted_at = copy.credit_at = copy.input_at = now
+            self._show_if_encoded(copy, own, now)
             self._copies[own.session] = copy
             self._notify()
         return copy
@@ -91,6 +97,7 @@ class Roster:
             copy.generation += 1
             copy.located = True
             copy.next_chunk = copy.next_append = hand_over.next_chunk
+            copy.shows = self._shown_by(hand_over, own)
             copy.inputs_from = hand_over.inputs_from
             self._grant(copy, hand_over.granted_through, time.monotonic())
 
@@ -139,17 +146,59 @@ class Roster:
             copy.boundary_told = True
 
     def apply(self, copy: Copy, own: Own) -> Owned:
-        """What placement wants now. The caller has refused an older epoch or revision."""
+        """What placement wants now. The caller has refused an older epoch or revision. A prompt still to be
+        encoded leaves the one before on show.
+        """
         now = time.monotonic()
         with self.changed:
             before, copy.own, copy.used_at = copy.own, own, now
-            if own.inputs_version != before.inputs_version:
-                copy.inputs_from = copy.next_chunk
-            if own.inputs_version != before.inputs_version or (before.paused and not own.paused):
+            self._show_if_encoded(copy, own, now)
+            if before.paused and not own.paused:
                 copy.input_at = now
             self._grant(copy, own.granted_through, now)
             self._notify()
-            return Owned(next_chunk=copy.next_append, from_chunk=copy.inputs_from)
+            return self._owned(copy)
+
+    def lacks_text(self, copy: Copy) -> Own | None:
+        """The command whose prompt is to be encoded, if that of the newest one is."""
+        with self.changed:
+            lacking = self._encodes and prompt_of(copy.own.inputs) and not (copy.up_to_date and copy.text)
+            return copy.own if lacking else None
+
+    def show(self, copy: Copy, own: Own, text: object) -> None:
+        """The prompt of `own` was encoded. Nothing happens if the copy shall show another one by now."""
+        with self.changed:
+            if not copy.gone and prompt_of(copy.own.inputs) == prompt_of(own.inputs):
+                self._show(copy, copy.own, time.monotonic())
+                copy.text = text
+            self._notify()
+
+    def owned(self, copy: Copy) -> Owned:
+        with self.changed:
+            return self._owned(copy)
+
+    def _show_if_encoded(self, copy: Copy, own: Own, now: float) -> None:
+        prompt = prompt_of(own.inputs)
+        shown = copy.shows is not None and prompt_of(copy.shows.inputs) == prompt
+        if shown or not prompt or not self._encodes:
+            self._show(copy, own, now)
+
+    def _show(self, copy: Copy, own: Own, now: float) -> None:
+        before, copy.shows = copy.shows, own
+        if before is None or own.inputs_version != before.inputs_version:
+            copy.inputs_from, copy.input_at = copy.next_chunk, now
+
+    def _shown_by(self, hand_over: HandOver, own: Own) -> Own:
+        """What the state that came shows: the newest inputs, or while their prompt isn't encoded, its own."""
+        if not self._encodes or prompt_of(own.inputs) == hand_over.shown:
+            return own
+        before = {"inputs": [Input("prompt", hand_over.shown)], "inputs_version": own.inputs_version - 1}
+        return msgspec.structs.replace(own, **before)
+
+    def _owned(self, copy: Copy) -> Owned:
+        """While the newest prompt is being encoded: the first chunk that could show it."""
+        from_chunk = copy.inputs_from if copy.up_to_date else copy.next_chunk
+        return Owned(next_chunk=copy.next_append, from_chunk=from_chunk)
 
     def grant(self, copy: Copy, granted_through: int) -> None:
         with self.changed:
@@ -167,6 +216,7 @@ class Roster:
     def candidate(self, copy: Copy, stepping: Order | None) -> Candidate:
         """For planning; the caller holds the lock."""
         held = copy.own.paused or bool(copy.ended) or not copy.located or copy.frozen or copy.arriving
+        held = held or copy.shows is None
         return Candidate(
             copy.key,
             stepping is not None,
@@ -189,15 +239,16 @@ class Roster:
         holds the lock.
         """
         now = time.monotonic()
-        own, index = copy.own, copy.next_chunk
+        own, shows, index = copy.own, copy.shows or copy.own, copy.next_chunk
         due_at = pacing.due_at(copy.appended_at, copy.credit_at, copy.input_at)
         order = Order(
             copy,
             copy.generation,
             index,
             own.seed,
-            own.inputs,
-            own.inputs_version,
+            shows.inputs,
+            shows.inputs_version,
+            copy.text,
             own.rung,
             own.traceparent,
             self._needed_at(copy),
