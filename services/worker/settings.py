@@ -22,7 +22,7 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     told to stop finishes the chunks in hand.
 
     `cold_tier`: keep what lost sessions are rebuilt from in a stream of NATS, in files. What is older than
-    `cold_tier_max_age_s` goes, and the oldest beyond `cold_tier_max_gib`; the first worker of a cell sets both.
+    `cold_tier_max_age_s` goes, and the oldest beyond `cold_tier_max_gib`: as the cell's first worker has it.
 
     `encode_preset`: libx264's; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
     better. `encode_max_bits_per_pixel`: bounds what noisy pictures cost.
