@@ -12,15 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from turboserve.errors import InvalidRequest
+from turboserve.model_check_command import check
 
 if TYPE_CHECKING:
     from services.worker.models.conformance import Result
     from services.worker.models.protocol import SessionModel
 
 
-@click.group(short_help="Try out a model before a worker serves it.")
+@click.group(short_help="Try out a model, or check its weights, before a worker serves it.")
 def model() -> None:
-    """Try out a model before a worker serves it."""
+    """Try out a model, or look at its weights, before a worker serves it."""
+
+
+model.add_command(check)
 
 
 @model.command(short_help="Whether a model keeps the protocol's promises; exits with 1 if it doesn't.")
@@ -50,11 +54,11 @@ def test(name: str, device: str, weights: str, loader: str, chunks: int) -> None
       turboserve model test mine --loader my_package.models --device cuda
     """
     loaded, device = _load(loader, name, device, weights)
-    from services.worker.models.conformance import check
+    from services.worker.models import conformance
 
     console = Console()
     with console.status(f"trying {name} on {device}", spinner="dots"):
-        results = list(check(loaded, device, chunks))
+        results = list(conformance.check(loaded, device, chunks))
     sys.exit(_show(console, name, device, results))
 
 

@@ -50,6 +50,10 @@ _DIFFUSERS = (
 )
 
 
+TEXT_TABLES = ("token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight")
+"""What a text encoder's table of words is called: by Wan-AI, and in Hugging Face's files."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """`kind` is transformer, lora, vae, taehv, text encoder or unknown; `layout` is wan or diffusers."""
@@ -192,7 +196,7 @@ def _kind(names: Mapping[str, Tensor]) -> str:
         return "vae"
     if "decoder.1.weight" in names and "decoder.3.conv.0.weight" in names:
         return "taehv"
-    if names.keys() & {"token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight"}:
+    if any(name in names for name in TEXT_TABLES):
         return "text encoder"
     return "unknown"
 

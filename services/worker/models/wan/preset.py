@@ -28,7 +28,7 @@ from services.worker.models.wan.text import StandInEncoder, TextEncoder
 from services.worker.models.wan.transformer import Transformer
 from services.worker.models.wan.vae import VaeDecoder
 
-_WORKSPACE_BYTES = 8 << 30
+WORKSPACE_BYTES = 8 << 30
 _MOST_SLOTS = 8
 
 
@@ -137,14 +137,14 @@ def _room(config: WanConfig, decoder: Decoder, device: str) -> int:
     if room < 1:
         raise WeightsError(
             f"{config.architecture.name} doesn't fit {device}: {free_bytes:,} bytes are free, its weights"
-            f" take {weight_bytes:,}, a forward {_WORKSPACE_BYTES:,} and a session {slot_bytes:,}"
+            f" take {weight_bytes:,}, a forward {WORKSPACE_BYTES:,} and a session {slot_bytes:,}"
         )
     return min(room, _MOST_SLOTS)
 
 
 def slots_that_fit(free_bytes: int, weight_bytes: int, slot_bytes: int) -> int:
     """Less than one: it doesn't fit."""
-    return (free_bytes - weight_bytes - _WORKSPACE_BYTES) // slot_bytes
+    return (free_bytes - weight_bytes - WORKSPACE_BYTES) // slot_bytes
 
 
 def _dtype(device: str) -> torch.dtype:
