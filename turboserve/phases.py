@@ -37,11 +37,17 @@ def size(count_bytes: int) -> str:
 
 
 def _table(phases: Sequence[Phase], note: str) -> Table:
+    """Phases follow each other; those with a space in their names are details within them."""
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 0, 0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
     table.add_column(style="bright_black")
-    for phase in phases:
+    follow = [phase for phase in phases if " " not in phase.name]
+    for phase in follow:
         table.add_row(phase.name, duration(phase.duration_s), "")
-    table.add_row("in all", duration(sum(phase.duration_s for phase in phases)), note, style="bold")
+    table.add_row("in all", duration(sum(phase.duration_s for phase in follow)), note, style="bold")
+    details = [phase for phase in phases if " " in phase.name]
+    for number, phase in enumerate(details):
+        title = "" if number else "of that, as the workers tell"
+        table.add_row(f"  {phase.name}", duration(phase.duration_s), title, style="bright_black")
     return table

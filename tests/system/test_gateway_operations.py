@@ -22,7 +22,7 @@ from turboserve.errors import NotPossible, SessionEnded, UnknownSession, Unknown
 pytestmark = pytest.mark.anyio
 
 SESSION = new_session_id(DEFAULT_CELL)
-PHASES = [PhaseTime("reserve", 0.0012), PhaseTime("copy", 1.5)]
+PHASES = [PhaseTime("reserve", 0.0012), PhaseTime("carry", 1.5), PhaseTime("source link", 0.4)]
 MOVED = SessionMoved(SESSION, "w-1", "w-2", "moved", "", 0.0041, 3_618_525_184, PHASES)
 STAYED = SessionMoved(SESSION, "w-1", "w-2", "stayed", "the target fell silent", phases=PHASES[:1])
 PLACED = SessionMoved(SESSION, "w-1", "w-2", "placed")
@@ -61,7 +61,11 @@ async def test_a_move_is_told_phase_by_phase(http: httpx.AsyncClient, stage: Sta
         "why": "",
         "pause_s": 0.0041,
         "sent_bytes": 3_618_525_184,
-        "phases": [{"name": "reserve", "duration_s": 0.0012}, {"name": "copy", "duration_s": 1.5}],
+        "phases": [
+            {"name": "reserve", "duration_s": 0.0012},
+            {"name": "carry", "duration_s": 1.5},
+            {"name": "source link", "duration_s": 0.4},
+        ],
     }
 
 
@@ -124,11 +128,12 @@ async def test_the_command_tells_a_move(gateway: GatewayProgram, stage: Stage) -
     assert first == f"{SESSION} moved from w-1 to w-2 with its state, paused for 4.1 ms"
     assert [row.split() for row in rows] == [
         ["reserve", "1.2", "ms"],
-        ["copy", "1.50", "s"],
+        ["carry", "1.50", "s"],
         "in all 1.50 s 3.62 GB sent".split(),
+        "source link 400.0 ms of that, as the workers tell".split(),
     ]
     told = json.loads((await command(gateway, "move", SESSION, "--json")).stdout)
-    assert (told["outcome"], told["phases"][1]) == ("moved", {"name": "copy", "duration_s": 1.5})
+    assert (told["outcome"], told["phases"][1]) == ("moved", {"name": "carry", "duration_s": 1.5})
 
 
 async def test_a_move_that_came_to_nothing_fails_in_words(gateway: GatewayProgram, stage: Stage) -> None:
