@@ -6,13 +6,14 @@ import importlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
 
 from services.worker.encode import Frames
-from services.worker.models.protocol import ModelSpec, PastChunk, SessionModel, State
+from services.worker.models.protocol import ModelSpec, PastChunk, ReadsEmbeddings, SessionModel, State
+from shared.contracts.text import TextEncoded
 
 
 class NoSuchDevice(ValueError):
@@ -35,6 +36,10 @@ class Runner:
     def warnings(self, prompt: str) -> list[str]:
         """Needs no device: any thread may ask."""
         return list(self._model.prompt_warnings(prompt))
+
+    def learn(self, prompt: str, encoded: TextEncoded) -> object:
+        """From any thread. Only where the spec names a text encoder. Raises `ValueError`."""
+        return cast(ReadsEmbeddings, self._model).learn(prompt, encoded)
 
     def open(self, seed: int, prompt: str, first_chunk: int) -> State:
         return self._model.open(seed=seed, prompt=prompt, first_chunk=first_chunk)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from shared.contracts.text import TextEncoded
+
 State = Any
 """Opaque to everybody but its model. Dropping it frees all it held."""
 
@@ -68,6 +70,8 @@ class ModelSpec:
 
     `recent_chunks`, `sink_chunks`: `rebuild` wants so many of the newest, and so many from the picture's
     beginning. 0, 0: it can't be rebuilt.
+
+    `text_encoder`: the one whose embeddings it reads; it is a `ReadsEmbeddings` then. "": it reads prompts.
     """
 
     name: str
@@ -88,6 +92,23 @@ class ModelSpec:
     slots: int | None = None
     recent_chunks: int = 0
     sink_chunks: int = 0
+    text_encoder: str = ""
+
+
+class ReadsEmbeddings(Protocol):
+    """What a `SessionModel` with a `text_encoder` is besides: a prompt has been learnt before a state is
+    opened, rebuilt or told to show it. An empty prompt needs no embedding.
+    """
+
+    def learn(self, prompt: str, encoded: TextEncoded) -> object:
+        """The prompt is known as long as somebody keeps what this returns. From any thread. Raises
+        `ValueError` if the embedding isn't one that the model can read.
+        """
+
+    def read_stand_ins(self) -> None:
+        """From now on take any prompt, with an embedding that means nothing: for trials without an
+        encoder.
+        """
 
 
 class SessionModel(Protocol):

@@ -26,8 +26,9 @@ from services.worker.models.wan.session import (
     places_together,
     regions,
 )
-from services.worker.models.wan.text import TextEncoder
+from services.worker.models.wan.text import EncodedElsewhere, StandInEncoder, TextEncoder
 from services.worker.models.wan.transformer import Rows, Transformer
+from shared.contracts.text import TextEncoded
 
 MAX_PROMPT_CHARS = 2000
 FAST_STEPS = 2
@@ -80,6 +81,14 @@ class Wan:
         """Gives the slot back; a second time does nothing. A state that is dropped gives it back too."""
         if state.lease is not None:
             state.lease()
+
+    def learn(self, prompt: str, encoded: TextEncoded) -> object:
+        """Raises `ValueError`."""
+        assert isinstance(self._encoder, EncodedElsewhere), "spec.text_encoder says who learns"
+        return self._encoder.learn(prompt, encoded)
+
+    def read_stand_ins(self) -> None:
+        self._encoder = StandInEncoder(self._config.architecture)
 
     def set_prompt(self, state: State, prompt: str) -> None:
         self.set_text(state, self._encoder.encode(prompt), prompt)
@@ -167,7 +176,8 @@ class Wan:
     def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
         """One long forward, and a decode thrown away.
 
-        What an evicted frame had left in the window's keys and values is lost. Raises `NoSlot`.
+        What an evicted frame had left in the window's keys and values is lost, and where the embedding of the
+        newest chunk's prompt is, the next prompt stands for it. Raises `NoSlot`.
         """
         state, newest = self._lease(), past[-1]
         count = self._config.geometry.chunk_latent_frames
@@ -176,13 +186,14 @@ class Wan:
             self._pool["latents"][state.slot, places] = chunk.latents.to(self._device, self._dtype)
         state.seed, state.chunk = seed, newest.index + 1
         state.frames = (state.chunk - newest.origin) * count
-        self.set_prompt(state, newest.prompt)
+        shown = newest.prompt if self._encoder.knows(newest.prompt) else prompt
+        self.set_prompt(state, shown)
         self._take_text(state)
         state.passes = (recache(self._config.recipe, state.frames, sink_too=True),)
         self._forward_alike([state])
         self._warm_decoder(state)
         state.versions.wrote(self._parts)
-        if prompt != newest.prompt:
+        if prompt != shown:
             self.set_prompt(state, prompt)
         return state
 
@@ -269,6 +280,7 @@ class Wan:
             slots=self._pool.slots,
             recent_chunks=-(-(recipe.window_frames - recipe.sink_frames) // geometry.chunk_latent_frames),
             sink_chunks=-(-recipe.sink_frames // geometry.chunk_latent_frames),
+            text_encoder=self._encoder.name,
         )
 
 

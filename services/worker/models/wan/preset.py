@@ -24,7 +24,7 @@ from services.worker.models.wan.loading import digest, load_decoder, load_transf
 from services.worker.models.wan.model import RANDOM, Wan
 from services.worker.models.wan.session import Decoder, regions
 from services.worker.models.wan.taehv import TaehvDecoder
-from services.worker.models.wan.text import StandInEncoder, TextEncoder
+from services.worker.models.wan.text import EncodedElsewhere, StandInEncoder, TextEncoder
 from services.worker.models.wan.transformer import Transformer
 from services.worker.models.wan.vae import VaeDecoder
 
@@ -45,7 +45,8 @@ def load_preset(
     """`weights_path`: a folder with a transformer, perhaps a LoRA (LongLive's), and a decoder; or
     `random:SEED`.
 
-    Where both decoders are there, the small one is taken. `slots` None: as many as the device has room for,
+    Where both decoders are there, the small one is taken. `encoder` None: prompts come encoded, by the
+    service `turboserve text`. `slots` None: as many as the device has room for,
     up to 8. Raises `WeightsError`.
     """
     config = WanConfig(architecture, recipe, geometry or Geometry(), _dtype(device).itemsize)
@@ -64,8 +65,7 @@ def load_preset(
             f"{architecture.name} ships no weights, and weights_path {weights_path!r} is no folder; name"
             f" one that holds a transformer and a decoder, or {RANDOM}SEED for benchmarks"
         )
-    if encoder is None:
-        raise WeightsError(f"{architecture.name} with published weights needs a text encoder (umT5)")
+    encoder = encoder or EncodedElsewhere(architecture)
     return _load_folder(config, read_folder(folder), folder, device, encoder, slots)
 
 

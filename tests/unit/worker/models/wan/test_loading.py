@@ -335,8 +335,7 @@ def test_folder_makes_a_model_and_a_lora_makes_it_longlive(tmp_path: Path) -> No
     assert steered.spec.rungs[0].window_latent_frames == LONGLIVE.window_frames
     assert steered.spec.weights_digest not in (plain.spec.weights_digest, "")
     assert steered.prompt_warnings("x") == ()
-    with pytest.raises(WeightsError, match=r"needs a text encoder"):
-        load_preset(tiny.ARCH, SELF_FORCING, "cpu", str(tmp_path))
+    assert load_preset(tiny.ARCH, LONGLIVE, "cpu", str(tmp_path), slots=1).spec.text_encoder == "umt5-xxl"
     (tmp_path / "taew2_1.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"holds no vae \(lora\.safetensors: lora"):
         loaded()
