@@ -22,12 +22,15 @@ read."""
 
 
 class WorkerState(msgspec.Struct, frozen=True):
-    """`exited_at` None: its provider has not said that it ended."""
+    """`exited_at` None: its provider has not said that it ended. `superseded_at`: since when copies say that
+    another worker wrote to their log, by session and epoch.
+    """
 
     report: LoadReport
     heard_at: float
     exited_at: float | None = None
     copies: dict[str, CopyReport] = {}
+    superseded_at: dict[tuple[str, int], float] = {}
 
     @property
     def gone(self) -> bool:
@@ -38,7 +41,7 @@ class FleetView:
     """Filled by reports, asked by placement. Without effects: nothing happens between calls."""
 
     def __init__(self, silent_s: float, now: float) -> None:
-        self._silent_s = silent_s
+        self.silent_s = silent_s
         self._workers: dict[str, WorkerState] = {}
         self._listening_since = now
         self._asked_at = now
@@ -46,12 +49,15 @@ class FleetView:
     def report(self, report: LoadReport, now: float) -> bool:
         """Take a worker's report in. False: it was an old one, of this process or one before it."""
         known = self._workers.get(report.worker)
-        if known is not None and not _supersedes(report, now, known, self._silent_s):
+        if known is not None and not _supersedes(report, now, known, self.silent_s):
             return False
         if known is None and len(self._workers) >= _MAX_WORKERS:
             return False
         copies = {copy.session: copy for copy in report.copies}
-        self._workers[report.worker] = WorkerState(report, now, None, copies)
+        before = known.superseded_at if known is not None else {}
+        self._workers[report.worker] = WorkerState(
+            report, now, None, copies, _superseded(report, before, now)
+        )
         return True
 
     def exited(self, worker: str, now: float) -> None:
@@ -76,21 +82,31 @@ class FleetView:
         dead.
         """
         known = self._workers.get(worker)
-        deaf = min(connected_s, now - self._listening_since) < self._silent_s
+        deaf = min(connected_s, now - self._listening_since) < self.silent_s
         if known is None:
             return "" if deaf else "its worker has not been heard of"
         if known.report.incarnation != incarnation:
             return "its worker was started anew"
         if known.gone:
             return "its worker ended"
-        if now - known.heard_at > self._silent_s and not deaf:
+        if now - known.heard_at > self.silent_s and not deaf:
             return "its worker fell silent"
         return ""
 
     def alive(self, now: float) -> list[WorkerState]:
         """Those heard lately, by name."""
-        lately = (state for state in self._workers.values() if now - state.heard_at <= self._silent_s)
+        lately = (state for state in self._workers.values() if now - state.heard_at <= self.silent_s)
         return sorted((state for state in lately if not state.gone), key=lambda state: state.report.worker)
+
+    def alive_report(self, worker: str, now: float) -> LoadReport | None:
+        """The newest report of a worker that is alive."""
+        return next((state.report for state in self.alive(now) if state.report.worker == worker), None)
+
+    def superseded_s(self, worker: str, copy: CopyReport, now: float) -> float:
+        """For how long a copy has said so."""
+        known = self._workers.get(worker)
+        since = known.superseded_at.get((copy.session, copy.epoch)) if known is not None else None
+        return 0.0 if since is None else now - since
 
     def hears(self, worker: str, incarnation: str) -> bool:
         """Whether this very process of the worker has reported, and was not the last word."""
@@ -130,6 +146,13 @@ class FleetView:
         """What the workers that are alive serve, by name. One that still starts doesn't know yet."""
         told = (state.report for state in self.alive(now) if state.report.state != "starting")
         return {report.model.name: report.model for report in told}
+
+
+def _superseded(
+    report: LoadReport, before: dict[tuple[str, int], float], now: float
+) -> dict[tuple[str, int], float]:
+    said = ((copy.session, copy.epoch) for copy in report.copies if copy.state == "superseded")
+    return {copy: before.get(copy, now) for copy in said}
 
 
 def _supersedes(report: LoadReport, now: float, known: WorkerState, silent_s: float) -> bool:

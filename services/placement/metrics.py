@@ -12,6 +12,18 @@ commands = Counter("turboserve_placement_commands", "Commands sent to workers", 
 repeats = Counter(
     "turboserve_placement_commands_repeated", "Commands whose effect no report showed in time", ["command"]
 )
+moves = Counter("turboserve_placement_moves", "Moves by what came of them", ["outcome"])
+move_pause_s = Histogram(
+    "turboserve_placement_move_pause_seconds",
+    "From the source's freeze until the target could go on",
+    buckets=(0.002, 0.005, 0.01, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1),
+)
+move_carry_s = Histogram(
+    "turboserve_placement_move_carry_seconds",
+    "From the order to the source until the state was at the target and the row said so",
+    buckets=(0.01, 0.03, 0.06, 0.125, 0.25, 0.5, 1, 2, 4, 8),
+)
+move_bytes = Counter("turboserve_placement_move_bytes", "State carried by moves")
 outbox_waiting = Gauge("turboserve_placement_outbox_waiting", "Public events not published yet")
 outbox_lag_s = Gauge(
     "turboserve_placement_outbox_lag_seconds", "Age of the oldest public event not published yet"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from services.placement.choose import ELSEWHERE
+from services.placement.choose import ELSEWHERE, OVER
 from services.placement.facts import (
     CopyFailed,
     CopyFinished,
@@ -16,7 +16,7 @@ from services.placement.facts import (
     Watched,
 )
 from services.placement.fleet_view import FleetView
-from shared.contracts.fleet import CopyReport
+from shared.contracts.fleet import CopyReport, Drop
 from shared.store.rows import SessionRow
 
 REFUSALS_MEAN_NO = 3
@@ -47,7 +47,8 @@ def of_owner(row: SessionRow, fleet: FleetView, now: float, connected_s: float, 
         return CopyFinished(copy.epoch, copy.next_chunk)
     if copy.state == "failed":
         return CopyFailed(copy.epoch, copy.error or "its worker could not go on")
-    if copy.state == "superseded":
+    if copy.state == "superseded" and fleet.superseded_s(row.worker, copy, now) >= fleet.silent_s:
+        # Whoever took over has as long to report as a worker may be silent: it may have the state.
         return CopyFailed(copy.epoch, "another worker wrote to its chunk log")
     return None
 
@@ -80,26 +81,55 @@ def of_viewers(
     return None
 
 
-def must_repeat(row: SessionRow, fleet: FleetView) -> bool:
-    """Whether the owner, as far as it was heard, does not do what the row says: its `Own` is due again."""
+def must_repeat(row: SessionRow, fleet: FleetView, move_id: str = "") -> bool:
+    """Whether the owner, as far as it was heard, does not do what the row says: its `Own` is due again.
+
+    `move_id`: the move by which the owner has the session, as long as that is not proven.
+    """
     if not row.worker or not fleet.hears(row.worker, row.incarnation):
         return False
     copy = fleet.copy(row.worker, row.id)
     if copy is None:
         # A paused session's copy may have made room for others; resuming makes a new one.
-        return row.status == "active"
-    return (copy.epoch, copy.revision) < (row.epoch, row.revision)
+        return row.status == "active" or bool(move_id)
+    unsure = bool(copy.move_id) and not copy.committed
+    return unsure or (copy.epoch, copy.revision) < (row.epoch, row.revision)
 
 
-def orphaned(row: SessionRow | None, worker: str, copy: CopyReport) -> bool:
-    """Whether nobody needs this copy. `row` None: its session has ended, or there is none.
-
-    A paused copy of the row's epoch stays even without an owner: the session can be resumed there. One that
-    runs without an owner came from a late command, or its worker was thought dead: `choose` had its chance
-    to give the session back to it.
+def unneeded(
+    row: SessionRow | None, worker: str, copy: CopyReport, others: Mapping[str, CopyReport], *, moving: bool
+) -> Drop | None:
+    """The command that rids a worker of a copy nobody needs. `row` None: its session has ended, or there is
+    none. `others`: all copies of the session, by worker. `moving`: a move of it is under way.
     """
     if row is None:
-        return True
-    if not row.worker:
-        return copy.epoch < row.epoch or copy.state != "paused"
-    return copy.epoch < row.epoch and worker != row.worker
+        return Drop(copy.session, copy.epoch)
+    if row.worker:
+        return _beside_owner(row, worker, copy, others.get(row.worker), moving=moving)
+    if copy.epoch > row.epoch or (moving and copy.move_id):
+        return None
+    better = any(other.epoch > copy.epoch for other in others.values() if other.state not in OVER)
+    # One that runs without an owner came from a late command, or its worker was thought dead: `choose` had
+    # its chance to give the session back to it. A paused one stays: the session can be resumed there.
+    return Drop(copy.session, copy.epoch) if better or copy.state != "paused" else None
+
+
+def _beside_owner(
+    row: SessionRow, worker: str, copy: CopyReport, owned: CopyReport | None, *, moving: bool
+) -> Drop | None:
+    """An earlier owner's copy is the session's only one until the present owner's has proved itself: by a
+    chunk in the log, or, where none is to be made, by having the state and knowing that it is the owner.
+    """
+    if worker == row.worker or copy.epoch >= row.epoch:
+        return None
+    drop = Drop(copy.session, copy.epoch)
+    if owned is None:
+        # A paused owner's copy may have made room for others, and then proves nothing.
+        return drop if row.status == "paused" and copy.state != "paused" and not moving else None
+    if owned.epoch < row.epoch or owned.state in ("failed", "superseded"):
+        return None
+    if not owned.move_id:
+        return drop
+    if row.status == "paused" and owned.committed:
+        return Drop(copy.session, copy.epoch, unless_past=owned.next_chunk)
+    return None

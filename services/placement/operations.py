@@ -1,153 +1,61 @@
-"""What operators ask for: draining a worker.
-
-Its active sessions are placed elsewhere with a new epoch; the copy isn't carried along, so their picture
-begins anew while their index goes on. Paused ones are let go, and placed when they are resumed.
-"""
+"""What operators ask for: draining a worker, moving a session, suspending and resuming one."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+import contextlib
+from typing import TYPE_CHECKING
 
-from services.placement.choose import Room
-from services.placement.facts import Event, OwnerLost
+from services.placement.drain import Drainer
 from services.placement.requests import QUEUE
 from services.placement.sessions import Live
-from shared.bus import BusAway, Meta, NoAnswer, Refused
-from shared.contracts.fleet import DrainWorker, LoadReport, PhaseTime, WorkerDrained
-from shared.contracts.subjects import DRAIN_WORKER
-from shared.store.rows import SessionRow
+from services.placement.stow import Stower
+from shared.bus import Meta, Refused
+from shared.contracts.fleet import DrainWorker, WorkerDrained
+from shared.contracts.moves import MoveSession, SessionMoved, SessionStowed, StowSession
+from shared.contracts.subjects import DRAIN_WORKER, MOVE_SESSION, RESUME_SESSION, SUSPEND_SESSION
+from shared.ids import InvalidName, cell_of, check_session_id
 
 if TYPE_CHECKING:
     from services.placement.service import Placement
 
-logger = logging.getLogger(__name__)
-
-_STOPS_WITHIN_S = 30.0
-"""A drained worker that still holds a copy then, because a drop was lost, stops all the same."""
-_COMMANDS_AT_ONCE = 16
-WHY = "its worker is being drained"
-
-
-class _Left(NamedTuple):
-    """A session that the worker owned, with the epoch it had there."""
-
-    live: Live
-    epoch: int
-
 
 class Operations:
-    """Answers operators' requests; each is harmless to repeat."""
+    """Answers operators' requests, of whichever tenant a session is; each is harmless to repeat."""
 
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
-        self._commands = asyncio.Semaphore(_COMMANDS_AT_ONCE)
+        self._drainer = Drainer(placement)
+        self._stower = Stower(placement)
 
     async def listen(self) -> None:
-        placement = self._placement
-        await placement.bus.serve(DRAIN_WORKER, self.drain, queue=QUEUE, cell=placement.settings.cell)
+        bus, at = self._placement.bus, {"cell": self._placement.settings.cell}
+        await bus.serve(DRAIN_WORKER, self._drain, queue=QUEUE, **at)
+        await bus.serve(MOVE_SESSION, self._move, queue=QUEUE, **at)
+        await bus.serve(SUSPEND_SESSION, self._suspend, queue=QUEUE, **at)
+        await bus.serve(RESUME_SESSION, self._resume, queue=QUEUE, **at)
 
-    async def drain(self, request: DrainWorker, _: Meta) -> WorkerDrained:
-        """Raises `Refused`: there is no such worker, it is the only one, it doesn't answer."""
-        placement, worker, phases = self._placement, request.worker, list[PhaseTime]()
-        report = self._known(worker)
-        if not request.force:
-            self._refuse_only(report)
-        placement.draining[worker] = report.incarnation
-        await placement.voice.load(placement.load())  # the autoscaler must not take its end for a crash
-        try:
-            with _timed(phases, "place"):
-                left = await self._leave(worker)
-        except Exception:
-            placement.draining.pop(worker, None)
-            raise
-        logger.info("draining: %d sessions leave", len(left), extra={"worker": worker})
-        with _timed(phases, "start"):
-            await self._start(left)
-        with _timed(phases, "release"):
-            await self._release(worker, left)
-        with _timed(phases, "stop"):
-            copies = await self._stop(worker)
-        return _answer(worker, left, copies, phases)
+    async def _drain(self, request: DrainWorker, _: Meta) -> WorkerDrained:
+        return await self._drainer.drain(request)
 
-    def _known(self, worker: str) -> LoadReport:
-        alive = {state.report.worker: state.report for state in self._placement.fleet.alive(time.monotonic())}
-        if worker not in alive:
-            known = ", ".join(sorted(alive)[:10]) or "none at the moment"
-            raise Refused("worker_not_found", f"there is no worker {worker[:60]!r}", f"workers: {known}")
-        return alive[worker]
+    async def _move(self, request: MoveSession, _: Meta) -> SessionMoved:
+        return await self._placement.mover.move(await self._find(request.session), request.to)
 
-    def _refuse_only(self, report: LoadReport) -> None:
-        if any(_could_replace(room, report) for room in self._placement.rooms()):
-            return
-        raise Refused(
-            "only_worker",
-            f"no other worker is ready to serve {report.model.name}, so the sessions of {report.worker} "
-            "would wait",
-            "start another worker first, or drain it with force",
-        )
+    async def _suspend(self, request: StowSession, _: Meta) -> SessionStowed:
+        return await self._stower.suspend(await self._find(request.session))
 
-    async def _leave(self, worker: str) -> list[_Left]:
-        """One change each: no session is without its next owner for longer than it takes to save that."""
-        placement, left = self._placement, list[_Left]()
+    async def _resume(self, request: StowSession, _: Meta) -> SessionStowed:
+        return await self._stower.resume(await self._find(request.session))
 
-        def decide(row: SessionRow) -> Sequence[Event]:
-            if row.worker != worker:
-                return []
-            lost = OwnerLost(row.epoch, WHY)
-            return [lost, *placement.place_now(row)] if row.status == "active" else [lost]
-
-        sessions = list(placement.sessions.live.values())
-        for live in [live for live in sessions if worker in (live.row.worker, live.reserved)]:
-            changed = await placement.sessions.change(live, decide)
-            if changed.before is not None and changed.row is not changed.before:
-                left.append(_Left(live, changed.before.epoch))
-                await placement.announce(changed)
-        return left
-
-    async def _start(self, left: Sequence[_Left]) -> None:
-        """Have the new owners begin. One that doesn't answer is told again by the next rounds."""
-
-        async def tell(live: Live) -> None:
-            async with self._commands:
-                await self._placement.voice.ask_own(live)
-
-        await asyncio.gather(*(tell(one.live) for one in left if one.live.row.worker))
-
-    async def _release(self, worker: str, left: Sequence[_Left]) -> None:
-        """The old copies; the chunk log refuses what they would still append."""
-
-        async def tell(one: _Left) -> None:
-            async with self._commands:
-                await self._placement.voice.ask_drop(worker, one.live.row.id, one.epoch)
-
-        await asyncio.gather(*(tell(one) for one in left))
-
-    async def _stop(self, worker: str) -> int:
-        try:
-            return await self._placement.voice.ask_drain(worker, time.time() + _STOPS_WITHIN_S)
-        except (NoAnswer, BusAway):
-            message = f"nothing is placed on worker {worker} any more, but it doesn't answer"
-            raise Refused("worker_silent", message, "drain it again, or stop its process") from None
-
-
-def _could_replace(room: Room, report: LoadReport) -> bool:
-    return room.worker != report.worker and room.model == report.model.name and room.capacity > 0
-
-
-def _answer(worker: str, left: Sequence[_Left], copies: int, phases: list[PhaseTime]) -> WorkerDrained:
-    def those(status: str) -> list[str]:
-        return [one.live.row.id for one in left if one.live.row.status == status]
-
-    return WorkerDrained(worker, those("active"), those("queued"), those("paused"), copies, phases)
-
-
-@contextmanager
-def _timed(phases: list[PhaseTime], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    phases.append(PhaseTime(name, time.perf_counter() - started))
+    async def _find(self, session: str) -> Live:
+        """Raises `Refused`: there is none, or it has ended."""
+        sessions = self._placement.sessions
+        with contextlib.suppress(InvalidName):
+            if cell_of(check_session_id(session)) == self._placement.settings.cell:
+                row = await sessions.read(session)
+                if row is not None and row.ended:
+                    message = f"session {row.id} is {row.status} ({row.reason})"
+                    raise Refused("session_ended", message, "open a new session")
+                if row is not None:
+                    return sessions.live.get(row.id) or sessions.adopt(row)
+        hint = "list the sessions there are"
+        raise Refused("session_not_found", f"there is no session {session[:60]!r}", hint)

@@ -14,17 +14,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
-from opentelemetry import context
 
-from services.placement import choose, metrics, notice
-from services.placement.facts import Event, Placed, Watched
+from services.placement import choose, hand_over, metrics, notice
+from services.placement.facts import Event, OwnerLost, Placed
 from services.placement.notice import Asked
-from services.placement.requests import resuming
-from services.placement.sessions import Live
+from services.placement.sessions import Live, in_trace_of
+from services.placement.strays import Strays
 from services.placement.viewers import EXPIRY_S
-from shared import telemetry
 from shared.bus import BusAway, Meta, Refused
-from shared.contracts.fleet import CopyReport, LoadReport, WorkerExited
+from shared.contracts.fleet import LoadReport, WorkerExited
 from shared.contracts.stream import ViewerReport
 from shared.contracts.subjects import LOAD_REPORT, VIEWERS, WORKER_EXITED
 
@@ -35,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 _EVERY_S = 0.5
 _AT_MOST_EVERY_S = 0.02
-_DROP_AGAIN_S = 2.0
 _LOGS_PER_ROUND = 20
 
 
@@ -44,7 +41,7 @@ class Reconciler:
 
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
-        self._dropped_at: dict[tuple[str, str, int], float] = {}
+        self._strays = Strays(placement)
         self._last_problem = ""
         self._load_said: tuple[object, ...] = ()
 
@@ -63,8 +60,9 @@ class Reconciler:
             live = placement.sessions.live.get(copy.session)
             if live is not None and copy.epoch == live.row.epoch:
                 live.next_chunk = max(live.next_chunk, copy.next_chunk)
+        placement.mover.hear_report(report)
         over = any(copy.state in choose.OVER for copy in report.copies)
-        if over or placement.fleet.gist(worker) != before:
+        if over or self._strays.any_in(report) or placement.fleet.gist(worker) != before:
             placement.nudged.set()
 
     def _hear_exit(self, exited: WorkerExited, _: Meta) -> None:
@@ -94,6 +92,7 @@ class Reconciler:
         self._repeat_commands()
         steps: list[Callable[[], Awaitable[None]]] = [
             placement.sessions.settle_doubtful,
+            self._strays.take_in,
             self._watch_owners,
             self._watch_viewers,
             self._place_queued,
@@ -112,7 +111,7 @@ class Reconciler:
         if problem and problem != self._last_problem:
             logger.warning("not everything could be done, trying again: %s", problem)
         self._last_problem = problem
-        self._drop_orphans(time.monotonic(), settled=not problem)
+        self._strays.drop_unneeded(time.monotonic(), settled=not problem)
         await self._say_load()
 
     async def _say_load(self) -> None:
@@ -131,42 +130,24 @@ class Reconciler:
     def _repeat_commands(self) -> None:
         now = time.monotonic()
         for live in self._still():
-            if now >= live.own_due_at and notice.must_repeat(live.row, self._placement.fleet):
+            if now >= live.own_due_at and notice.must_repeat(live.row, self._placement.fleet, live.move_id):
                 metrics.repeats.labels("own").inc(live.own_tries > 0)
                 with in_trace_of(live):
                     self._placement.voice.own(live)
-
-    def _drop_orphans(self, now: float, *, settled: bool) -> None:
-        """Copies nobody should hold: those of an epoch that is over at any time, all others once everything
-        else is `settled`. Not while another placement may lead: it may know of sessions made since.
-        """
-        self._dropped_at = {key: at for key, at in self._dropped_at.items() if now - at < _DROP_AGAIN_S}
-        if not self._placement.leadership.certain:
-            return
-        for worker, copy in self._placement.fleet.copies(now):
-            key = (worker, copy.session, copy.epoch)
-            if key not in self._dropped_at and self._orphaned(worker, copy, settled):
-                self._dropped_at[key] = now
-                self._placement.voice.drop(worker, copy.session, copy.epoch)
-
-    def _orphaned(self, worker: str, copy: CopyReport, settled: bool) -> bool:
-        sessions = self._placement.sessions
-        live = sessions.live.get(copy.session)
-        if live is None:
-            known = settled and not sessions.may_exist(copy.session)
-            return known and notice.orphaned(None, worker, copy)
-        return (settled or copy.epoch < live.row.epoch) and notice.orphaned(live.row, worker, copy)
 
     async def _watch_owners(self) -> None:
         for live in self._still():
             event = self._of_owner(live)
             if event is not None:
-                await self._happen(live, event)
+                await self._placement.happen(live, event)
 
     def _of_owner(self, live: Live) -> Event | None:
         asked = Asked(live.own_tries, live.refusals)
-        connected_s = self._placement.bus.connected_s
-        return notice.of_owner(live.row, self._placement.fleet, time.monotonic(), connected_s, asked)
+        fleet, connected_s, now = self._placement.fleet, self._placement.bus.connected_s, time.monotonic()
+        event = notice.of_owner(live.row, fleet, now, connected_s, asked)
+        if isinstance(event, OwnerLost) and live.move is not None and live.move.committed(live.row):
+            return hand_over.hand_back(live.row, live.move.move, fleet, now, event.why)
+        return event
 
     async def _watch_viewers(self) -> None:
         if self._placement.bus.connected_s < EXPIRY_S:
@@ -175,7 +156,7 @@ class Reconciler:
         for live in self._still():
             event = self._of_viewers(live, time.time())
             if event is not None:
-                await self._happen(live, event)
+                await self._placement.happen(live, event)
 
     def _doubt_silence(self) -> None:
         """Gateways' words may not have come through: time without viewers counts from when they can again."""
@@ -206,18 +187,10 @@ class Reconciler:
             live.reserved = room.worker
         try:
             for live, room in found:
-                await self._happen(live, Placed(room.worker, room.incarnation))
+                await self._placement.happen(live, Placed(room.worker, room.incarnation))
         finally:
             for live, _ in found:
                 live.reserved = ""
-
-    async def _happen(self, live: Live, event: Event) -> None:
-        placement = self._placement
-        with in_trace_of(live):
-            if isinstance(event, Watched):
-                await placement.change(live, lambda row: resuming(placement, row, Watched))
-            else:
-                await placement.change(live, lambda _: [event])
 
     async def _forget_logs(self) -> None:
         """Chunks and latents of ended sessions, once their viewers had time to read them."""
@@ -228,13 +201,3 @@ class Reconciler:
             await placement.chunk_log.forget(entry.tenant, entry.session)
             await placement.latent_log.forget(entry.tenant, entry.session)
             del placement.sessions.ended[entry.session]
-
-
-@contextlib.contextmanager
-def in_trace_of(live: Live) -> Iterator[None]:
-    """What happens to a session by itself belongs to the trace it was opened in."""
-    token = context.attach(telemetry.extract({"traceparent": live.row.traceparent}))
-    try:
-        yield
-    finally:
-        context.detach(token)

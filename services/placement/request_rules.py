@@ -28,7 +28,7 @@ def check_open(request: OpenSession, model: str, models: Models, max_prompt_char
     told = models[model]
     return (
         check_inputs(request.inputs, _prompt_bound(told, max_prompt_chars), need_prompt=True)
-        or _check_rung(request.rung, told)
+        or check_rung(request.rung, told)
         or _check_numbers(request)
         or _check_key(request.idempotency_key)
     )
@@ -68,7 +68,7 @@ def _prompt_bound(told: ModelReport | None, max_prompt_chars: int) -> int:
     return max_prompt_chars if told is None else min(told.max_prompt_chars, max_prompt_chars)
 
 
-def _check_rung(rung: str, told: ModelReport | None) -> Refusal | None:
+def check_rung(rung: str, told: ModelReport | None) -> Refusal | None:
     if not rung or (told is not None and rung in told.rungs):
         return None
     known = ", ".join(told.rungs) if told else "none while no worker serves the model"

@@ -1,4 +1,4 @@
-"""The seven requests that drive sessions, from gateways and from platforms that speak NATS themselves."""
+"""The requests that drive sessions, from gateways and from platforms that speak NATS themselves."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import hashlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from nats.aio.subscription import Subscription
 
 from services.placement import request_rules as rules
-from services.placement.facts import ClosedByUser, Event, PausedByUser, ResumedByUser
+from services.placement.facts import ClosedByUser, Event, PausedByUser, ResumedByUser, RungSet
 from services.placement.facts import Steered as SteeredEvent
 from services.placement.sessions import Changed
 from shared import telemetry
@@ -49,6 +49,7 @@ class Requests:
         await self._serve(subjects.STEER, self.steer)
         await self._serve(subjects.PAUSE, self.pause)
         await self._serve(subjects.RESUME, self.resume)
+        await self._serve(subjects.SET_RUNG, self.set_rung)
         await self._serve(subjects.CLOSE, self.close_session)
         await self._serve(subjects.GET, self.get)
         await self._serve(subjects.LIST, self.page)
@@ -148,7 +149,7 @@ class Requests:
         warnings = [] if row.ended else await placement.voice.warnings(row.model, request.inputs[-1].text)
         changed = await self._change(row, lambda _: [SteeredEvent(request.inputs, warnings)])
         await placement.announce(changed)
-        owned = await placement.voice.ask_own(changed.live) if changed.live else None
+        owned = await placement.voice.insist(changed.live) if changed.live else None
         from_chunk = owned.from_chunk if owned else changed.row.next_chunk
         return wire.Steered(from_chunk, changed.row.inputs_version, warnings)
 
@@ -157,8 +158,14 @@ class Requests:
 
     async def resume(self, request: wire.ResumeSession, tenant: str) -> SessionView:
         return await self._command(
-            request.session, tenant, lambda row: resuming(self._placement, row, ResumedByUser)
+            request.session, tenant, lambda row: self._placement.resuming(row, ResumedByUser)
         )
+
+    async def set_rung(self, request: wire.SetRung, tenant: str) -> SessionView:
+        row = await self._find(request.session, tenant)
+        if not row.ended:
+            _refuse(rules.check_rung(request.rung, self._placement.models().get(row.model)))
+        return await self._command(request.session, tenant, lambda _: [RungSet(request.rung)])
 
     async def close_session(self, request: wire.CloseSession, tenant: str) -> SessionView:
         return await self._command(request.session, tenant, lambda _: [ClosedByUser()])
@@ -201,15 +208,6 @@ class Requests:
         raise Refused(
             "session_not_found", f"there is no session {session[:60]!r}", "list the sessions there are"
         )
-
-
-def resuming(placement: Placement, row: SessionRow, event: type[Any]) -> list[Event]:
-    """What a resumption is made of: with its owner if that has room, else wherever there is room, else
-    queued.
-    """
-    if placement.owner_has_room(row):
-        return [event(owner_has_room=True)]
-    return [event(owner_has_room=False), *placement.place_now(row)]
 
 
 def _digest(request: wire.OpenSession) -> str:

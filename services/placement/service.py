@@ -16,14 +16,15 @@ import msgspec
 
 from services.placement import choose, metrics
 from services.placement.choose import Room
-from services.placement.facts import Event, Placed
+from services.placement.facts import Event, Placed, Watched
 from services.placement.fleet_view import FleetView
 from services.placement.leader import Leadership
+from services.placement.moves import Mover
 from services.placement.operations import Operations
 from services.placement.outbox import Publisher
 from services.placement.reconcile import Reconciler
 from services.placement.requests import Requests
-from services.placement.sessions import Changed, Decide, Live, Sessions
+from services.placement.sessions import Changed, Decide, Live, Sessions, in_trace_of
 from services.placement.settings import PlacementSettings
 from services.placement.voice import Voice
 from shared.bus import Bus
@@ -53,6 +54,7 @@ class Placement:
         self.sessions = Sessions(store, leadership.lease, self.settings.cell, process.stopping.set)
         self.fleet = FleetView(self.settings.worker_silent_s, time.monotonic())
         self.voice = Voice(self.bus, self.settings.cell, self.settings.command_timeout_s)
+        self.mover = Mover(self)
         self.publisher = Publisher(self.bus, store, self.settings.cell)
         self.chunk_log = ChunkLog(self.bus, self.settings.cell)
         self.latent_log = LatentLog(self.bus, self.settings.cell)
@@ -62,9 +64,9 @@ class Placement:
 
     def rooms(self) -> list[Room]:
         active = self.sessions.active_on()
-        return [choose.room_of(report, active.get(report.worker, 0)) for report in self._reports()]
+        return [choose.room_of(report, active.get(report.worker, 0)) for report in self.reports()]
 
-    def _reports(self) -> list[LoadReport]:
+    def reports(self) -> list[LoadReport]:
         """Of the workers that are alive. One that was not told yet that it is drained counts as if it
         were.
         """
@@ -106,6 +108,22 @@ class Placement:
         self.voice.command(changed)
         return changed
 
+    async def happen(self, live: Live, event: Event) -> None:
+        """Something that nobody asked for. Raises `Refused`."""
+        with in_trace_of(live):
+            if isinstance(event, Watched):
+                await self.change(live, lambda row: self.resuming(row, Watched))
+            else:
+                await self.change(live, lambda _: [event])
+
+    def resuming(self, row: SessionRow, event: type[Any]) -> list[Event]:
+        """What a resumption is made of: with its owner if that has room, else wherever there is room, else
+        queued.
+        """
+        if self.owner_has_room(row):
+            return [event(owner_has_room=True)]
+        return [event(owner_has_room=False), *self.place_now(row)]
+
     async def announce(self, changed: Changed) -> None:
         """Tell whoever watches. What ran out of room, or made some, is looked at soon."""
         if changed.row is changed.before:
@@ -132,18 +150,7 @@ class Placement:
             queued=count["queued"],
             paused=count["paused"],
             capacity=sum(room.capacity for room in rooms),
-            workers=[
-                WorkerLoad(
-                    report.worker,
-                    report.state,
-                    report.capacity,
-                    active.get(report.worker, 0),
-                    len(report.copies),
-                    report.model.name,
-                    report.device,
-                )
-                for report in self._reports()
-            ],
+            workers=[_worker_load(report, active.get(report.worker, 0)) for report in self.reports()],
             models=list(self.fleet.models(now).values()),
             sent_at=time.time(),
         )
@@ -152,6 +159,24 @@ class Placement:
         while True:
             await self.voice.load(self.load())
             await asyncio.sleep(_LOAD_EVERY_S)
+
+
+def _worker_load(report: LoadReport, active: int) -> WorkerLoad:
+    """`active`: sessions it owns, by placement's rows."""
+    tiers = [copy.tier for copy in report.copies]
+    return WorkerLoad(
+        report.worker,
+        report.state,
+        report.capacity,
+        active,
+        len(report.copies),
+        report.model.name,
+        report.device,
+        sum(copy.state == "paused" for copy in report.copies),
+        tiers.count("device"),
+        tiers.count("host"),
+        report.transports,
+    )
 
 
 def _log(changed: Changed) -> None:
@@ -172,6 +197,7 @@ async def serve(process: Process[PlacementSettings], store: Store, leadership: L
     requests = Requests(placement)
     await reconciler.listen()
     await requests.listen()
+    await placement.mover.listen()
     await Operations(placement).listen()
     for name, work in _loops(placement, reconciler).items():
         process.spawn(name, work)
@@ -179,6 +205,7 @@ async def serve(process: Process[PlacementSettings], store: Store, leadership: L
     await process.stopping.wait()
     await process.say("stopping")
     await requests.close()
+    await placement.mover.close()
     await placement.voice.close()
     with contextlib.suppress(Exception):
         await placement.publisher.publish_some()

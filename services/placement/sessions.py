@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
+from opentelemetry import context
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.placement import lifecycle, metrics
 from services.placement.events import make_event
 from services.placement.facts import Event
+from services.placement.hand_over import Ongoing
 from services.placement.lifecycle import TellDrop, TellOwn
 from services.placement.viewers import Viewers
 from shared import telemetry
@@ -33,7 +35,8 @@ logger = logging.getLogger(__name__)
 class Live:
     """A session in memory: its row as saved, and what is known beyond it.
 
-    `next_chunk` comes from reports. `unwatched_since` None: somebody watches. `reserved` names the worker it
+    `move`: the one under way, with `stirred` set whenever something was heard of it. `next_chunk` comes from
+    reports. `unwatched_since` None: somebody watches. `reserved` names the worker it
     is being placed on while that is saved. `doubtful`: a save met an absent database, so the row must be read
     before it counts. `own_tries` and `refusals` (their codes) are of the row's last change; `own_due_at` is
     on the steady clock.
@@ -47,9 +50,24 @@ class Live:
         self.unwatched_since = unwatched_since
         self.reserved = ""
         self.doubtful = False
+        self.move: Ongoing | None = None
+        self.stirred = asyncio.Event()
         self.own_tries = 0
         self.own_due_at = 0.0
         self.refusals: list[str] = []
+
+    @property
+    def move_id(self) -> str:
+        """Of the move by which the owner has the session, until that is proven."""
+        return self.move.move.move_id if self.move is not None and self.move.committed(self.row) else ""
+
+    @property
+    def places(self) -> set[str]:
+        """Workers on which it takes an active session's room: its owner, and both sides of a move."""
+        owners = {self.reserved or (self.row.worker if self.row.status == "active" else "")}
+        if self.move is not None and self.row.status == "active":
+            owners |= {self.move.move.target} | (set() if self.move.answered else {self.move.move.source})
+        return owners - {""}
 
     @property
     def known(self) -> SessionRow:
@@ -59,6 +77,16 @@ class Live:
             next_chunk=max(self.row.next_chunk, self.next_chunk),
             granted_through=max(self.row.granted_through, self.viewers.granted_through),
         )
+
+
+@contextlib.contextmanager
+def in_trace_of(live: Live) -> Iterator[None]:
+    """What happens to a session by itself belongs to the trace it was opened in."""
+    token = context.attach(telemetry.extract({"traceparent": live.row.traceparent}))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 class Changed(NamedTuple):
@@ -110,11 +138,10 @@ class Sessions:
         return sorted(rows, key=lambda row: (row.created_at, row.id))
 
     def active_on(self) -> dict[str, int]:
-        """Active sessions by worker, those just being placed included."""
+        """Active sessions by worker, those just being placed or moved there included."""
         counts: dict[str, int] = {}
         for live in self.live.values():
-            worker = live.reserved or (live.row.worker if live.row.status == "active" else "")
-            if worker:
+            for worker in live.places:
                 counts[worker] = counts.get(worker, 0) + 1
         return counts
 
@@ -185,6 +212,7 @@ class Sessions:
                 live.reserved = ""
             live.row = after
             live.own_tries, live.own_due_at, live.refusals = 0, 0.0, []
+            live.stirred.set()
         metrics.decisions.observe(time.perf_counter() - started)
         if after.ended:
             self._end(after)

@@ -8,14 +8,29 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
+
 from services.placement import metrics
 from services.placement.lifecycle import TellDrop, TellOwn
 from services.placement.sessions import Changed, Live
 from shared.bus import Bus, BusAway, NoAnswer, Refused
-from shared.contracts.fleet import CheckPrompt, Drain, Drop, FleetLoad, Own, Owned
-from shared.contracts.session import SessionView
+from shared.contracts.fleet import CheckPrompt, Drain, Drop, FleetLoad, ModelReport, Own, Owned
+from shared.contracts.moves import CallOff, Move, MoveOut, Reserve, Stow, Stowed, compatibility_of
+from shared.contracts.session import Refusal, SessionView
 from shared.contracts.stream import SessionChanged
-from shared.contracts.subjects import CHECK_PROMPT, DRAIN, DROP, FLEET_LOAD, OWN, SESSION_CHANGED
+from shared.contracts.subjects import (
+    CALL_OFF,
+    CHECK_PROMPT,
+    DRAIN,
+    DROP,
+    FLEET_LOAD,
+    MOVE_OUT,
+    OWN,
+    RESERVE,
+    SESSION_CHANGED,
+    STOW,
+    RequestAddress,
+)
 from shared.ids import InvalidName
 from shared.store.rows import SessionRow
 
@@ -24,7 +39,12 @@ logger = logging.getLogger(__name__)
 _MAX_COMMANDS_AT_ONCE = 64
 _CHECK_PROMPT_TIMEOUT_S = 1.0
 # A worker says these of a command that came late or at a bad moment, not of the session.
-PASSING = frozenset({"stale", "too_late", "log_away", "busy", "dropped", "undecodable"})
+PASSING = frozenset(
+    {"stale", "too_late", "log_away", "busy", "dropped", "undecodable", "moved", "freezing", "freed"}
+)
+# These of a session that is on its way: whoever owns it in a moment will answer.
+_ON_ITS_WAY = frozenset({"busy", "moved", "freezing", "freed"})
+_ASK_AGAIN_S = 0.03
 
 
 class Voice:
@@ -56,15 +76,15 @@ class Voice:
         """Send what follows from a change, without waiting for answers."""
         for told in changed.commands:
             if isinstance(told, TellDrop):
-                self.drop(told.worker, changed.row.id, told.epoch)
+                self.drop(told.worker, Drop(changed.row.id, told.epoch))
             elif isinstance(told, TellOwn) and changed.live is not None:
                 self.own(changed.live)
 
     def own(self, live: Live) -> None:
         self._send(self.ask_own(live))
 
-    def drop(self, worker: str, session: str, epoch: int) -> None:
-        self._send(self.ask_drop(worker, session, epoch))
+    def drop(self, worker: str, drop: Drop) -> None:
+        self._send(self.ask_drop(worker, drop))
 
     def _send(self, work: Coroutine[Any, Any, Any]) -> None:
         if len(self._sending) >= _MAX_COMMANDS_AT_ONCE:
@@ -76,29 +96,39 @@ class Voice:
 
     async def ask_own(self, live: Live) -> Owned | None:
         """The owner's answer, None if it gave none in time. `reconcile` acts on refusals."""
+        return (await self._try_own(live))[0]
+
+    async def insist(self, live: Live) -> Owned | None:
+        """As `ask_own`, but of a session that just moves the owner it has then is asked, in the same time."""
+        deadline = time.monotonic() + self._timeout_s
+        owned, refused = await self._try_own(live)
+        while refused in _ON_ITS_WAY and time.monotonic() + _ASK_AGAIN_S < deadline:
+            await asyncio.sleep(_ASK_AGAIN_S)
+            owned, refused = await self._try_own(live)
+        return owned
+
+    async def _try_own(self, live: Live) -> tuple[Owned | None, str]:
+        """The answer, and the code of a refusal."""
         row = live.known
         if not row.worker:
-            return None
+            return None, ""
         live.own_tries += 1
         live.own_due_at = time.monotonic() + min(5.0, 0.25 * 2**live.own_tries)
+        own = make_own(row, self._timeout_s, live.move_id)
         try:
-            address = OWN.at(cell=self._cell, worker=row.worker)
-            owned = await self._bus.request(address, make_own(row, self._timeout_s), self._timeout_s)
+            owned = await self._bus.request(OWN.at(cell=self._cell, worker=row.worker), own, self._timeout_s)
         except Refused as refused:
-            if refused.refusal.code not in PASSING:
-                live.refusals.append(refused.refusal.code)
             self._outcome("own", f"refused: {refused}", row.worker, row.id)
+            return None, _note_refusal(live, own, refused.refusal)
         except (NoAnswer, BusAway, InvalidName) as error:
             self._outcome("own", f"no answer: {error}", row.worker, row.id)
-        else:
-            self._outcome("own", "done", row.worker, row.id)
-            live.refusals = []
-            return owned
-        return None
+            return None, ""
+        self._outcome("own", "done", row.worker, row.id)
+        live.refusals = []
+        return owned, ""
 
-    async def ask_drop(self, worker: str, session: str, epoch: int) -> None:
+    async def ask_drop(self, worker: str, drop: Drop) -> None:
         """Until the worker has answered or its time is over."""
-        drop = Drop(session, epoch)
         try:
             await self._bus.request(DROP.at(cell=self._cell, worker=worker), drop, self._timeout_s)
         except Refused as refused:
@@ -107,6 +137,31 @@ class Voice:
             self._outcome("drop", f"no answer: {error}", worker, drop.session)
         else:
             self._outcome("drop", "done", worker, drop.session)
+
+    async def ask_reserve(self, move: Move, row: SessionRow, model: ModelReport, deadline_at: float) -> None:
+        """Raises `NoAnswer`, `BusAway` or `Refused`."""
+        reserve = Reserve(move, make_own(row, self._timeout_s), compatibility_of(model), deadline_at)
+        await self._repeated(RESERVE.at(cell=self._cell, worker=move.target), reserve)
+
+    async def ask_move_out(self, move: Move, transports: list[str], deadline_at: float) -> None:
+        """Raises `NoAnswer`, `BusAway` or `Refused`."""
+        order = MoveOut(move, transports, deadline_at)
+        await self._repeated(MOVE_OUT.at(cell=self._cell, worker=move.source), order)
+
+    async def _repeated(self, address: RequestAddress[Any, Any], message: msgspec.Struct) -> None:
+        """Once more if no answer came: request or answer may have got lost."""
+        try:
+            await self._bus.request(address, message, self._timeout_s)
+        except NoAnswer:
+            await self._bus.request(address, message, self._timeout_s)
+
+    async def call_off(self, worker: str, move_id: str, why: str) -> None:
+        await self._bus.publish(CALL_OFF.at(cell=self._cell, worker=worker), CallOff(move_id, why))
+
+    async def ask_stow(self, row: SessionRow, tier: str, timeout_s: float) -> Stowed:
+        """Raises `NoAnswer`, `BusAway` or `Refused`."""
+        stow = Stow(row.id, row.epoch, tier, time.time() + timeout_s)
+        return await self._bus.request(STOW.at(cell=self._cell, worker=row.worker), stow, timeout_s)
 
     async def ask_drain(self, worker: str, deadline_at: float) -> int:
         """How many copies it still holds. Raises `NoAnswer`, `BusAway` or `Refused`."""
@@ -124,7 +179,18 @@ class Voice:
             await asyncio.wait(self._sending, timeout=self._timeout_s)
 
 
-def make_own(row: SessionRow, timeout_s: float) -> Own:
+def _note_refusal(live: Live, own: Own, refusal: Refusal) -> str:
+    if refusal.code not in PASSING:
+        live.refusals.append(refusal.code)
+    going = live.move
+    if refusal.code == "freed" and going is not None and own.move_id == going.move.move_id:
+        going.free(refusal.message)
+        live.stirred.set()
+    return refusal.code
+
+
+def make_own(row: SessionRow, timeout_s: float, move_id: str = "") -> Own:
+    """`move_id`: the move by which the worker has the session, "" if by none or once that is proven."""
     return Own(
         session=row.id,
         tenant=row.tenant,
@@ -141,4 +207,5 @@ def make_own(row: SessionRow, timeout_s: float) -> Own:
         paused=row.status == "paused",
         max_chunks=row.max_chunks,
         traceparent=row.traceparent,
+        move_id=move_id,
     )

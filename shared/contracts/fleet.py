@@ -221,9 +221,10 @@ class PhaseTime(msgspec.Struct, frozen=True):
 
 
 class WorkerDrained(msgspec.Struct, frozen=True):
-    """What became of the worker's sessions, by id: `moved` to another worker, where their picture begins
-    anew; `queued` until a worker has room; `released`: paused ones, placed when they are resumed. `copies`:
-    those the worker still held when it was told to stop.
+    """What became of the worker's sessions, by id: `moved` to another worker with their state, paused ones
+    too; `placed` on another worker, where their picture begins anew; `queued` until a worker has room;
+    `released`: paused ones, placed when they are resumed. `copies`: those the worker still held when it was
+    told to stop.
     """
 
     worker: str
@@ -232,6 +233,7 @@ class WorkerDrained(msgspec.Struct, frozen=True):
     released: list[str]
     copies: int
     phases: list[PhaseTime]
+    placed: list[str] = []
 
 
 class FleetWorker(msgspec.Struct, frozen=True):

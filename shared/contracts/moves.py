@@ -148,7 +148,8 @@ class MoveSession(msgspec.Struct, frozen=True):
 
 class SessionMoved(msgspec.Struct, frozen=True):
     """`outcome`: "moved" (with its state), "placed" (there was no state to carry: it begins or resumes
-    there), "stayed" (`why`). `pause_s`: from the freeze until the target could go on.
+    there), "stayed" (`why`), "lost" (`why`: after it had moved; it is placed anew). `pause_s`: from the
+    freeze until the target could go on.
     """
 
     session: str

@@ -170,11 +170,12 @@ class Protocol(RuleBasedStateMachine):
 
     def drops(self) -> list[tuple[str, Own | Drop]]:
         rows = {session: None if row.ended else row for session, row in self.rows.items()}
-        return [
-            (worker, Drop(copy.session, copy.epoch))
-            for worker, copy in self.fleet.copies(self.now)
-            if notice.orphaned(rows[copy.session], worker, copy)
-        ]
+        found: list[tuple[str, Own | Drop]] = []
+        for worker, copy in self.fleet.copies(self.now):
+            others = self.fleet.holders(copy.session, self.now)
+            drop = notice.unneeded(rows[copy.session], worker, copy, others, moving=False)
+            found += [(worker, drop)] if drop is not None else []
+        return found
 
     def place(self) -> list[tuple[str, Own | Drop]]:
         queued = [row for row in self.rows.values() if row.status == "queued"]

@@ -10,10 +10,10 @@ from services.placement.facts import (
     Watched,
 )
 from services.placement.fleet_view import FleetView
-from services.placement.notice import Asked, must_repeat, of_owner, of_viewers, orphaned
-from shared.contracts.fleet import CopyReport
+from services.placement.notice import Asked, must_repeat, of_owner, of_viewers, unneeded
+from shared.contracts.fleet import CopyReport, Drop
 from shared.store.rows import SessionRow
-from tests.unit.placement.examples import make_copy, make_report, make_row
+from tests.unit.placement.examples import SESSION, make_copy, make_report, make_row
 
 ACTIVE, PAUSED = make_row("active"), make_row("paused")
 ONCE = Asked(1, ())
@@ -37,7 +37,7 @@ def noticed(row: SessionRow, fleet: FleetView, asked: Asked = ONCE) -> Event | N
         (make_copy(state="unheard-of"), None),
         (make_copy(state="finished", next_chunk=12), CopyFinished(2, 12)),
         (make_copy(state="failed", error="no memory"), CopyFailed(2, "no memory")),
-        (make_copy(state="superseded"), CopyFailed(2, "another worker wrote to its chunk log")),
+        (make_copy(state="superseded"), None),
         (make_copy(state="failed", epoch=1), None),
     ],
 )
@@ -96,13 +96,66 @@ def test_a_command_is_repeated_until_the_report_agrees() -> None:
     assert not must_repeat(make_row("queued"), fleet_with())
 
 
+def test_a_move_s_target_is_told_until_it_knows() -> None:
+    arrived = make_copy(move_id="m-1")
+    assert must_repeat(ACTIVE, fleet_with(arrived), "m-1")
+    assert not must_repeat(ACTIVE, fleet_with(make_copy(move_id="m-1", committed=True)), "m-1")
+    assert must_repeat(PAUSED, fleet_with(), "m-1"), "its copy must be there, or the source goes on"
+
+
+def test_a_superseded_owner_waits_for_whoever_took_over_to_report() -> None:
+    fleet = fleet_with(make_copy(state="superseded"))
+    fleet.report(make_report("w-1", 2, make_copy(state="superseded")), 4.9)
+    assert of_owner(ACTIVE, fleet, 4.9, 100.0, ONCE) is None
+    fleet.report(make_report("w-1", 3, make_copy(state="superseded")), 5.0)
+    assert of_owner(ACTIVE, fleet, 5.0, 100.0, ONCE) == CopyFailed(2, "another worker wrote to its chunk log")
+
+
+OLD, OWNED = make_copy(epoch=1), make_copy()
+ARRIVED = make_copy(move_id="m-1", next_chunk=10)
+
+
+@pytest.mark.parametrize(
+    ("row", "owned", "drop"),
+    [
+        (ACTIVE, OWNED, Drop(SESSION, 1)),
+        (ACTIVE, make_copy(state="finished"), Drop(SESSION, 1)),
+        (ACTIVE, None, None),
+        (ACTIVE, make_copy(epoch=1), None),
+        (ACTIVE, make_copy(state="failed"), None),
+        (ACTIVE, make_copy(state="superseded"), None),
+        (ACTIVE, ARRIVED, None),
+        (ACTIVE, make_copy(move_id="m-1", committed=True), None),
+        (PAUSED, ARRIVED, None),
+        (PAUSED, make_copy(move_id="m-1", committed=True), Drop(SESSION, 1, unless_past=10)),
+        (PAUSED, None, Drop(SESSION, 1)),
+    ],
+)
+def test_an_earlier_owner_s_copy_goes_once_the_owner_s_has_proved_itself(
+    row: SessionRow, owned: CopyReport | None, drop: Drop | None
+) -> None:
+    others = {"w-2": OLD} | ({"w-1": owned} if owned else {})
+    assert unneeded(row, "w-2", OLD, others, moving=False) == drop
+
+
+def test_a_copy_is_spared_while_its_session_moves() -> None:
+    assert unneeded(PAUSED, "w-2", OLD, {"w-2": OLD}, moving=True) is None
+    assert unneeded(make_row("queued"), "w-2", ARRIVED, {"w-2": ARRIVED}, moving=True) is None
+    newer = make_copy(epoch=3)
+    assert unneeded(ACTIVE, "w-2", newer, {"w-2": newer, "w-1": OWNED}, moving=False) is None
+
+
 def test_a_copy_is_dropped_once_nobody_needs_it() -> None:
-    assert orphaned(None, "w-1", make_copy())
-    assert orphaned(ACTIVE, "w-2", make_copy(epoch=1))
-    assert not orphaned(ACTIVE, "w-1", make_copy(epoch=1)), "its owner is about to renew it"
-    assert not orphaned(ACTIVE, "w-1", make_copy())
+    def dropped(row: SessionRow | None, worker: str, copy: CopyReport, *others: CopyReport) -> bool:
+        held = {worker: copy} | {f"w-{at}": other for at, other in enumerate(others, 8)}
+        return unneeded(row, worker, copy, held, moving=False) is not None
+
+    assert dropped(None, "w-1", make_copy())
+    assert not dropped(ACTIVE, "w-1", make_copy(epoch=1)), "its owner is about to renew it"
+    assert not dropped(ACTIVE, "w-1", make_copy())
     ownerless = make_row("paused", worker="", incarnation="")
-    assert not orphaned(ownerless, "w-1", make_copy(state="paused")), "it may be resumed there"
-    assert not orphaned(make_row("queued"), "w-1", make_copy(state="paused"))
-    assert orphaned(ownerless, "w-1", make_copy()), "nobody owns what it makes"
-    assert orphaned(ownerless, "w-1", make_copy(state="paused", epoch=1))
+    assert not dropped(ownerless, "w-1", make_copy(state="paused")), "it may be resumed there"
+    assert not dropped(make_row("queued"), "w-1", make_copy(state="paused"))
+    assert dropped(ownerless, "w-1", make_copy()), "nobody owns what it makes"
+    assert not dropped(ownerless, "w-1", make_copy(state="paused", epoch=1)), "the best there is"
+    assert dropped(ownerless, "w-1", make_copy(state="paused", epoch=1), make_copy(state="paused"))

@@ -1,0 +1,166 @@
+"""Moving a session to another worker while it plays: what `hand_over` decides, done and told.
+
+One move at a time leaves a worker, and one comes to it: two would share a link and both take longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from services.placement import move_rules
+from services.placement.choose import Room
+from services.placement.facts import MoveProposed
+from services.placement.hand_over import MOVE_S, Ongoing
+from services.placement.move_run import Run
+from services.placement.sessions import Live
+from shared.bus import Meta, Refused
+from shared.contracts.fleet import LoadReport
+from shared.contracts.moves import Move, MoveNews, SessionMoved
+from shared.contracts.session import Refusal
+from shared.contracts.subjects import MOVE_NEWS
+
+if TYPE_CHECKING:
+    from services.placement.service import Placement
+
+logger = logging.getLogger(__name__)
+
+_MAX_WAITING = 32
+_TURN_WITHIN_S = 8.0
+
+
+class Mover:
+    """Carries out moves, and hears of those under way."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._claimed: set[str] = set()
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._following: set[asyncio.Task[None]] = set()
+
+    async def listen(self) -> None:
+        await self._placement.bus.subscribe(MOVE_NEWS, self._hear, cell=self._placement.settings.cell)
+
+    def _hear(self, news: MoveNews, meta: Meta) -> None:
+        live = self._placement.sessions.live.get(news.session)
+        going = live.move if live is not None else None
+        if live is None or going is None or going.move.move_id != news.move_id:
+            return
+        if meta.tokens["worker"] == news.worker:
+            going.hear(news)
+            live.stirred.set()
+
+    def hear_report(self, report: LoadReport) -> None:
+        """A copy in it may say how far a move has come."""
+        for copy in report.copies:
+            live = self._placement.sessions.live.get(copy.session)
+            if live is not None and live.move is not None:
+                live.stirred.set()
+
+    async def move(self, live: Live, to: str = "") -> SessionMoved:
+        """Have worker `to` ("": whichever has most room) go on with the session, and say what came of it.
+
+        Raises `Refused` for what can't be tried.
+        """
+        with self._claim(live):
+            async with self._turn("from", live.row.worker):
+                target = self._target(live, to)
+                async with self._turn("to", target):
+                    run = await self._begin(live, self._target(live, target))
+                    try:
+                        await run.hand_over()
+                    finally:
+                        self._follow(run)
+        return await run.answered()
+
+    @contextlib.contextmanager
+    def _claim(self, live: Live) -> Iterator[None]:
+        """From the request until the move is the session's (`Live.move`)."""
+        if live.row.id in self._claimed or live.move is not None:
+            message = f"session {live.row.id} is being moved already"
+            if live.move is not None and live.move.answered:
+                message = f"session {live.row.id} has just been moved and made no chunk since"
+            raise Refused("busy_moving", message, "try again in a moment")
+        if len(self._claimed) >= _MAX_WAITING:
+            raise Refused("busy", f"{_MAX_WAITING} moves wait already", "try again in a moment")
+        self._claimed.add(live.row.id)
+        try:
+            yield
+        finally:
+            self._claimed.discard(live.row.id)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, direction: str, worker: str) -> AsyncIterator[None]:
+        """First come, first served. Raises `Refused` if it takes too long."""
+        lock = self._turns.setdefault((direction, worker), asyncio.Lock())
+        try:
+            async with asyncio.timeout(_TURN_WITHIN_S):
+                await lock.acquire()
+        except TimeoutError:
+            message = f"other moves {direction} worker {worker} are under way"
+            raise Refused("busy", message, "try again in a moment") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _target(self, live: Live, to: str) -> str:
+        """A worker that may be tried, by what is known now. Raises `Refused`."""
+        reports, rooms = self._fleet()
+        refusal = move_rules.refuse_session(live.row, reports)
+        chosen: str | Refusal = to
+        if refusal is None and to:
+            refusal = move_rules.refuse_target(live.row, to, reports, rooms)
+        elif refusal is None:
+            chosen = move_rules.best_target(live.row, reports, rooms)
+        refusal = chosen if isinstance(chosen, Refusal) else refusal
+        if refusal is not None:
+            raise Refused(refusal.code, refusal.message, refusal.hint)
+        assert isinstance(chosen, str)
+        return chosen
+
+    def _fleet(self) -> tuple[dict[str, LoadReport], dict[str, Room]]:
+        placement = self._placement
+        reports = {report.worker: report for report in placement.reports()}
+        return reports, {room.worker: room for room in placement.rooms()}
+
+    async def _begin(self, live: Live, target: str) -> Run:
+        """The target's epoch is saved before anybody is told of it: it is never given again."""
+        started = time.monotonic()
+        changed = await self._placement.change(live, lambda row: [MoveProposed(row.epoch)])
+        row = changed.row
+        if changed.before is row or row.ended or not row.worker or row.worker == target:
+            raise Refused("not_owned", f"session {row.id} changed hands just now", "look where it is")
+        move = Move(f"{row.id}.{row.given_epoch}", row.id, row.worker, target, row.epoch, row.given_epoch)
+        reports, _ = self._fleet()
+        if not {row.worker, target} <= reports.keys():
+            raise Refused("worker_not_found", "a worker fell silent just now", "try again in a moment")
+        live.move = Ongoing(move, reports[target].incarnation, started)
+        logger.info("moving to %s", target, extra={"session": row.id, "worker": row.worker})
+        return Run(self._placement, live, live.move, reports[row.worker], reports[target])
+
+    def _follow(self, run: Run) -> None:
+        """To its end, also once its operator was answered: the target's first chunk may be hours away."""
+        task = asyncio.create_task(run.follow(), name=f"move {run.move.move_id}")
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    async def settle(self, live: Live) -> None:
+        """Wait until the session is in nobody's hands but its owner's, or that has taken too long."""
+        deadline = time.monotonic() + MOVE_S
+        while time.monotonic() < deadline and (
+            live.row.id in self._claimed or (live.move is not None and not live.move.answered)
+        ):
+            await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        """What is under way goes on without this process; the next one sees by copies what became of it."""
+        for task in self._following:
+            task.cancel()
+        if self._following:
+            await asyncio.wait(self._following, timeout=1.0)

@@ -1,0 +1,80 @@
+"""Suspending a session, its state to its worker's host memory, and bringing it back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from services.placement.facts import PausedByUser, ResumedByUser
+from services.placement.phases import timed
+from services.placement.sessions import Decide, Live
+from shared.bus import BusAway, NoAnswer, Refused
+from shared.contracts.fleet import PhaseTime
+from shared.contracts.moves import SessionStowed, Stowed
+
+if TYPE_CHECKING:
+    from services.placement.service import Placement
+
+_STOW_WITHIN_S = 8.0
+"""A chunk under way is finished first."""
+_ASK_AGAIN_S = 0.05
+_NO_STATE = "no_copy"
+_ON_ITS_WAY = frozenset({"busy", "moved", "freezing", "freed", "stale", _NO_STATE})
+"""The owner's refusals that another moment, or another owner, may answer otherwise."""
+
+
+class Stower:
+    """For `Operations`. Both calls answer once it is done, with the time each step took."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+
+    async def suspend(self, live: Live) -> SessionStowed:
+        """Pause it, and free its slot. Raises `Refused`."""
+        phases: list[PhaseTime] = []
+        with timed(phases, "pause"):
+            await self._change(live, lambda _: [PausedByUser()])
+            await self._placement.voice.insist(live)
+        return await self._have(live, "host", "stow", phases)
+
+    async def resume(self, live: Live) -> SessionStowed:
+        """With its owner, where its state is, if that has room; else elsewhere. Raises `Refused`."""
+        phases: list[PhaseTime] = []
+        with timed(phases, "place"):
+            await self._change(live, lambda row: self._placement.resuming(row, ResumedByUser))
+        with timed(phases, "own"):
+            await self._placement.voice.insist(live)
+        return await self._have(live, "device", "restore", phases)
+
+    async def _change(self, live: Live, decide: Decide) -> None:
+        """Its command is sent by the caller, who waits for the answer."""
+        changed = await self._placement.sessions.change(live, decide)
+        await self._placement.announce(changed)
+
+    async def _have(self, live: Live, tier: str, name: str, phases: list[PhaseTime]) -> SessionStowed:
+        """Its state in `tier`, unless nobody has it."""
+        stowed = Stowed("none")
+        if live.row.worker:
+            with timed(phases, name):
+                stowed = await self._stow(live, tier)
+        row = live.row
+        told = [*phases, *(PhaseTime(f"{name} {phase.name}", phase.duration_s) for phase in stowed.phases)]
+        return SessionStowed(row.id, row.status, row.worker, stowed.tier, stowed.bytes, told)
+
+    async def _stow(self, live: Live, tier: str) -> Stowed:
+        """Of whoever owns it by then. Raises `Refused`."""
+        deadline = time.monotonic() + _STOW_WITHIN_S
+        while True:
+            try:
+                return await self._placement.voice.ask_stow(live.row, tier, deadline - time.monotonic())
+            except Refused as refused:
+                late = time.monotonic() + _ASK_AGAIN_S >= deadline
+                if refused.refusal.code == _NO_STATE and live.row.status == "paused":
+                    return Stowed("none")
+                if late or not live.row.worker or refused.refusal.code not in _ON_ITS_WAY:
+                    raise
+            except (NoAnswer, BusAway):
+                message = f"worker {live.row.worker}, which has the session, doesn't answer"
+                raise Refused("worker_silent", message, "try again in a moment") from None
+            await asyncio.sleep(_ASK_AGAIN_S)
