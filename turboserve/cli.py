@@ -107,6 +107,11 @@ def main() -> None:
     "--database-url", help="Database to use instead of SQLite in the data folder: postgresql+asyncpg://…"
 )
 @click.option(
+    "--text-weights",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with umT5, for Wan's models: runs the service that encodes their prompts, too.",
+)
+@click.option(
     "--nats-url",
     envvar="TURBOSERVE_NATS_URL",
     help="A running NATS (with JetStream) to use instead of starting one.",

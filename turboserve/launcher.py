@@ -32,12 +32,14 @@ _READY_WAIT_S = 60.0
 _TAIL_BEAT_S = 1.0
 # Longer than the autoscaler gives its workers (8 s to end, 5 s once killed) and the services their tasks (10
 # s).
-_STOP_DEADLINES_S = {"gateway": 12.0, "autoscaler": 18.0, "placement": 12.0, "nats": 5.0}
+_STOP_DEADLINES_S = {"gateway": 12.0, "autoscaler": 18.0, "text": 5.0, "placement": 12.0, "nats": 5.0}
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What `turboserve up` was told. `port` 0: any free one. None: not told."""
+    """What `turboserve up` was told. `port` 0: any free one. None: not told; without `text_weights` no text
+    encoder runs.
+    """
 
     host: str
     port: int
@@ -46,6 +48,7 @@ class Options(msgspec.Struct, frozen=True):
     max_workers: int | None = None
     database_url: str | None = None
     nats_url: str | None = None
+    text_weights: Path | None = None
 
 
 def up(options: Options) -> None:
@@ -165,7 +168,9 @@ class _Launcher:
         options = self._options
         # Only one process could have the port that TURBOSERVE_METRICS_PORT names.
         shared = {"nats-url": nats_url, "parent-pid": os.getpid(), "metrics-port": 0}
+        text = {"text": {**shared, "weights-path": options.text_weights}} if options.text_weights else {}
         return {
+            **text,
             "autoscaler": {
                 **shared,
                 "minimum": options.workers,
@@ -204,7 +209,8 @@ class _Launcher:
             child.ready.set()
 
     async def _services_ready(self) -> None:
-        waiting = [c for name, c in self._children.items() if name != "nats"]
+        # A text encoder reads 11 GB: the page is up before that, its sessions wait.
+        waiting = [c for name, c in self._children.items() if name not in ("nats", "text")]
         try:
             async with asyncio.timeout(_READY_WAIT_S):
                 for child in waiting:
