@@ -17,7 +17,8 @@ from shared.chunk_log import ChunkLog
 from shared.contracts import subjects
 from shared.contracts.events import lifecycle_stream, lifecycle_subject
 from shared.contracts.session import OpenSession, SessionView
-from shared.contracts.stream import Chunk
+from shared.contracts.stream import Chunk, Latents
+from shared.latent_log import LatentLog, Window
 from tests.contract.examples import MESSAGES, PROMPT, SESSION, VIEW
 from tests.fixtures.process import Program, accepts_connections, free_port
 
@@ -28,6 +29,7 @@ COMMANDS = ("OPEN", "STEER", "PAUSE", "RESUME", "CLOSE", "GET", "LIST")
 # Who says what, and who hears it. A subject that is missing here fails the test below.
 SAY: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"gateway", "platform"})) | {
     "CHUNKS": {"worker"},
+    "LATENTS": {"worker"},
     "CHUNK_READY": {"worker"},
     "SESSION_CHANGED": {"placement"},
     "VIEWERS": {"gateway", "platform"},
@@ -45,6 +47,7 @@ SAY: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"gateway",
 }
 HEAR: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"placement"})) | {
     "CHUNKS": set(),
+    "LATENTS": set(),
     "CHUNK_READY": {"gateway", "platform"},
     "SESSION_CHANGED": {"gateway", "platform"},
     "VIEWERS": {"placement", "worker"},
@@ -199,6 +202,23 @@ async def test_the_chunk_log_works_under_these_permissions(port: int) -> None:
     assert await logs["gateway"].last("default", garbage.subject.rpartition(".")[2]) is None
     await logs["placement"].forget("default", SESSION)
     assert await logs["worker"].last("default", SESSION) is None
+    for bus in buses.values():
+        await bus.close()
+
+
+async def test_the_cold_tier_works_under_these_permissions(port: int) -> None:
+    buses = {role: Bus(url(port, role), f"{role}-1", role) for role in ("worker", "placement")}
+    logs = {role: LatentLog(bus, "main", timeout_s=WAIT_S) for role, bus in buses.items()}
+    for bus in buses.values():
+        await bus.connect(WAIT_S)
+    window, latents = Window(3, 1), Latents(SESSION, 4, 4, 1, "a red ball", [1], "uint8", b"1")
+    await logs["placement"].forget("default", SESSION)  # no worker has made the store yet
+    await logs["worker"].ensure()
+    await logs["worker"].put("default", latents, window)
+    await logs["worker"].renew("default", SESSION, latents.origin, window)
+    assert await logs["worker"].past("default", SESSION, window) == [latents]
+    await logs["placement"].forget("default", SESSION)
+    assert await logs["worker"].past("default", SESSION, window) == []
     for bus in buses.values():
         await bus.close()
 
