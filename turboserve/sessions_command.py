@@ -32,7 +32,9 @@ async def sessions(url: str | None, limit: int, *, live: bool, as_json: bool, co
 def _table(found: list[SessionInfo]) -> Table:
     table = Table(box=None, pad_edge=False)
     # What someone copies or compares is never cut short; a prompt may be.
-    for title, least_chars in (("session", len(found[0].id)), ("status", 6), ("chunks", 6), ("age", 6)):
+    widest_worker = max(6, *(len(info.worker) for info in found))
+    least = {"session": len(found[0].id), "status": 6, "worker": widest_worker, "chunks": 6, "age": 6}
+    for title, least_chars in least.items():
         right = title in ("chunks", "age")
         table.add_column(title, no_wrap=True, min_width=least_chars, justify="right" if right else "left")
     table.add_column("prompt", overflow="ellipsis", no_wrap=True)
@@ -41,7 +43,8 @@ def _table(found: list[SessionInfo]) -> Table:
         what = Text(" ".join(info.prompt.split()))
         if info.status == "failed":
             what.append(f" ({info.reason})", "red")
-        table.add_row(info.id, f"[{colour}]{info.status}[/]", str(info.next_chunk), _age(info), what)
+        status = f"[{colour}]{info.status}[/]"
+        table.add_row(info.id, status, info.worker, str(info.next_chunk), _age(info), what)
     return table
 
 

@@ -11,6 +11,7 @@ from turboserve.phases import print_json, print_told
 
 _COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow"}
 _GB = 1e9
+_WIDEST = 500
 
 
 async def workers(url: str | None, *, as_json: bool, console: Console) -> None:
@@ -22,7 +23,11 @@ async def workers(url: str | None, *, as_json: bool, console: Console) -> None:
     elif not found:
         console.print("no worker runs", highlight=False)
     else:
-        console.print(_table(found))
+        table = _table(found)
+        # Whole columns, as wide as they are: a narrow terminal breaks the lines, a program gets all of them.
+        needed = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
+        console.width = max(console.width, needed)
+        console.print(table)
 
 
 async def drain(url: str | None, worker: str, *, force: bool, as_json: bool, console: Console) -> None:
@@ -40,14 +45,12 @@ def _table(found: list[WorkerInfo]) -> Table:
     devices = [_told_by(worker.device or DeviceInfo()) for worker in found]
     told = [title for title in devices[0] if any(device[title] for device in devices)]
     table = Table(box=None, pad_edge=False)
-    table.add_column("worker", no_wrap=True, min_width=max(len(worker.id) for worker in found))
-    for title in ("state", "model"):
+    for title in ("worker", "state", "model"):
         table.add_column(title, no_wrap=True)
     for title in ("active", "paused", "suspended"):
         table.add_column(title, no_wrap=True, justify="right")
     for title in told:
-        name = title == "device"
-        table.add_column(title, no_wrap=True, justify="left" if name else "right", overflow="ellipsis")
+        table.add_column(title, no_wrap=True, justify="left" if title == "device" else "right")
     for worker, device in zip(found, devices, strict=True):
         table.add_row(
             worker.id,

@@ -188,6 +188,8 @@ async def test_the_command_changes_a_rung(
     unknown = await command(gateway, "rung", session, "best")
     assert (unknown.exit_code, "there is no 'best'" in unknown.stderr) == (1, True)
     assert "there is no session" in (await command(gateway, "rung", "nonsense", "standard")).stderr
+    opened = await command(gateway, "stream", "--prompt", "x", "--rung", "best")
+    assert (opened.exit_code, "there is no 'best'" in opened.stderr) == (1, True)
 
 
 async def test_workers_are_shown_with_what_their_devices_tell(
