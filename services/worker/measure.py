@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from services.worker import encode
@@ -54,22 +54,32 @@ def measure(runner: Runner, settings: encode.EncodeSettings, max_rows: int) -> M
     """
     deadline = time.monotonic() + _MEASURE_DEADLINE_S
     paces: dict[str, Pace] = {}
-    states: dict[str, tuple[State, Pace]] = {}
-    for rung in runner.spec.rungs:
-        kind = kind_of(rung)
-        if kind not in states:
-            state, alone = _alone(runner, rung, settings, deadline)
-            curve = _curve(runner, state, rung, alone.step_s, max_rows, deadline)
-            pace = Pace(curve, alone.forwards, alone.decode_s, alone.encode_s)
-            states[kind] = state, pace
-        state, pace = states[kind]
-        paces[rung.name] = pace._replace(forwards=_one_chunk(runner, state, rung, settings).forwards)
+    for kind in dict.fromkeys(map(kind_of, runner.spec.rungs)):
+        alike = [rung for rung in runner.spec.rungs if kind_of(rung) == kind]
+        paces |= _of_a_kind(runner, alike, settings, max_rows, deadline)
     return Measured(paces[runner.spec.rungs[0].name], paces)
+
+
+def _of_a_kind(
+    runner: Runner,
+    rungs: Sequence[Rung],
+    settings: encode.EncodeSettings,
+    max_rows: int,
+    deadline: float,
+) -> dict[str, Pace]:
+    """Every place it took is free again afterwards."""
+    state, alone = _alone(runner, rungs[0], settings, deadline)
+    curve = _curve(runner, state, rungs[0], alone.step_s, max_rows, deadline)
+    pace = Pace(curve, alone.forwards, alone.decode_s, alone.encode_s)
+    return {
+        rung.name: pace._replace(forwards=_one_chunk(runner, state, rung, settings).forwards)
+        for rung in rungs
+    }
 
 
 def kind_of(rung: Rung) -> str:
     """What shapes a forward. How many forwards a chunk takes doesn't."""
-    return f"window {rung.window_latent_frames}, {rung.kv_dtype}"
+    return f"window {rung.window_latent_frames}, {rung.kv_dtype}, {rung.precision or 'as loaded'}"
 
 
 def chunk_duration_s(spec: ModelSpec) -> float:
@@ -96,11 +106,10 @@ def _curve(runner: Runner, state: State, rung: Rung, alone_s: float, max_rows: i
     is up.
     """
     points, best_rate, rows = [(1, alone_s)], 1 / max(alone_s, 1e-9), 2
-    exported = runner.export(state) if max_rows > 1 else {}
-    states = [state]
-    while rows <= max_rows and time.monotonic() < deadline:
+    states, most = [state], min(max_rows, runner.spec.slots or max_rows)
+    while rows <= most and time.monotonic() < deadline:
         try:
-            states += [runner.restore(exported) for _ in range(rows - len(states))]
+            states += [_twin(runner, state) for _ in range(rows - len(states))]
             step_s = min(_step_together(runner, states, rung) for _ in range(_MEASURED_TOGETHER))
         except RuntimeError as error:  # the device's memory, or the model's slots
             logger.info("no more than %d rows together: %s", points[-1][0], error)
@@ -110,6 +119,14 @@ def _curve(runner: Runner, state: State, rung: Rung, alone_s: float, max_rows: i
             break
         best_rate, rows = rows / max(step_s, 1e-9), 2 * rows
     return Curve(kind_of(rung), tuple(points))
+
+
+def _twin(runner: Runner, state: State) -> State:
+    """Another state in a place of its own, as full as this one."""
+    twin = runner.reserve()
+    runner.memory(twin)[:] = runner.memory(state)
+    runner.take_over(twin, runner.counters(state))
+    return twin
 
 
 def _one_chunk(runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings) -> _Chunk:

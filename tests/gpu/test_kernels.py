@@ -8,7 +8,7 @@ from torch import Tensor
 
 from services.worker.models.wan.fp8 import E4M3, Scaled
 from services.worker.models.wan.kernels import usable
-from services.worker.models.wan.pieces import Gains, Norm, TorchPieces, Turned
+from services.worker.models.wan.pieces import Gains, Norm, Pieces, TorchPieces, Turned
 from services.worker.models.wan.rope import rope_table
 from services.worker.models.wan.transformer import Rows
 
@@ -19,7 +19,7 @@ SLOTS, LAYERS, PLACES, GRID, HEADS, HEAD_DIM = 3, 2, 4, (3, 2), 3, 16
 TOKENS, DIM = GRID[0] * GRID[1], HEADS * HEAD_DIM
 
 
-def both() -> tuple[TorchPieces, object]:
+def both() -> tuple[Pieces, Pieces]:
     from services.worker.models.wan.kernels.pieces import TritonPieces
 
     return TorchPieces(), TritonPieces()

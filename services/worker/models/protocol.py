@@ -47,12 +47,15 @@ class PastChunk:
 
 @dataclass(frozen=True)
 class Rung:
-    """A named quality. `steps`: denoise forwards a chunk, the clean pass not counted."""
+    """A named quality. `steps`: denoise forwards a chunk, the clean pass not counted. `precision`: of the
+    products, "" being the model's own.
+    """
 
     name: str
     steps: int
     window_latent_frames: int
     kv_dtype: str
+    precision: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from services.worker.models.noise import draw
 from services.worker.models.protocol import ModelSpec, Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Pool, Versions
 from services.worker.models.wan.config import FPS, WanConfig
+from services.worker.models.wan.form import Wishes
+from services.worker.models.wan.frames import Later, copied_later, pixels
+from services.worker.models.wan.noise_ahead import NoiseAhead
 from services.worker.models.wan.passes import chunk_passes, place_of, recache, window_of
 from services.worker.models.wan.session import (
     CROSS,
@@ -26,12 +28,15 @@ from services.worker.models.wan.session import (
     places_together,
     regions,
 )
+from services.worker.models.wan.start import made_stepper
 from services.worker.models.wan.text import EncodedElsewhere, StandInEncoder, TextEncoder
-from services.worker.models.wan.transformer import Rows, Transformer
+from services.worker.models.wan.transformer import Transformer
 from shared.contracts.text import TextEncoded
 
 MAX_PROMPT_CHARS = 2000
 FAST_STEPS = 2
+FP8 = "float8_e4m3"
+"""A rung's precision: products in eight bits, where the device can."""
 _COUNTERS = ("seed", "chunk", "frames", "prompt", "shown", "new_text")
 RANDOM = "random:"
 """Begins the digest of weights that were drawn, not trained; its seed follows."""
@@ -48,17 +53,23 @@ class Wan:
         encoder: TextEncoder,
         slots: int,
         digest: str,
+        wishes: Wishes | None = None,
     ) -> None:
         """The modules carry their weights and are on the device, of one type of numbers."""
+        wishes = wishes or Wishes()
         weight = transformer.patch_embedding.weight
         self._config, self._device, self._dtype = config, weight.device, weight.dtype
         self._transformer = transformer.eval().requires_grad_(requires_grad=False)
         transformer.ready(self._device)
         self._decoder: Decoder = decoder.eval().requires_grad_(requires_grad=False)  # type: ignore[assignment]
         self._encoder = encoder
-        layout = Layout(regions(config, self._decoder, self._dtype))
+        layout = Layout(regions(config, self._decoder, self._dtype, wishes.kv_dtype))
         self._pool = Pool(layout, slots, self._device)
         self._parts = parts(config, layout)
+        geometry = config.geometry
+        shape = (geometry.chunk_latent_frames, *geometry.latent_shape)
+        self._noise = NoiseAhead(shape, pinned=self._device.type == "cuda")
+        self._stepper = made_stepper(config, transformer, self._pool, self._noise, wishes)
         self._random = digest.startswith(RANDOM)
         self.spec = self._describe(digest)
 
@@ -108,7 +119,12 @@ class Wan:
         new_prompt = state.new_text
         self._take_text(state)
         count = self._config.geometry.chunk_latent_frames
-        state.latent = self._noise(state, 0).to(self._dtype)
+        self._noise.want(state.seed, state.chunk, range(rung.steps))
+        self._noise.want(state.seed, state.chunk + 1, [0])
+        first = self._noise.take(state.seed, state.chunk, 0)
+        state.latent = first.to(self._device, non_blocking=True).to(self._dtype)
+        self._stepper.forget(state)
+        state.fp8 = rung.precision == FP8
         state.passes = chunk_passes(
             self._config.recipe,
             state.frames,
@@ -121,9 +137,11 @@ class Wan:
         state.writes = frozenset(f"{RING}{place // size}" for each in state.passes for place in each.written)
         return len(state.passes)
 
-    def batch_key(self, state: State) -> tuple[int, int]:
-        """Frames fed and seen by the state's next forward; only rows of one key go through one together."""
-        return state.passes[0].shape
+    def batch_key(self, state: State) -> tuple[int, int, bool]:
+        """Frames fed and seen by the state's next forward, and whether in eight bits; only rows of one key go
+        through one together.
+        """
+        return *state.passes[0].shape, state.fp8
 
     @torch.inference_mode()
     def forward(self, states: Sequence[State]) -> None:
@@ -133,16 +151,21 @@ class Wan:
             self._forward_alike(list(rows))
 
     @torch.inference_mode()
-    def decode(self, state: State) -> Tensor:
+    def decode_later(self, state: State) -> Later:
+        """As `decode`, but the pictures are waited for only when they are asked for."""
         latents = _under_way(state.latent)
         assert not state.passes, "the chunk's forwards come first"
-        self._pool["latents"][state.slot, self._places(state.frames, len(latents))] = latents
+        kept = self._pool["latents"][state.slot]
+        for place, latent in zip(self._places(state.frames, len(latents)), latents, strict=True):
+            kept[place] = latent  # one by one: a list of places would be copied to the device, waiting
         cache = self._pool["decoder"][state.slot]
         frames = self._decoder.decode(latents, cache, first=state.frames == 0)
         state.chunk, state.frames, state.latent = state.chunk + 1, state.frames + len(latents), None
         state.versions.wrote([LATENTS, DECODER])
-        pixels = frames.float().mul(255).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).contiguous().cpu()
+        return copied_later(pixels(frames))
+
+    def decode(self, state: State) -> Tensor:
+        return self.decode_later(state)()
 
     def memory(self, state: State) -> Tensor:
         return self._pool.row(state.slot)
@@ -198,38 +221,20 @@ class Wan:
         return state
 
     def _forward_alike(self, states: list[State]) -> None:
-        passes = [state.passes[0] for state in states]
-        latents = torch.stack([self._fed(state) for state in states])
-        levels = torch.tensor([[p.level] * p.count for p in passes], dtype=torch.float32)
-        slots, places = torch.tensor([s.slot for s in states]), torch.tensor([p.seen for p in passes])
-        slots, places, levels = (x.to(self._device, non_blocking=True) for x in (slots, places, levels))
-        rows = Rows(self._pool["kv"], self._pool["cross"], slots, places, passes[0].count)
-        velocities = self._transformer(latents, levels, rows)
-        for state, velocity in zip(states, velocities, strict=True):
-            self._advance(state, velocity)
+        made = self._stepper.step(states, [self._fed(state) for state in states])
+        for state, latent in zip(states, made, strict=True):
+            done, *rest = state.passes
+            state.passes = tuple(rest)
+            if done.denoises:
+                state.latent = latent
+            if not rest:
+                state.versions.wrote(state.writes)
 
     def _fed(self, state: State) -> Tensor:
         following = state.passes[0]
         if following.from_ring:
             return self._pool["latents"][state.slot, list(following.written)]
         return _under_way(state.latent)
-
-    def _advance(self, state: State, velocity: Tensor) -> None:
-        """The clean picture lies `level` along the velocity; fresh noise takes it to the next level."""
-        done, *rest = state.passes
-        state.passes = tuple(rest)
-        if done.denoises:
-            clean = _under_way(state.latent).float() - done.level * velocity.float()
-            if done.next_level:
-                clean = (1 - done.next_level) * clean + done.next_level * self._noise(state, done.step + 1)
-            state.latent = clean.to(self._dtype)
-        if not state.passes:
-            state.versions.wrote(state.writes)
-
-    def _noise(self, state: State, step: int) -> Tensor:
-        geometry = self._config.geometry
-        shape = (geometry.chunk_latent_frames, *geometry.latent_shape)
-        return draw(shape, state.seed, state.chunk, step).to(self._device)
 
     def _take_text(self, state: State) -> None:
         """A new prompt's keys and values, once."""
@@ -256,9 +261,11 @@ class Wan:
         return state
 
     def _describe(self, digest: str) -> ModelSpec:
-        config, kv_dtype = self._config, str(self._dtype).removeprefix("torch.")
+        config = self._config
+        dtype, kv_dtype = (str(t).removeprefix("torch.") for t in (self._dtype, self._pool["kv"].dtype))
         geometry, recipe = config.geometry, config.recipe
-        rungs = [("full", recipe.steps), ("fast", FAST_STEPS)]
+        fast = FP8 if self._stepper.fp8_forms.alone.fp8 else ""
+        rungs = [("full", recipe.steps, ""), ("fast", FAST_STEPS, fast)]
         return ModelSpec(
             name=config.architecture.name,
             width=geometry.width,
@@ -268,7 +275,10 @@ class Wan:
             chunk_frames=geometry.chunk_frames,
             latent_frames_per_chunk=geometry.chunk_latent_frames,
             steps=recipe.steps,
-            rungs=tuple(Rung(name, steps, recipe.window_frames, kv_dtype) for name, steps in rungs),
+            rungs=tuple(
+                Rung(name, steps, recipe.window_frames, kv_dtype, precision)
+                for name, steps, precision in rungs
+            ),
             max_prompt_chars=MAX_PROMPT_CHARS,
             weights_digest=digest,
             state_bytes=self._pool.row_bytes,
@@ -276,7 +286,7 @@ class Wan:
                 f"{config.architecture.name}, {recipe.name}: window of {recipe.window_frames} latent frames,"
                 f" sink of {recipe.sink_frames}; {self._decoder.name} decoder"
             ),
-            dtype=kv_dtype,
+            dtype=dtype if kv_dtype == dtype else f"{dtype}, K/V {kv_dtype}",
             slots=self._pool.slots,
             recent_chunks=-(-(recipe.window_frames - recipe.sink_frames) // geometry.chunk_latent_frames),
             sink_chunks=-(-recipe.sink_frames // geometry.chunk_latent_frames),

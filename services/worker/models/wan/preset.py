@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import prod
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from services.worker.models.wan.config import (
     Recipe,
     WanConfig,
 )
+from services.worker.models.wan.form import UnknownForm, Wishes, wishes
 from services.worker.models.wan.loading import digest, load_decoder, load_transformer, published_shapes
 from services.worker.models.wan.model import RANDOM, Wan
 from services.worker.models.wan.session import Decoder, regions
+from services.worker.models.wan.start import workspace_bytes
 from services.worker.models.wan.taehv import TaehvDecoder
 from services.worker.models.wan.text import EncodedElsewhere, StandInEncoder, TextEncoder
 from services.worker.models.wan.transformer import Transformer
@@ -49,15 +52,16 @@ def load_preset(
     service `turboserve text`. `slots` None: as many as the device has room for,
     up to 8. Raises `WeightsError`.
     """
+    wished = _wishes()
     config = WanConfig(architecture, recipe, geometry or Geometry(), _dtype(device).itemsize)
     if weights_path.startswith(RANDOM):
         seed = weights_path.removeprefix(RANDOM)
         if not seed.isdecimal():
             raise WeightsError(f"weights {weights_path!r}: a number follows {RANDOM}")
         decoder = TaehvDecoder()
-        room = slots or _room(config, decoder, device)
+        room = slots or _room(config, decoder, device, wished)
         return random_model(
-            config, int(seed), slots=room, device=device, dtype=_dtype(device), decoder=decoder
+            config, int(seed), slots=room, device=device, dtype=_dtype(device), decoder=decoder, wishes=wished
         )
     folder = Path(weights_path)
     if not weights_path or not folder.is_dir():
@@ -66,7 +70,7 @@ def load_preset(
             f" one that holds a transformer and a decoder, or {RANDOM}SEED for benchmarks"
         )
     encoder = encoder or EncodedElsewhere(architecture)
-    return _load_folder(config, read_folder(folder), folder, device, encoder, slots)
+    return _load_folder(config, read_folder(folder), folder, device, encoder, slots, wished)
 
 
 def random_model(
@@ -77,6 +81,7 @@ def random_model(
     device: str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
     decoder: nn.Module | None = None,
+    wishes: Wishes = Wishes(),  # noqa: B008 frozen
 ) -> Wan:
     """For benchmarks and tests: a model of true sizes and costs that paints nothing."""
     with torch.device("meta"):
@@ -84,7 +89,8 @@ def random_model(
     decoder = decoder or TaehvDecoder()
     random_weights.fill(transformer, seed, torch.device(device), dtype)
     random_weights.fill(decoder, seed, torch.device(device), dtype, variance=2.0)
-    return Wan(config, transformer, decoder, StandInEncoder(config.architecture), slots, f"{RANDOM}{seed}")
+    encoder = StandInEncoder(config.architecture)
+    return Wan(config, transformer, decoder, encoder, slots, f"{RANDOM}{seed}", wishes)
 
 
 def _load_folder(
@@ -94,6 +100,7 @@ def _load_folder(
     device: str,
     encoder: TextEncoder,
     slots: int | None,
+    wished: Wishes,
 ) -> Wan:
     main, lora = _one(found, "transformer", folder), _one(found, "lora", folder, needed=False)
     small = _one(found, "taehv", folder, needed=False)
@@ -107,11 +114,11 @@ def _load_folder(
     with torch.device("meta"):
         transformer = Transformer(config)
         decoder: nn.Module = TaehvDecoder() if small else VaeDecoder()
-    room = slots or _room(config, decoder, device)  # type: ignore[arg-type]
+    room = slots or _room(config, decoder, device, wished)  # type: ignore[arg-type]
     place, dtype = torch.device(device), _dtype(device)
     load_transformer(transformer, main, config.architecture, place, dtype, lora)
     load_decoder(decoder, painter, place, dtype)
-    return Wan(config, transformer, decoder, encoder, room, digest(transformer, decoder))
+    return Wan(config, transformer, decoder, encoder, room, digest(transformer, decoder), wished)
 
 
 def _one(found: list[Checkpoint], kind: str, folder: Path, *, needed: bool = True) -> Checkpoint | None:
@@ -125,14 +132,22 @@ def _one(found: list[Checkpoint], kind: str, folder: Path, *, needed: bool = Tru
     return fitting[0] if fitting else None
 
 
-def _room(config: WanConfig, decoder: Decoder, device: str) -> int:
+def _wishes() -> Wishes:
+    try:
+        return wishes(os.environ)
+    except UnknownForm as error:
+        raise WeightsError(str(error)) from None
+
+
+def _room(config: WanConfig, decoder: Decoder, device: str, wished: Wishes) -> int:
     """Slots beside the weights, which are still to come, and a forward's workspace. Raises `WeightsError`."""
     if torch.device(device).type != "cuda":
         return 1
     free_bytes, _ = torch.cuda.mem_get_info(device)
     parameters = sum(prod(shape) for shape in published_shapes(config.architecture).values())
     weight_bytes = parameters * config.element_bytes
-    slot_bytes = Layout(regions(config, decoder, _dtype(device))).row_bytes
+    slot_bytes = Layout(regions(config, decoder, _dtype(device), wished.kv_dtype)).row_bytes
+    slot_bytes += workspace_bytes(config, wished, torch.device(device))
     room = slots_that_fit(free_bytes, weight_bytes, slot_bytes)
     if room < 1:
         raise WeightsError(

@@ -31,7 +31,8 @@ class State:
     picture (last) began anew. `prompt` is the newest, `shown` that of the chunk under way or last made;
     `new_text`: no chunk has been begun with the embedding in the slot. `versions` tells when the slot's parts
     were written. While a chunk is under way, `latent` is its present latents [frames, 16, h, w] and `passes`
-    the forwards still to come, and `writes` the parts of the ring that they write.
+    the forwards still to come, and `writes` the parts of the ring that they write;
+    `fp8`: their products are in eight bits.
     """
 
     slot: int
@@ -45,11 +46,14 @@ class State:
     latent: Tensor | None = None
     passes: tuple[Pass, ...] = ()
     writes: frozenset[str] = frozenset()
+    fp8: bool = False
     lease: weakref.finalize | None = None
 
 
-def regions(config: WanConfig, decoder: Decoder, dtype: torch.dtype) -> list[Region]:
-    """What a slot holds."""
+def regions(
+    config: WanConfig, decoder: Decoder, dtype: torch.dtype, kv_dtype: torch.dtype | None = None
+) -> list[Region]:
+    """What a slot holds. `kv_dtype`: of the ring, where it isn't `dtype`."""
     arch = config.architecture
     cached = sum(prod(shape) for shape in decoder.cache_shapes(config.geometry))
     shapes = (
@@ -59,7 +63,7 @@ def regions(config: WanConfig, decoder: Decoder, dtype: torch.dtype) -> list[Reg
         ("latents", config.latents_shape),
         ("decoder", (cached,)),
     )
-    return [Region(name, shape, dtype) for name, shape in shapes]
+    return [Region(name, shape, (name == "kv" and kv_dtype) or dtype) for name, shape in shapes]
 
 
 RING = "ring."

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from services.worker.models.wan.config import LATENT_CHANNELS, PATCH, Architecture, WanConfig
+from services.worker.models.wan.fp8 import saturated
 from services.worker.models.wan.passes import TIMESTEPS
 from services.worker.models.wan.rope import rope_table, rotate
 
@@ -71,8 +72,8 @@ class SelfAttention(nn.Module):
         q, k, v = (part.unflatten(1, (rows.count, -1)).unflatten(-1, self._heads) for part in (q, k, v))
         keys, values = rows.kv[:, layer, 0], rows.kv[:, layer, 1]
         slots, written = rows.slots[:, None], rows.places[:, -rows.count :]
-        keys[slots, written], values[slots, written] = k, v
-        seen_k, seen_v = keys[slots, rows.places], values[slots, rows.places]
+        keys[slots, written], values[slots, written] = (saturated(part, rows.kv.dtype) for part in (k, v))
+        seen_k, seen_v = (part[slots, rows.places].to(rows.dtype) for part in (keys, values))
         turned_q = rotate(q, table[:, -rows.count :])
         out = attention(turned_q.flatten(1, 2), rotate(seen_k, table).flatten(1, 2), seen_v.flatten(1, 2))
         mixed: Tensor = self.o(out.flatten(2))
@@ -156,11 +157,11 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(arch) for _ in range(arch.layers))
         self.head = Head(arch)
         with torch.device("cpu"):  # a table is data, also where weights are still to come
-            self._table = rope_table(config.recipe.window_frames, self._grid, arch.head_dim)
+            self.table = rope_table(config.recipe.window_frames, self._grid, arch.head_dim)
 
     def ready(self, device: torch.device) -> None:
         """The tables to where the weights are. float32 whatever the weights are."""
-        self._table = self._table.to(device)
+        self.table = self.table.to(device)
 
     def text_kv(self, text: Tensor) -> Tensor:
         """A prompt's embedding [up to text_tokens, text_dim] -> cross K/V of every layer.
@@ -173,22 +174,27 @@ class Transformer(nn.Module):
 
     def forward(self, latents: Tensor, levels: Tensor, rows: Rows) -> Tensor:
         """The velocity of latents [rows, frames fed, 16, h, w] at noise levels [rows, frames fed]."""
-        x = self._patches(latents)
-        embedded = self.time_embedding(_wave(levels * TIMESTEPS, self._time_dim).to(x.dtype))
-        time = self.time_projection(embedded).unflatten(-1, (6, -1))
-        table = self._table[:, : rows.places.shape[1]]
+        x = self.patches(latents)
+        embedded, time = self.times(levels)
+        table = self.table[:, : rows.places.shape[1]]
         for layer, block in enumerate(self.blocks):
             x = block(x, time, layer, rows, table)
-        return self._picture(self.head(x, embedded), latents.shape[1])
+        return self.picture(self.head(x, embedded), latents.shape[1])
 
-    def _patches(self, latents: Tensor) -> Tensor:
+    def times(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels embedded, [rows, frames fed, dim], and for the blocks, [rows, frames fed, 6, dim]."""
+        weight = self.patch_embedding.weight
+        embedded = self.time_embedding(_wave(levels * TIMESTEPS, self._time_dim).to(weight.dtype))
+        return embedded, self.time_projection(embedded).unflatten(-1, (6, -1))
+
+    def patches(self, latents: Tensor) -> Tensor:
         """[rows, frames, 16, h, w] -> [rows, frames × tokens, dim]."""
         down, across = self._grid
         split = latents.unflatten(3, (down, PATCH)).unflatten(5, (across, PATCH))
         values = split.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
         return F.linear(values, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
-    def _picture(self, x: Tensor, frames: int) -> Tensor:
+    def picture(self, x: Tensor, frames: int) -> Tensor:
         """The inverse; a token's values come with the channel last."""
         split = x.unflatten(2, (PATCH, PATCH, -1)).unflatten(1, (frames, *self._grid))
         return split.permute(0, 1, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4)

@@ -1,0 +1,85 @@
+"""The ways to attention that torch has, and which is fastest here: the default choice often isn't."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+logger = logging.getLogger(__name__)
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""q [rows, queries, heads, head_dim], k and v [rows, keys, heads, head_dim] -> as q."""
+
+_BACKENDS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+TOLERANCE = 0.03
+_CALLS, _ROUNDS = 4, 5
+
+
+def default(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return out.transpose(1, 2)
+
+
+def _only(backend: SDPBackend) -> Attention:
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return default(q, k, v)
+
+    return attend
+
+
+ATTENTIONS: Mapping[str, Attention] = {"default": default} | {n: _only(b) for n, b in _BACKENDS.items()}
+
+
+def fastest(
+    ways: Mapping[str, Callable[[], Tensor]], device: torch.device, tolerance: float = TOLERANCE
+) -> tuple[str, dict[str, float]]:
+    """The quickest of those that work and agree with the first, and what each takes in ms. `ways`: the first
+    one works everywhere.
+    """
+    (first, reference), *_ = ways.items()
+    wanted = reference().clone()
+    took = {}
+    for name, way in ways.items():
+        try:
+            if not _agrees(way(), wanted, tolerance):
+                logger.warning("%s computes something else than %s here: not used", name, first)
+                continue
+            took[name] = milliseconds(way, device)
+        except Exception as error:  # noqa: BLE001 a kernel that isn't there says so in many ways
+            logger.info("%s can't be used here: %s", name, str(error).split("\n", 1)[0])
+    if first not in took:
+        raise RuntimeError(f"{first} itself failed on {device}")
+    return min(took, key=lambda name: took[name]), took
+
+
+def _agrees(made: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    """By the mean error: single values differ by more in low precision."""
+    error = (made.float() - wanted.float()).abs().mean()
+    return bool(error <= tolerance * wanted.float().abs().mean())
+
+
+def milliseconds(way: Callable[[], Any], device: torch.device, rounds: int = _ROUNDS) -> float:
+    """Of one call on the device: the median of some rounds of a few calls each."""
+    way()
+    times = []
+    for _ in range(rounds):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record(torch.cuda.current_stream(device))
+        for _ in range(_CALLS):
+            way()
+        end.record(torch.cuda.current_stream(device))
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / _CALLS)
+    return statistics.median(times)

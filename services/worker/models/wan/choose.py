@@ -1,0 +1,181 @@
+"""Which forms of a forward are fastest here for this model and picture, found out when it is loaded.
+
+Nothing is taken for granted: a form that fails, or that computes something else than the plain one, isn't
+used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from services.worker.models.wan.attention import ATTENTIONS, TOLERANCE, fastest
+from services.worker.models.wan.config import WanConfig
+from services.worker.models.wan.form import PLAIN, Form, Wishes
+from services.worker.models.wan.fp8 import PlainProduct
+from services.worker.models.wan.graphs import CudaCapture
+from services.worker.models.wan.kernels import usable
+from services.worker.models.wan.stepper import Forms
+from services.worker.models.wan.swift import Swift
+from services.worker.models.wan.transformer import Rows
+
+logger = logging.getLogger(__name__)
+
+_TRIED_SLOTS = 2
+_EIGHT_BITS_TOLERANCE = 0.3  # tells wrong from coarse; how coarse is measured by the benchmark
+
+
+class Chooser:
+    """Tries forms on slots of the pool that hold no session yet."""
+
+    def __init__(self, config: WanConfig, swift: Swift, kv: Tensor, cross: Tensor) -> None:
+        self._config, self._swift, self._kv, self._cross = config, swift, kv, cross
+        self._device = kv.device
+        self._capture = CudaCapture(self._device)
+        for slot in range(min(_TRIED_SLOTS, kv.shape[0])):
+            for layer in kv[slot]:
+                layer.copy_(torch.randn(layer.shape, device=kv.device))
+        self.took: dict[str, dict[str, float]] = {}
+        """What was compared, and how many ms each took."""
+
+    @torch.inference_mode()
+    def forms(self, wishes: Wishes) -> Forms:
+        """Of plain products."""
+        base = wishes.on(self._base(wishes))
+        elsewhere = replace(base, window="gather")
+        alone = self._best("one row", 1, list(self._candidates(base, wishes, 1)))
+        if self._kv.shape[0] < 2:
+            return Forms(alone, elsewhere, elsewhere)
+        together = self._best("two rows", 2, list(self._candidates(base, wishes, 2)))
+        return Forms(alone, together, elsewhere)
+
+    @torch.inference_mode()
+    def in_eight_bits(self, forms: Forms) -> Forms:
+        """The same with fp8 products, where those are faster."""
+        self._swift.prepare_fp8()
+        form = forms.alone
+        alone = self._best("fp8", 1, [form, replace(form, fp8=True)], _EIGHT_BITS_TOLERANCE)
+        return Forms(*(replace(form, fp8=alone.fp8) for form in forms))
+
+    def _base(self, wishes: Wishes) -> Form:
+        """What can be chosen apart from the rest."""
+        pieces = wishes.pieces or ("triton" if usable(self._device) else "plain")
+        if pieces == "plain":
+            return PLAIN
+        attention = wishes.attention or self._attention("attention", self._window_keys())
+        cross = wishes.cross or self._attention("cross", self._config.architecture.text_tokens)
+        gelu = self._gelu() if wishes.gelu is None else wishes.gelu
+        return Form(pieces, "gather", attention, cross, gelu=gelu)
+
+    def _candidates(self, base: Form, wishes: Wishes, rows: int) -> Iterator[Form]:
+        """The plain one first: what the others must agree with."""
+        yield PLAIN
+        if base.pieces == "plain":
+            return
+        windows = (wishes.window,) if wishes.window else ("gather", "turned", "slots")
+        for window in windows:
+            form = replace(base, window=window)
+            if not self._swift.room_for(form) or (rows > 1 and window == "turned"):
+                continue
+            by_kernel = window.startswith("slots")
+            yield replace(form, shape=self._shape(rows, window)) if by_kernel else form
+
+    def _best(self, what: str, rows: int, forms: list[Form], tolerance: float = TOLERANCE) -> Form:
+        """The first is tried for the others' results, and chosen only where nothing else works."""
+        work = {str(form): self.forward(rows, form) for form in forms}
+        name, self.took[what] = fastest(work, self._device, tolerance)
+        logger.info("%s: %s", what, ", ".join(f"{n}: {ms:.2f} ms" for n, ms in self.took[what].items()))
+        return next(form for form in forms if str(form) == name)
+
+    def forward(self, rows: int, form: Form) -> Callable[[], Tensor]:
+        """A forward of full windows at rest in the first slots, captured at its first call."""
+        inputs = self._rows(rows, form)
+        geometry = self._config.geometry
+        shape = (rows, geometry.chunk_latent_frames, *geometry.latent_shape)
+        latents = torch.randn(shape, device=self._device).to(self._cross.dtype)
+        levels = torch.full(shape[:2], 0.5, device=self._device)
+        captured: list[tuple[Callable[[], None], Tensor]] = []
+
+        def run() -> Tensor:
+            if not captured:
+                self._make_windows(rows, form)
+                work = lambda: self._swift(latents, levels, inputs, form)  # noqa: E731
+                captured.append(self._capture(work, warm=False))
+            replay, out = captured[0]
+            replay()
+            return out
+
+        return run
+
+    def _make_windows(self, rows: int, form: Form) -> None:
+        for slot in range(rows if form.window != "gather" else 0):
+            alone = self._rows(1, form)
+            one = replace(alone, slots=alone.slots + slot, slot=slot)
+            self._swift.make_window(slot, tuple(range(self._frames)), one, form)
+
+    @property
+    def _frames(self) -> int:
+        return self._config.recipe.window_frames
+
+    def _rows(self, rows: int, form: Form) -> Rows:
+        slots = torch.arange(rows, device=self._device)
+        places = torch.arange(self._frames, device=self._device).expand(rows, -1).contiguous()
+        slot = 0 if form.window == "turned" else None
+        return Rows(self._kv, self._cross, slots, places, self._config.geometry.chunk_latent_frames, slot)
+
+    def _window_keys(self) -> int:
+        return self._frames * self._config.geometry.frame_tokens
+
+    def _random(self, *shape: int) -> Tensor:
+        return torch.randn(shape, device=self._device).to(self._cross.dtype)
+
+    def _asked(self) -> tuple[int, int, int]:
+        arch, geometry = self._config.architecture, self._config.geometry
+        return geometry.chunk_latent_frames * geometry.frame_tokens, arch.heads, arch.head_dim
+
+    def _attention(self, what: str, keys: int) -> str:
+        queries, heads, dim = self._asked()
+        q, k, v = self._random(1, queries, heads, dim), *(self._random(1, keys, heads, dim) for _ in range(2))
+        ways = {name: (lambda way=way: way(q, k, v)) for name, way in ATTENTIONS.items()}
+        name, self.took[what] = fastest(ways, self._device)
+        return name
+
+    def _shape(self, rows: int, window: str) -> int:
+        """The kernel's fastest way to cut its work."""
+        from services.worker.models.wan.kernels.attention import EIGHT_BIT_SHAPES, SHAPES, by_slot
+
+        eight = window == "slots8"
+        space = self._swift.eight if eight else self._swift.turned
+        assert space is not None
+        keys = space.layer(0).keys.flatten(1, 2)
+        values = (
+            self._swift.eight.values[:, 0]
+            if eight and self._swift.eight
+            else space.layer(0).values.flatten(1, 2)
+        )
+        queries, heads, dim = self._asked()
+        q, slots = self._random(rows, queries, heads, dim), torch.arange(rows, device=self._device)
+        shapes = EIGHT_BIT_SHAPES if eight else SHAPES
+        ways = {
+            str(n): (lambda shape=shape: by_slot(q, keys, values, slots, self._window_keys(), shape))
+            for n, shape in enumerate(shapes)
+        }
+        name, self.took[f"{window}, {rows}"] = fastest(ways, self._device)
+        return int(name)
+
+    def _gelu(self) -> bool:
+        """Whether the product that ends in a GELU is faster than the two apart."""
+        block = self._swift.transformer.blocks[0]
+        up = PlainProduct(block.ffn[0])  # type: ignore[index,arg-type]
+        x = self._random(self._asked()[0], self._config.architecture.dim)
+        ways = {
+            "apart": lambda: F.gelu(up(x), approximate="tanh"),
+            "together": lambda: up.with_gelu(x),
+        }
+        name, self.took["gelu"] = fastest(ways, self._device)
+        return name == "together"
