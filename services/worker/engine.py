@@ -11,9 +11,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
@@ -21,18 +21,22 @@ from opentelemetry.trace import Span
 from services.worker import encode, metrics
 from services.worker.copies import FAILED, Copy, Order
 from services.worker.curve import Curve
+from services.worker.errands import Errands, Later
 from services.worker.models.protocol import PastChunk, State
-from services.worker.plan_batch import plan_batch
+from services.worker.plan_batch import Candidate, may_begin, plan_batch
 from services.worker.roster import Roster
 from services.worker.runner import Runner
-from services.worker.states import States
+from services.worker.states import NoRoom, States
 from shared import telemetry
 from shared.contracts.stream import ChunkTimings
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_FRAMES_WAITING = 4  # chunks decoded but not encoded; beyond, the device waits
 _LOOK_AGAIN_S = 1.0
+_SOON_S = 0.002
 
 
 class Made(NamedTuple):
@@ -73,21 +77,35 @@ class Engine:
     keep_latents: bool = False
     """Hand each chunk's on with it."""
     on_boundary: Callable[[Copy], None] = lambda _: None
+    errands: Errands = field(init=False)
     _chunks: dict[Copy, _Chunk] = field(default_factory=dict)
     _stopping: bool = False
     _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_FRAMES_WAITING))
+
+    def __post_init__(self) -> None:
+        self.states.under_way = self._chunks
+        self.errands = Errands(self.roster.changed)
+
+    def errand(self, work: Callable[[], T | Later[T]]) -> Future[T]:
+        """From any thread: `work` on the device thread between two steps, in order. Cancelled if the engine
+        has ended. Raises `RuntimeError` if too many wait.
+        """
+        return self.errands.put(work)
 
     def run(self) -> None:
         """Until told to stop and the chunks in hand are finished."""
         with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
             while True:
                 stopping = self._stopping
-                self.states.make_ready(self._chunks)
+                self.errands.run()
+                self.states.make_ready()
+                self._fetch_ahead()
                 self._tell_boundaries()
                 if orders := self._next_batch():
                     self._step(orders, encoder)
                 elif stopping:
-                    return
+                    break
+        self.errands.end()
 
     def stop(self) -> None:
         """Begin no further chunk."""
@@ -106,12 +124,35 @@ class Engine:
             self._forget()
             copies = {copy.key: copy for copy in self.roster.copies()}
             under_way = {copy: chunk.order for copy, chunk in self._chunks.items()}
-            candidates = [self.roster.candidate(c, under_way.get(c)) for c in copies.values()]
-            beginnings = 0 if self._stopping else self.states.slots - len(under_way)
+            candidates = [self._candidate(copy, under_way.get(copy)) for copy in copies.values()]
+            beginnings = 0 if self._stopping else self.states.tiers.slots - len(under_way)
             chosen = [copies[key] for key in plan_batch(candidates, self.curves, beginnings)]
-            if not chosen and not self._stopping and not self.roster.at_boundary(self._chunks):
-                self.roster.changed.wait(_LOOK_AGAIN_S)
+            if not chosen and not self._stopping and not self._asked_for():
+                self.roster.changed.wait(_SOON_S if self.errands.pending else _LOOK_AGAIN_S)
             return [under_way.get(copy) or self.roster.begin(copy) for copy in chosen]
+
+    def _candidate(self, copy: Copy, stepping: Order | None) -> Candidate:
+        """One without a place on the device, where none can be had, has to wait; so has one whose state is
+        still coming, as long as there are others to step.
+        """
+        candidate, states = self.roster.candidate(copy, stepping), self.states
+        placed = stepping is not None or states.has_place(copy) or states.room() > 0
+        waiting = not placed or (bool(self._chunks) and states.coming(copy))
+        return candidate._replace(held=True) if waiting else candidate
+
+    def _fetch_ahead(self) -> None:
+        """While others are stepped: the states of suspended copies whose next chunk may begin."""
+        if not self._chunks or self._stopping:
+            return
+        with self.roster.changed:
+            copies = [copy for copy in self.roster.copies() if copy not in self._chunks]
+            wanted = [copy for copy in copies if may_begin(self.roster.candidate(copy, None))]
+        for copy in wanted:
+            self.states.fetch_ahead(copy)
+
+    def _asked_for(self) -> bool:
+        """Whether somebody waits for this thread to look, chunks or not."""
+        return self.errands.due or bool(self.roster.at_boundary(self._chunks))
 
     def _tell_boundaries(self) -> None:
         for copy in self.roster.at_boundary(self._chunks):
@@ -130,8 +171,11 @@ class Engine:
         """One step of every order's chunk."""
         chunks: list[_Chunk] = []
         for order in orders:
-            with self._blaming(order):
-                chunks.append(self._chunks.get(order.copy) or self._begin(order))
+            try:
+                with self._blaming(order):
+                    chunks.append(self._chunks.get(order.copy) or self._begin(order))
+            except NoRoom:
+                self.roster.put_back(order)
         if chunks:
             self._forward(chunks)
         for chunk in chunks:
@@ -144,11 +188,13 @@ class Engine:
         """What the model raises ends this copy, never the worker."""
         try:
             yield
+        except NoRoom:
+            raise
         except Exception as error:  # noqa: BLE001 a model may raise anything
             self._fail(order, error)
 
     def _begin(self, order: Order) -> _Chunk:
-        state = self.states.of(order, self._chunks)
+        state = self.states.of(order)
         span = telemetry.tracer.start_span(
             "worker.chunk",
             context=Context(),
@@ -184,12 +230,14 @@ class Engine:
             chunk.steps_left -= 1
 
     def _finish(self, chunk: _Chunk, encoder: ThreadPoolExecutor) -> None:
-        started = time.perf_counter()
+        copy, started = chunk.order.copy, time.perf_counter()
+        self.states.copy_behind(copy)
         frames = self.runner.decode(chunk.state)
         if self.keep_latents:
             chunk.latents = self.runner.latents(chunk.state)
         chunk.decode_s = time.perf_counter() - started
-        del self._chunks[chunk.order.copy]
+        del self._chunks[copy]
+        self.states.copy_behind(copy)
         self._room.acquire()
         encoder.submit(self._encode, chunk, frames)
 

@@ -10,7 +10,6 @@ from services.worker import curve, measure, residency, runner
 from services.worker.encode import EncodeSettings
 from services.worker.measure import Measured
 from services.worker.models import UnknownModel, WeightsError
-from services.worker.models.protocol import COUNTERS_BYTES, ModelSpec
 from services.worker.offload import HostPool
 from services.worker.residency import Room
 from services.worker.runner import NoSuchDevice, Runner
@@ -68,13 +67,8 @@ def _host_pool(settings: WorkerSettings, loaded: Runner) -> HostPool:
         raise StartupError(
             f"{setting}: only {available_bytes / _GIB:.1f} GiB of memory are available; set aside less"
         )
-    slot_bytes = host_slot_bytes(loaded.spec)
+    slot_bytes = loaded.spec.state_bytes
     return HostPool(min(pool_bytes // slot_bytes, _MOST_HOST_SLOTS), slot_bytes, loaded.device)
-
-
-def host_slot_bytes(spec: ModelSpec) -> int:
-    """An exported state with its counters, every tensor aligned."""
-    return spec.state_bytes + 2 * COUNTERS_BYTES
 
 
 def _free_bytes(loaded: Runner, pool: HostPool) -> int:

@@ -1,113 +1,148 @@
-"""Exported states in host memory: slots allocated once, pinned where the device is a GPU.
+"""Mirrors of states' memory on the host: slots allocated once, page-locked where the device is a GPU.
 
-Copies run on a stream of their own, ordered by events, so neither the device thread nor the other sessions'
-steps wait for them. On a CPU the same code copies between plain memory. Device thread only.
+Copies run on streams of their own, one each way, ordered by events: neither the device thread nor the other
+sessions' steps wait for them. On a CPU the same calls copy between plain memory, and are over when they
+return. Device thread only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
-from math import prod
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-_ALIGNMENT_BYTES = 64
+import numpy as np
 
-
-class _Tensor(NamedTuple):
-    name: str
-    start: int
-    end: int
-    shape: tuple[int, ...]
-    dtype: Any
+from services.worker.models.protocol import Memory, Part
 
 
-class Stored(NamedTuple):
-    """One state in the pool. `kept`: what needs no slot, such as numbers and tensors not on the device."""
+@dataclass(eq=False, slots=True)
+class Mirror:
+    """One state's bytes in a slot of the pool. `versions`: of the state's parts, as the slot has them, or
+    will, once all it was told is done. Empty: it has nothing yet.
+    """
 
     slot: int
-    tensors: tuple[_Tensor, ...]
-    kept: Mapping[str, Any]
+    versions: Mapping[str, int] = field(default_factory=dict)
+
+
+class Copying:
+    """A copy that may still be under way. `bytes`: how much there was to copy."""
+
+    def __init__(self, size_bytes: int, host_s: float, begun: Any = None, ended: Any = None) -> None:
+        self.bytes = size_bytes
+        self.ended = ended
+        self._begun, self._host_s = begun, host_s
+
+    @property
+    def over(self) -> bool:
+        return self.ended is None or bool(self.ended.query())
+
+    @property
+    def duration_s(self) -> float:
+        """Once it is over."""
+        if self.ended is None:
+            return self._host_s
+        return float(self._begun.elapsed_time(self.ended)) / 1000
 
 
 class HostPool:
-    """`slots` states of up to `slot_bytes` each. Without torch (models without it exist) it holds what
-    they export as it is.
-    """
+    """`slots` mirrors of `slot_bytes` each."""
 
     def __init__(self, slots: int, slot_bytes: int, device: str) -> None:
-        self._torch: Any = sys.modules.get("torch")
-        self._free = list(reversed(range(slots)))
-        self._stream: Any = None
         self.size_bytes = slots * slot_bytes
-        if self._torch is not None and slots:
-            self._device = self._torch.device(device)
-            on_gpu = self._device.type == "cuda"
-            self._memory = self._torch.empty((slots, slot_bytes), dtype=self._torch.uint8, pin_memory=on_gpu)
-            self._stream = self._torch.cuda.Stream(self._device) if on_gpu else None
+        self._free = list(reversed(range(slots)))
+        self._lanes = _Lanes(device, slots) if device.startswith("cuda") and slots else None
+        self._memory: Any = np.empty((slots, slot_bytes), np.uint8)
+        if self._lanes is not None:
+            self._memory = _page_locked(self._memory)
 
     @property
     def free_slots(self) -> int:
         return len(self._free)
 
-    def store(self, exported: Mapping[str, Any]) -> Stored | None:
-        """None: no slot is free, or the state doesn't fit one. `exported` must not change any more."""
-        if not self._free:
-            return None
-        tensors = tuple(self._layout(exported))
-        if tensors and tensors[-1].end > self._memory.shape[1]:
-            return None
-        slot = self._free.pop()
-        with self._aside() as stream:
-            for place in tensors:
-                source = exported[place.name]
-                self._memory[slot, place.start : place.end].copy_(self._bytes(source), non_blocking=True)
-                if stream is not None:
-                    source.record_stream(stream)
-        packed = {place.name for place in tensors}
-        return Stored(slot, tensors, {n: value for n, value in exported.items() if n not in packed})
+    def lease(self) -> Mirror | None:
+        """None: no slot is free."""
+        return Mirror(self._free.pop()) if self._free else None
 
-    def load(self, stored: Stored) -> dict[str, Any]:
-        """What was exported, back on the device by one copy (on a CPU: the pool's own memory). `free` the
-        slot once a state was made of it.
+    def free(self, mirror: Mirror) -> None:
+        """Whatever is still copied into the slot, or out of it, comes before what its next owner copies."""
+        assert mirror.slot not in self._free, f"slot {mirror.slot} is free already"
+        mirror.versions = {}
+        self._free.append(mirror.slot)
+
+    def save(self, mirror: Mirror, memory: Memory, parts: Mapping[str, Part]) -> Copying:
+        """Those parts that the mirror has in another version (all of the memory, if it has none), as the
+        device will have them after all it was told so far.
         """
-        if not stored.tensors:
-            return dict(stored.kept)
-        held = self._memory[stored.slot, : stored.tensors[-1].end]
-        with self._aside() as stream:
-            if stream is not None:
-                held = held.to(self._device, non_blocking=True)
-        if stream is not None:
-            current = self._torch.cuda.current_stream(self._device)
-            current.wait_event(stream.record_event())
-            held.record_stream(current)
-        loaded = {t.name: held[t.start : t.end].view(t.dtype).view(t.shape) for t in stored.tensors}
-        return {**stored.kept, **loaded}
+        changed = [part for name, part in parts.items() if mirror.versions.get(name) != part.version]
+        spans = [span for part in changed for span in part.spans] if mirror.versions else [(0, len(memory))]
+        copying = self._copy(self._memory[mirror.slot], memory, spans, mirror.slot, out=True)
+        mirror.versions = {name: part.version for name, part in parts.items()}
+        return copying
 
-    def free(self, stored: Stored) -> None:
-        """Later copies into the slot come after those out of it: they share a stream."""
-        self._free.append(stored.slot)
+    def load(self, mirror: Mirror, memory: Memory) -> Copying:
+        """All of it, by one copy. `join` before the device uses it."""
+        return self._copy(memory, self._memory[mirror.slot], [(0, len(memory))], mirror.slot, out=False)
 
-    def _layout(self, exported: Mapping[str, Any]) -> Iterator[_Tensor]:
-        start = 0
-        for name, value in exported.items():
-            if self._torch is None or not isinstance(value, self._torch.Tensor):
-                continue
-            if value.device.type == self._device.type:
-                end = start + prod(value.shape) * value.dtype.itemsize
-                yield _Tensor(name, start, end, tuple(value.shape), value.dtype)
-                start = -(-end // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    def join(self, copying: Copying) -> None:
+        """What the device is told from now on comes after this copy. Nobody waits here."""
+        if self._lanes is not None and copying.ended is not None:
+            self._lanes.current().wait_event(copying.ended)
 
-    def _bytes(self, tensor: Any) -> Any:
-        return tensor.contiguous().reshape(-1).view(self._torch.uint8)
+    def fence(self) -> Callable[[], None]:
+        """For any thread: returns once the device has done all it was told up to now."""
+        if self._lanes is None:
+            return lambda: None
+        told: Callable[[], None] = self._lanes.current().record_event().synchronize
+        return told
+
+    def _copy(self, into: Any, source: Any, spans: list[tuple[int, int]], slot: int, *, out: bool) -> Copying:
+        size_bytes, started = sum(end - start for start, end in spans), time.perf_counter()
+        if self._lanes is None:
+            into, source = np.asarray(into), np.asarray(source)
+            for start, end in spans:
+                into[start:end] = source[start:end]
+            return Copying(size_bytes, time.perf_counter() - started)
+        with self._lanes.aside(slot, out=out) as (begun, ended):
+            for start, end in spans:
+                into[start:end].copy_(source[start:end], non_blocking=True)
+        return Copying(size_bytes, 0.0, begun, ended)
+
+
+class _Lanes:
+    """A GPU's two streams for copies, out and in."""
+
+    def __init__(self, device: str, slots: int) -> None:
+        self._cuda: Any = sys.modules["torch"].cuda
+        self._device = device
+        self._out, self._in = self._cuda.Stream(device), self._cuda.Stream(device)
+        self._last: list[Any] = [None] * slots
+
+    def current(self) -> Any:
+        return self._cuda.current_stream(self._device)
 
     @contextlib.contextmanager
-    def _aside(self) -> Iterator[Any]:
-        """Work inside runs on the pool's own stream, after what the device was told so far."""
-        if self._stream is None:
-            yield None
-            return
-        self._stream.wait_event(self._torch.cuda.current_stream(self._device).record_event())
-        with self._torch.cuda.stream(self._stream):
-            yield self._stream
+    def aside(self, slot: int, *, out: bool) -> Iterator[tuple[Any, Any]]:
+        """What is told inside comes after all that the device was told, and after the slot's last copy."""
+        lane = self._out if out else self._in
+        begun, ended = (self._cuda.Event(enable_timing=True) for _ in range(2))
+        lane.wait_event(self.current().record_event())
+        if self._last[slot] is not None:
+            lane.wait_event(self._last[slot])
+        with self._cuda.stream(lane):
+            begun.record(lane)
+            yield begun, ended
+            ended.record(lane)
+        self._last[slot] = ended
+
+
+def _page_locked(memory: Any) -> Any:
+    """As a tensor over the same bytes. torch's own page-locked memory comes in powers of two."""
+    torch = sys.modules["torch"]
+    tensor = torch.from_numpy(memory)
+    torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)))
+    return tensor

@@ -259,6 +259,12 @@ class Roster:
         copy.next_chunk, copy.used_at = index + 1, now
         return order
 
+    def put_back(self, order: Order) -> None:
+        """Just begun, and there is no place for it now: as if it hadn't been."""
+        with self.changed:
+            if not order.stale and order.copy.next_chunk == order.index + 1:
+                order.copy.next_chunk, order.copy.past = order.index, order.past
+
     def appended(self, order: Order) -> None:
         with self.changed:
             if not order.stale:

@@ -6,13 +6,22 @@ import importlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import psutil
 
 from services.worker.encode import Frames
-from services.worker.models.protocol import ModelSpec, PastChunk, ReadsEmbeddings, SessionModel, State
+from services.worker.models.protocol import (
+    Counters,
+    Memory,
+    ModelSpec,
+    Part,
+    PastChunk,
+    ReadsEmbeddings,
+    SessionModel,
+    State,
+)
 from shared.contracts.text import TextEncoded
 
 
@@ -44,12 +53,21 @@ class Runner:
     def open(self, seed: int, prompt: str, first_chunk: int) -> State:
         return self._model.open(seed=seed, prompt=prompt, first_chunk=first_chunk)
 
-    def export(self, state: State) -> Mapping[str, Any]:
-        """Between two chunks only."""
-        return self._model.export_state(state)
+    def memory(self, state: State) -> Memory:
+        return self._model.memory(state)
 
-    def restore(self, exported: Mapping[str, Any]) -> State:
-        return self._model.import_state(exported)
+    def parts(self, state: State) -> Mapping[str, Part]:
+        return self._model.parts(state)
+
+    def counters(self, state: State) -> Counters:
+        """Between two chunks only."""
+        return self._model.counters(state)
+
+    def reserve(self) -> State:
+        return self._model.reserve()
+
+    def take_over(self, state: State, counters: Counters) -> None:
+        self._model.take_over(state, counters)
 
     def set_prompt(self, state: State, prompt: str) -> None:
         self._model.set_prompt(state, prompt)

@@ -18,11 +18,17 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
 
     `capacity` 0: as many active sessions as a measurement at start says. `slots`: copies on the device; 0:
     what keeps up and two to spare, as far as its memory goes. `host_pool_gib`: host memory set aside at start
-    for copies that left the device, paused ones first; 0: none. `drain_s`: how long a worker
-    told to stop finishes the chunks in hand.
+    for copies that left the device, paused ones first; 0: none. `write_behind`: copy there what chunks change
+    while the session plays, as long as there is room, so that it can leave at once. `drain_s`: how long a
+    worker told to stop finishes the chunks in hand.
 
     `cold_tier`: keep what lost sessions are rebuilt from in a stream of NATS, in files. What is older than
     `cold_tier_max_age_s` goes, and the oldest beyond `cold_tier_max_gib`: as the cell's first worker has it.
+
+    `transfer_host`: the address under which other workers reach this one, over which sessions move (in
+    Kubernetes the pod's). `move_patience_s`: how long a session that moves stands still at most before it goes
+    on here; everything else of a move waits in proportion. `move_checksums`: whether what was sent is compared
+    with what arrived; it costs time in the pause.
 
     `encode_preset`: libx264's; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
     better. `encode_max_bits_per_pixel`: bounds what noisy pictures cost.
@@ -37,6 +43,7 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     max_batch: Annotated[int, Meta(ge=1, le=64)] = 8
     slots: Annotated[int, Meta(ge=0, le=10_000)] = 0
     host_pool_gib: Annotated[float, Meta(ge=0)] = 1.0
+    write_behind: bool = True
     cold_tier: Literal["on", "off"] = "on"
     cold_tier_max_age_s: PositiveSeconds = 6 * 3600.0
     cold_tier_max_gib: Annotated[float, Meta(gt=0)] = 0.5
@@ -44,3 +51,6 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     encode_crf: Annotated[int, Meta(ge=0, le=51)] = 20
     encode_max_bits_per_pixel: Annotated[float, Meta(gt=0, le=24)] = 1.5
     drain_s: PositiveSeconds = 3.0
+    transfer_host: str = "127.0.0.1"
+    move_patience_s: PositiveSeconds = 1.0
+    move_checksums: bool = False

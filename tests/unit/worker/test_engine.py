@@ -13,11 +13,11 @@ from services.worker.copies import Copy
 from services.worker.curve import Curve
 from services.worker.encode import EncodeSettings
 from services.worker.engine import Engine, Made
-from services.worker.loading import host_slot_bytes
 from services.worker.offload import HostPool
 from services.worker.roster import Roster
 from services.worker.runner import Runner
 from services.worker.states import States
+from services.worker.tiers import Tiers
 from tests.fixtures.worker_wire import new_own, next_own, steered
 
 WAIT_S = 30.0
@@ -29,7 +29,8 @@ class Bench:
 
     def __init__(self, model: Runner, hot: int, host: int) -> None:
         self.roster = Roster(1.0, lambda: None)
-        self.states = States(model, HostPool(host, host_slot_bytes(model.spec), "cpu"), hot)
+        self.pool = HostPool(host, model.spec.state_bytes, "cpu")
+        self.states = States(Tiers(model, self.pool, hot))
         curves = {"": Curve("all", ((1, 1.0), (2, 1.5)))}
         self.engine = Engine(model, self.states, self.roster, EncodeSettings(), self._deliver, curves)
         self.made: dict[str, list[bytes]] = {}
@@ -37,7 +38,7 @@ class Bench:
 
     def _deliver(self, made: Made) -> None:
         self.made.setdefault(made.order.copy.session, []).append(made.media.data)
-        self.most_hot = max(self.most_hot, len(self.states._hot))
+        self.most_hot = max(self.most_hot, self.states.tiers._taken)
         self.roster.appended(made.order)
 
     def open(self, chunks: int, prompt: str = "a red ball", **changes: object) -> Copy:
@@ -54,8 +55,13 @@ class Bench:
         self.roster.grant(copy, chunks - 3)
         self.until(lambda: copy.next_append == chunks)
 
+    def look_again(self) -> None:
+        """Until the engine has gone once around."""
+        for _ in range(2):
+            self.engine.errand(lambda: True).result(WAIT_S)
+
     def suspended(self) -> int:
-        return len(self.states._suspended)
+        return sum(not kept.hot for kept in self.states._kept.values())
 
 
 @contextmanager
@@ -111,7 +117,7 @@ def test_running_sessions_beyond_the_hot_slots_take_turns(tiny: Runner) -> None:
     with running(tiny, hot=3, host=0) as bench:
         stayed = [bench.open(FAR, max_chunks=5, seed=seed) for seed in range(3)]
         bench.until(lambda: all(copy.state == "finished" for copy in stayed))
-        assert bench.states.pool.free_slots == 0
+        assert bench.pool.free_slots == 0
     assert all(copy.next_append == 5 for copy in stayed)
 
 
@@ -124,7 +130,9 @@ def test_host_slots_come_back_with_their_sessions(tiny: Runner) -> None:
         last = bench.open(2)
         bench.until(lambda: last.next_append == 2)
         assert bench.suspended() == 0
-        assert bench.states.pool.free_slots == 3
+        bench.roster.remove(last)
+        bench.look_again()
+        assert (bench.pool.free_slots, bench.states.tiers.free) == (3, 1)
 
 
 def test_without_host_memory_a_displaced_picture_begins_anew(tiny: Runner) -> None:

@@ -1,6 +1,3 @@
-from collections.abc import Mapping
-from typing import Any
-
 from services.worker import runner
 from services.worker.encode import EncodeSettings
 from services.worker.measure import chunk_duration_s, measure
@@ -10,8 +7,8 @@ from tests.fixtures.tiny_model import State, TinyModel
 class OneSlot(TinyModel):
     """Has room for a single copy."""
 
-    def import_state(self, tensors: Mapping[str, Any]) -> State:
-        raise RuntimeError(f"no slot for these {len(tensors)} tensors: all 1 hold sessions")
+    def reserve(self) -> State:
+        raise RuntimeError("all 1 slots hold sessions")
 
 
 def test_measures_every_rung_alone_and_together() -> None:

@@ -1,45 +1,51 @@
-from collections.abc import Mapping
-from typing import Any
+"""Mirrors of states in host memory."""
 
+import numpy as np
 import torch
 
-from services.worker.offload import HostPool, Stored
+from services.worker.models.protocol import Memory, Part
+from services.worker.offload import HostPool, Mirror
 
-EXPORTED: dict[str, Any] = {
-    "kv": torch.arange(24, dtype=torch.float32).view(2, 3, 4),
-    "seen": torch.tensor(3, dtype=torch.int64),
-    "latents": torch.full((5,), 0.5, dtype=torch.bfloat16),
-    "seed": 7,
-}
+SIZE = 64
 
 
-def store(pool: HostPool, exported: Mapping[str, Any]) -> Stored:
-    stored = pool.store(exported)
-    assert stored is not None
-    return stored
+def parts(one: int, two: int) -> dict[str, Part]:
+    return {"one": Part(one, ((0, 16), (48, SIZE))), "two": Part(two, ((16, 48),))}
 
 
-def test_what_comes_back_is_what_went_in_until_the_slot_is_taken_again() -> None:
-    pool = HostPool(1, 256, "cpu")
-    stored = store(pool, EXPORTED)
-    assert pool.store(EXPORTED) is None, "no second slot"
-    loaded = pool.load(stored)
-    assert loaded.pop("seed") == 7
-    assert all(torch.equal(tensor, EXPORTED[name]) for name, tensor in loaded.items())
-    assert {n: t.dtype for n, t in loaded.items()} == {n: EXPORTED[n].dtype for n in loaded}
-    pool.free(stored)
+def leased(pool: HostPool) -> Mirror:
+    mirror = pool.lease()
+    assert mirror is not None
+    return mirror
+
+
+def loaded(pool: HostPool, mirror: Mirror) -> list[int]:
+    memory = np.zeros(SIZE, np.uint8)
+    pool.join(pool.load(mirror, memory))
+    return memory.tolist()
+
+
+def test_only_parts_of_another_version_are_copied_again() -> None:
+    pool = HostPool(1, SIZE, "cpu")
+    mirror, memory = leased(pool), torch.arange(SIZE, dtype=torch.uint8)
+    assert pool.save(mirror, memory, parts(1, 1)).bytes == SIZE
+    assert loaded(pool, mirror) == list(range(SIZE))
+    memory.fill_(7)
+    assert pool.save(mirror, memory, parts(1, 2)).bytes == 32
+    assert loaded(pool, mirror) == [*range(16), *[7] * 32, *range(48, SIZE)]
+    assert pool.save(mirror, memory, parts(1, 2)).bytes == 0
+    assert pool.save(mirror, memory, parts(3, 2)).over
+    assert loaded(pool, mirror) == [7] * SIZE
+
+
+def test_the_next_owner_of_a_slot_gets_its_own_bytes_only() -> None:
+    pool = HostPool(1, SIZE, "cpu")
+    mirror = leased(pool)
+    pool.save(mirror, np.full(SIZE, 9, np.uint8), parts(1, 1))
+    assert pool.lease() is None
+    pool.free(mirror)
     assert pool.free_slots == 1
-
-
-def test_the_next_owner_of_a_slot_reads_its_own_bytes_only() -> None:
-    pool = HostPool(1, 256, "cpu")
-    pool.free(store(pool, {"secret": torch.full((256,), 7, dtype=torch.uint8)}))
-    stored = store(pool, {"small": torch.ones(3)})
-    assert list(pool.load(stored)) == ["small"]
-    assert torch.equal(pool.load(stored)["small"], torch.ones(3))
-
-
-def test_a_state_larger_than_a_slot_is_not_taken() -> None:
-    pool = HostPool(1, 64, "cpu")
-    assert pool.store({"kv": torch.ones(17)}) is None
-    assert pool.free_slots == 1
+    mirror = leased(pool)
+    padded: Memory = np.arange(SIZE, dtype=np.uint8)
+    pool.save(mirror, padded, {"one": Part(1, ((0, 16),))})
+    assert loaded(pool, mirror) == padded.tolist()

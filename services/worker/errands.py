@@ -1,0 +1,88 @@
+"""What other threads want done on the device thread, between two steps of the engine."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+MOST_WAITING = 64
+
+T = TypeVar("T")
+
+
+class Later(ABC, Generic[T]):
+    """An errand's result that isn't there yet: asked for again between steps."""
+
+    @abstractmethod
+    def poll(self) -> T | None:
+        """None: not yet. Never waits."""
+
+
+class Errands:
+    """`wake` is notified when there is one; whoever waits on it may ask `due`."""
+
+    def __init__(self, wake: threading.Condition) -> None:
+        self._wake = wake
+        self._new: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._later: list[tuple[Future[Any], Later[Any]]] = []
+        self._ended = False
+
+    def put(self, work: Callable[[], T | Later[T]]) -> Future[T]:
+        """From any thread. Raises `RuntimeError` if too many wait."""
+        future: Future[T] = Future()
+        with self._wake:
+            if self._ended:
+                future.cancel()
+                return future
+            if len(self._new) + len(self._later) >= MOST_WAITING:
+                raise RuntimeError(f"{MOST_WAITING} errands wait for the device thread; it may hang")
+            self._new.append((future, work))
+            self._wake.notify_all()
+        return future
+
+    @property
+    def due(self) -> bool:
+        return bool(self._new)
+
+    @property
+    def pending(self) -> bool:
+        """Some result isn't there yet, so look again soon."""
+        return bool(self._later)
+
+    def run(self) -> None:
+        """Device thread: all that are there, in order."""
+        while self._new:
+            future, work = self._new.popleft()
+            if future.set_running_or_notify_cancel():
+                self._settle(future, work)
+        waiting, self._later = self._later, []
+        for future, later in waiting:
+            self._settle(future, later.poll, later)
+
+    def end(self) -> None:
+        """Device thread: no more. What still waits is cancelled."""
+        with self._wake:
+            self._ended = True
+            left, self._new = list(self._new), deque()
+        for future, _ in left:
+            future.cancel()
+        for future, _later in self._later:
+            future.set_exception(RuntimeError("the engine ended"))
+        self._later = []
+
+    def _settle(self, future: Future[Any], ask: Callable[[], Any], later: Later[Any] | None = None) -> None:
+        try:
+            result = ask()
+        except Exception as error:  # noqa: BLE001 it is the asker's
+            future.set_exception(error)
+            return
+        if isinstance(result, Later):
+            result, later = result.poll(), result
+        if later is not None and result is None:
+            self._later.append((future, later))
+        else:
+            future.set_result(result)
