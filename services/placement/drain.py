@@ -119,7 +119,7 @@ class Drainer:
     async def _try_move(self, live: Live) -> str:
         """What came of it, "" if it could not even be tried."""
         try:
-            return (await self._placement.mover.move(live)).outcome
+            return (await self._placement.mover.move(live, turn_s=_MOVES_WITHIN_S)).outcome
         except Refused as refused:
             logger.info("not moved: %s", refused, extra={"session": live.row.id})
             return ""

@@ -92,7 +92,7 @@ def decide(
         return _before_commit(going, row, fleet, now, connected_s)
     if not row.worker:
         return Over("lost", going.freed or row.reason or f"worker {move.target} was lost")
-    if is_proven(_targets_copy(move, fleet)):
+    if is_proven(_targets_copy(move, fleet)) or going.said(move.target, "owner"):
         return Over("moved")
     return HandBack(going.freed) if going.freed else None
 

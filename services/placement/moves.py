@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_WAITING = 32
-_TURN_WITHIN_S = 8.0
+TURN_WITHIN_S = 5.0
+"""For how long a move waits for those before it, once at each of its workers."""
 
 
 class Mover:
@@ -62,15 +63,17 @@ class Mover:
             if live is not None and live.move is not None:
                 live.stirred.set()
 
-    async def move(self, live: Live, to: str = "") -> SessionMoved:
+    async def move(self, live: Live, to: str = "", turn_s: float = TURN_WITHIN_S) -> SessionMoved:
         """Have worker `to` ("": whichever has most room) go on with the session, and say what came of it.
 
-        Raises `Refused` for what can't be tried.
+        `turn_s`: for how long it may wait for other moves, at each of its workers. Raises `Refused` for what
+        can't be tried.
         """
+        self._target(live, to)
         with self._claim(live):
-            async with self._turn("from", live.row.worker):
+            async with self._turn("from", live.row.worker, turn_s):
                 target = self._target(live, to)
-                async with self._turn("to", target):
+                async with self._turn("to", target, turn_s):
                     run = await self._begin(live, self._target(live, target))
                     try:
                         await run.hand_over()
@@ -95,11 +98,11 @@ class Mover:
             self._claimed.discard(live.row.id)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, direction: str, worker: str) -> AsyncIterator[None]:
+    async def _turn(self, direction: str, worker: str, turn_s: float) -> AsyncIterator[None]:
         """First come, first served. Raises `Refused` if it takes too long."""
         lock = self._turns.setdefault((direction, worker), asyncio.Lock())
         try:
-            async with asyncio.timeout(_TURN_WITHIN_S):
+            async with asyncio.timeout(turn_s):
                 await lock.acquire()
         except TimeoutError:
             message = f"other moves {direction} worker {worker} are under way"

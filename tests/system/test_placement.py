@@ -11,9 +11,11 @@ from shared.bus import ERROR_HEADER, Refused
 from shared.contracts.fleet import LoadReport
 from shared.contracts.session import Refusal
 from shared.contracts.subjects import ALL, LOAD_REPORT, OPEN
+from tests.fixtures.fake_worker import CELL
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.placement_wire import CELL, TENANT, World, placement_program, until
+from tests.fixtures.placement_wire import TENANT, World, placement_program
 from tests.fixtures.process import Program
+from tests.fixtures.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Draining a worker, as placement does it, with workers that speak the wire."""
+"""What operators ask of placement, beyond single moves, with workers that speak the wire."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 
 from shared.bus import Refused
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.placement_wire import World, placement_program, until
+from tests.fixtures.placement_wire import World, placement_program
+from tests.fixtures.waiting import until
 
 
 @pytest.fixture
@@ -38,16 +39,93 @@ async def test_sessions_leave_a_drained_worker_and_none_comes(world: World) -> N
     await world.ready(capacity=5)
 
     drained = await world.drain("w-1")
-    assert (drained.moved, drained.queued, drained.released) == ([active], [], [paused])
-    assert drained.copies == 0
-    assert [phase.name for phase in drained.phases] == ["place", "start", "release", "stop"]
-    assert (second.copies[active].epoch, second.owns[0].start_chunk) == (2, 4)
-    assert not first.copies
+    assert (sorted(drained.moved), drained.placed) == (sorted([active, paused]), [])
+    assert (drained.queued, drained.released) == ([], [])
+    assert [phase.name for phase in drained.phases] == ["move", "place", "start", "release", "stop"]
+    assert (second.copies[active].epoch, second.copies[active].next_chunk) == (2, 5)
+    await until(lambda: not first.copies, "the drained worker's copies to go")
     resumed = await world.resume(paused)
     assert (resumed.status, resumed.worker, resumed.epoch) == ("active", "w-2", 2)
     assert (await world.open()).worker == "w-2"
     again = await world.drain("w-1", force=True)
-    assert (again.moved, again.queued, again.released) == ([], [], [])
+    assert (again.moved, again.placed, again.queued, again.released) == ([], [], [], [])
+
+
+async def test_what_can_t_be_moved_from_a_drained_worker_begins_anew_elsewhere(world: World) -> None:
+    first = await world.worker("w-1", transports=())
+    await world.ready(capacity=2)
+    active, paused = (await world.open()).id, (await world.open()).id
+    await until(lambda: {active, paused} <= set(first.copies), "two copies")
+    await first.set_copy(active, next_chunk=4)
+    await world.pause(paused)
+    second = await world.worker("w-2", capacity=3)
+    await world.ready(capacity=5)
+
+    drained = await world.drain("w-1")
+    assert (drained.moved, drained.placed, drained.released) == ([], [active], [paused])
+    assert (second.copies[active].epoch, second.owns[0].start_chunk) == (2, 4)
+    assert (drained.copies, first.copies) == (0, {})
+    resumed = await world.resume(paused)
+    assert (resumed.status, resumed.worker, resumed.epoch) == ("active", "w-2", 2)
+
+
+async def test_moves_that_come_to_nothing_do_not_hold_up_a_drain(world: World) -> None:
+    first = await world.worker("w-1", capacity=3)
+    first.plan = "refuse busy"
+    await world.ready(capacity=3)
+    sessions = {(await world.open()).id for _ in range(3)}
+    await until(lambda: sessions == set(first.copies), "three copies")
+    second = await world.worker("w-2", capacity=3)
+    await world.ready(capacity=6)
+    drained = await world.drain("w-1")
+    assert (drained.moved, set(drained.placed)) == ([], sessions)
+    assert set(second.copies) == sessions
+    assert {copy.epoch for copy in second.copies.values()} == {3, 2}, "two were tried to be moved"
+
+
+async def test_a_session_is_suspended_and_comes_back(world: World) -> None:
+    worker = await world.worker("w-1")
+    await world.ready(capacity=2)
+    session = (await world.open()).id
+    await until(lambda: session in worker.copies, "a copy")
+    suspended = await world.suspend(session)
+    assert (suspended.status, suspended.worker, suspended.tier) == ("paused", "w-1", "host")
+    assert suspended.bytes == 1_000_000
+    assert [phase.name for phase in suspended.phases] == ["pause", "stow", "stow copy"]
+    assert (worker.copies[session].state, worker.copies[session].tier) == ("paused", "host")
+    await until(lambda: (world.loads[-1].paused, world.loads[-1].workers[0].on_host) == (1, 1), "the load")
+    assert (await world.suspend(session)).tier == "host"
+    restored = await world.restore(session)
+    assert (restored.status, restored.worker, restored.tier) == ("active", "w-1", "device")
+    assert [phase.name for phase in restored.phases] == ["place", "own", "restore", "restore copy"]
+    assert (worker.copies[session].state, worker.copies[session].tier) == ("running", "device")
+
+
+async def test_a_session_without_a_state_has_none_to_suspend(world: World) -> None:
+    await world.ready()
+    session = (await world.open()).id
+    suspended = await world.suspend(session)
+    assert (suspended.status, suspended.worker, suspended.tier) == ("paused", "", "none")
+    assert (await world.restore(session)).status == "queued"
+    await world.close(session)
+    for code, asking in [
+        ("session_ended", world.suspend(session)),
+        ("session_not_found", world.restore("nonsense")),
+    ]:
+        with pytest.raises(Refused) as caught:
+            await asking
+        assert caught.value.refusal.code == code
+
+
+async def test_a_session_s_rung_changes_on_command(world: World) -> None:
+    worker = await world.worker("w-1")
+    await world.ready(capacity=2)
+    session = (await world.open()).id
+    assert (await world.set_rung(session, "low")).rung == "low"
+    await until(lambda: bool(worker.owns) and worker.owns[-1].rung == "low", "the worker to be told")
+    with pytest.raises(Refused) as caught:
+        await world.set_rung(session, "huge")
+    assert caught.value.refusal.code == "unknown_rung"
 
 
 async def test_the_only_worker_is_drained_by_force_alone(world: World) -> None:

@@ -14,10 +14,12 @@ from shared.bus import NoAnswer, Refused
 from shared.contracts.events import CloudEvent, lifecycle_pattern
 from shared.contracts.subjects import CHUNKS
 from shared.process import EXIT_UNAVAILABLE
+from tests.fixtures.fake_worker import CELL
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.placement_wire import CELL, TENANT, World, placement_program, until
+from tests.fixtures.placement_wire import TENANT, World, placement_program
 from tests.fixtures.postgres import PostgresServer
 from tests.fixtures.process import Program
+from tests.fixtures.waiting import until
 
 Starter = Callable[..., Program]
 
