@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from turboserve.messages import Phase
 
@@ -18,10 +17,9 @@ def print_json(found: object, console: Console) -> None:
 
 
 def print_told(lines: Sequence[str], phases: Sequence[Phase], console: Console, note: str = "") -> None:
-    """Sentences, then a row for each phase and one for all of them, which `note` stands beside."""
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-    if phases:
-        console.print(_table(phases, note))
+    """Sentences, then a line for each phase and one for all of them, which `note` stands beside."""
+    told = [*lines, *_rows(phases, note)] if phases else lines
+    console.print("\n".join(told), highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(duration_s: float) -> str:
@@ -36,18 +34,17 @@ def size(count_bytes: int) -> str:
     return f"{count_bytes} bytes"
 
 
-def _table(phases: Sequence[Phase], note: str) -> Table:
+def _rows(phases: Sequence[Phase], note: str) -> list[str]:
     """Phases follow each other; those with a space in their names are details within them."""
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 0, 0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right")
-    table.add_column(style="bright_black")
     follow = [phase for phase in phases if " " not in phase.name]
-    for phase in follow:
-        table.add_row(phase.name, duration(phase.duration_s), "")
-    table.add_row("in all", duration(sum(phase.duration_s for phase in follow)), note, style="bold")
     details = [phase for phase in phases if " " in phase.name]
-    for number, phase in enumerate(details):
-        title = "" if number else "of that, as the workers tell"
-        table.add_row(f"  {phase.name}", duration(phase.duration_s), title, style="bright_black")
-    return table
+    whole = Phase("in all", sum(phase.duration_s for phase in follow))
+    width = 2 + max(len(phase.name) for phase in (*phases, whole))
+    rows = [*(_row(phase, width) for phase in follow), f"{_row(whole, width)}   {note}".rstrip()]
+    if details:
+        rows += ["  within that, as the workers tell it", *(_row(phase, width, "    ") for phase in details)]
+    return rows
+
+
+def _row(phase: Phase, width: int, indent: str = "  ") -> str:
+    return f"{indent}{phase.name}".ljust(width + 2) + f"{duration(phase.duration_s):>10}"

@@ -126,11 +126,12 @@ async def test_the_command_tells_a_move(gateway: GatewayProgram, stage: Stage) -
     assert (shown.exit_code, stage.asked) == (0, [MoveSession(SESSION, "w-2")])
     first, *rows = shown.stdout.splitlines()
     assert first == f"{SESSION} moved from w-1 to w-2 with its state, paused for 4.1 ms"
-    assert [row.split() for row in rows] == [
-        ["reserve", "1.2", "ms"],
-        ["carry", "1.50", "s"],
-        "in all 1.50 s 3.62 GB sent".split(),
-        "source link 400.0 ms of that, as the workers tell".split(),
+    assert rows == [
+        "  reserve          1.2 ms",
+        "  carry            1.50 s",
+        "  in all           1.50 s   3.62 GB sent",
+        "  within that, as the workers tell it",
+        "    source link  400.0 ms",
     ]
     told = json.loads((await command(gateway, "move", SESSION, "--json")).stdout)
     assert (told["outcome"], told["phases"][1]) == ("moved", {"name": "carry", "duration_s": 1.5})
