@@ -73,7 +73,7 @@ async def _serve(process: Process[TextSettings], encoder: Encoder, device: Threa
     from services.text.service import Answering
 
     settings, bus = process.settings, process.bus
-    _check_payload(encoder, bus.client.max_payload)
+    check_payload(encoder.answer_bytes, bus.client.max_payload)
     answering = Answering(encoder, device, Cache(settings.cache_mib << 20), settings.max_waiting)
     subscription = await bus.serve(
         ENCODE_TEXT, answering.answer, queue=QUEUE, cell=settings.cell, encoder=settings.encoder
@@ -86,8 +86,9 @@ async def _serve(process: Process[TextSettings], encoder: Encoder, device: Threa
     await subscription.unsubscribe()
 
 
-def _check_payload(encoder: Encoder, max_payload_bytes: int) -> None:
-    needed_bytes = encoder.answer_bytes + _ENVELOPE_BYTES
+def check_payload(answer_bytes: int, max_payload_bytes: int) -> None:
+    """Raises `StartupError`."""
+    needed_bytes = answer_bytes + _ENVELOPE_BYTES
     if max_payload_bytes < needed_bytes:
         raise StartupError(
             f"the NATS server takes messages of {max_payload_bytes:,} bytes, an embedding is up to"

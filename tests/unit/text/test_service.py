@@ -11,9 +11,11 @@ import pytest
 
 from services.text.cache import Cache
 from services.text.encoder import Encoder
+from services.text.main import check_payload
 from services.text.service import Answering
 from shared.bus import Meta, Refused
 from shared.contracts.text import EncodeText, TextEncoded
+from shared.process import StartupError
 
 META = cast(Meta, None)
 
@@ -109,3 +111,9 @@ async def test_an_encoder_that_fails_fails_that_prompt(answering: Answering, gat
     with pytest.raises(RuntimeError, match="out of memory"):
         await ask(answering, "broken")
     assert (await ask(answering, "a")).embedding == b"a"
+
+
+def test_a_broker_that_takes_small_messages_only_is_refused() -> None:
+    with pytest.raises(StartupError, match=r"takes messages of 1,048,576 bytes.* max_payload"):
+        check_payload(4 << 20, 1 << 20)
+    check_payload(4 << 20, 8 << 20)
