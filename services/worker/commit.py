@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 0.5
+_FOLLOW_AGAIN_S = 0.005
 _MAX_CONFLICTS = 8
 
 
@@ -51,6 +52,18 @@ class Desk:
     cold: Cold | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a copy came by a move. `unappended`: so many chunks that its source made were not in the log yet;
+    they are waited for, `wait_s` at most. `on_first`: called once, whether its first chunk came into the log,
+    or why it can't any more.
+    """
+
+    unappended: int
+    wait_s: float
+    on_first: Callable[[bool, str], None]
+
+
 @dataclass(eq=False, slots=True)
 class Line:
     """One copy's way to the log: `run` is its task, `put` takes what the engine made. Event loop only."""
@@ -58,6 +71,7 @@ class Line:
     desk: Desk
     copy: Copy
     first_span: Span | None
+    arrival: Arrival | None = None
     located: asyncio.Event = field(default_factory=asyncio.Event)
     _after: int = 0
     _seeking: asyncio.Task[None] | None = None
@@ -73,7 +87,10 @@ class Line:
     async def run(self) -> None:
         """Until cancelled: find the session's place in the log, then append."""
         try:
-            await self._locate()
+            if self.arrival is None:
+                await self._locate()
+            else:
+                await self._follow(self.arrival)
             while not self.copy.ended:
                 made = await self._made.get()
                 with trace.use_span(made.span, end_on_exit=True):
@@ -101,6 +118,33 @@ class Line:
             self._after = last.sequence if last else 0
             self._go_on_at(last.chunk.index + 1 if last else copy.own.start_chunk)
         self.located.set()
+
+    async def _follow(self, arrival: Arrival) -> None:
+        """Find the place behind what the copy's source made: without it nothing may be appended."""
+        self.located.set()
+        until = 0.0
+        while not self.copy.ended:
+            last = await self._insist(lambda: self.desk.log.last(self.copy.own.tenant, self.copy.session))
+            before = self.copy.next_append - 1
+            if last is not None and (last.chunk.index > before or last.chunk.epoch > self.copy.own.epoch):
+                self._lose("the source went on")
+            elif last is None and not arrival.unappended:
+                self._after = 0
+                return
+            elif last is not None and last.chunk.index == before:
+                self._after = last.sequence
+                return
+            elif not until:
+                until = time.monotonic() + arrival.wait_s
+            elif time.monotonic() > until:
+                self._lose(f"chunk {before}, which the source had made, didn't come into the log")
+            await asyncio.sleep(_FOLLOW_AGAIN_S)
+
+    def _lose(self, why: str) -> None:
+        """A copy that came by a move didn't become the owner's: it never begins anew."""
+        self.desk.roster.end(self.copy, SUPERSEDED)
+        if self.arrival is not None:
+            self.arrival.on_first(False, why)
 
     def _go_on_at(self, next_chunk: int) -> None:
         self.desk.roster.locate(self.copy, next_chunk, seek=self.desk.cold is not None)
@@ -144,6 +188,9 @@ class Line:
                     return sequence
                 case fence.AppendAfter(sequence):
                     self._after = sequence
+                case fence.Superseded() | fence.StartAgain() if self.copy.move_id:
+                    self._lose("the source went on")
+                    return None
                 case fence.Superseded(worker, epoch):
                     self._superseded(worker, epoch)
                     return None
@@ -210,6 +257,9 @@ class Line:
         own = self.copy.own
         address = CHUNK_READY.at(cell=self.desk.cell, tenant=own.tenant, session=own.session)
         await self.desk.bus.publish(address, ChunkReady(order.index, sequence, own.epoch))
+        if self.arrival is not None and self.copy.move_id:
+            self.desk.roster.prove(self.copy)
+            self.arrival.on_first(True, "")
 
     def _keep(self, made: Made) -> None:
         """In the cold tier. What the state was rebuilt from goes there again: its indices may have moved."""

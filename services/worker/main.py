@@ -11,27 +11,21 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from services.worker import loading, measure, report
-from services.worker.cold import Cold
-from services.worker.commit import Desk
-from services.worker.control import Control
-from services.worker.copies import Copy
+from services.worker import loading, report
+from services.worker.assembly import Assembly, assemble
 from services.worker.device import Device
-from services.worker.engine import Engine, Made
+from services.worker.engine import Engine
 from services.worker.loading import Loaded
-from services.worker.models.protocol import ModelSpec
 from services.worker.report import Reporter
-from services.worker.roster import Roster
 from services.worker.settings import WorkerSettings
-from services.worker.states import States
 from shared.chunk_log import ChunkLog
 from shared.ids import InvalidName, check_name, new_instance_id
-from shared.latent_log import LatentLog, LatentSettings
 from shared.process import Process, run
 from shared.settings import SettingsError, load
 
 EXIT_USAGE = 2
-_THREADS = ("device", "encode")
+_THREADS = ("device", "encode", "transfer")
+_SWITCH_S = 0.0005  # between threads: the event loop is not to wait 5 ms for the device thread
 _STEP_END_S = 2.0  # for a step that nobody wants any more: it can't be interrupted
 
 
@@ -74,64 +68,37 @@ async def _work(
     device: ThreadPoolExecutor,
     loaded: Loaded,
 ) -> None:
-    settings, loop = process.settings, asyncio.get_running_loop()
-
-    def on_change() -> None:
-        loop.call_soon_threadsafe(reporter.changed.set)
-
-    def deliver(made: Made) -> None:
-        loop.call_soon_threadsafe(control.deliver, made)
-
-    def lost(copy: Copy) -> None:
-        roster.lost(copy)
-        loop.call_soon_threadsafe(control.seek, copy)
-
-    model = loaded.runner
-    roster = Roster(measure.chunk_duration_s(model.spec), on_change)
-    cold = _cold(process, model.spec)
-    desk = Desk(process.bus, log, roster, model.spec, settings.cell, process.instance, cold)
-    control = Control(desk, model, loaded.room, on_empty=process.stopping.set, on_state=reporter.say)
-    states = States(model, loaded.pool, loaded.room.hot)
-    if cold is not None:
-        states.on_lost = lost
-        process.spawn("cold tier", cold.run())
-    encode = loading.encode_settings(settings)
-    engine = Engine(model, states, roster, encode, deliver, loaded.measured.curves(), cold is not None)
-    beating = process.spawn("engine", _beat(device, engine))
-    await control.start()
-    _fill_in(reporter, roster, loaded)
+    sys.setswitchinterval(_SWITCH_S)
+    worker = assemble(process, reporter, log, loaded)
+    beating = process.spawn("engine", _beat(device, worker.engine))
+    await worker.mover.start()
+    await worker.control.start()
+    _fill_in(reporter, worker, loaded)
     await process.ready(
-        f"{model.spec.name} on {model.device}, capacity {loaded.capacity},"
+        f"{loaded.runner.spec.name} on {loaded.runner.device}, capacity {loaded.capacity},"
         f" {loaded.room.hot} hot slots and {loaded.room.host} in host memory"
     )
     await process.stopping.wait()
     reporter.say("draining")
-    await _finish(control, engine, beating, settings.drain_s)
-
-
-def _cold(process: Process[WorkerSettings], spec: ModelSpec) -> Cold | None:
-    settings = process.settings
-    if settings.cold_tier == "off" or not spec.recent_chunks:
-        return None
-    limits = LatentSettings(settings.cold_tier_max_age_s, int(settings.cold_tier_max_gib * 2**30))
-    return Cold(LatentLog(process.bus, settings.cell, limits), spec)
+    await _finish(worker, beating, process.settings.drain_s)
 
 
 async def _beat(device: ThreadPoolExecutor, engine: Engine) -> None:
     await asyncio.get_running_loop().run_in_executor(device, engine.run)
 
 
-async def _finish(control: Control, engine: Engine, beating: asyncio.Task[None], drain_s: float) -> None:
+async def _finish(worker: Assembly, beating: asyncio.Task[None], drain_s: float) -> None:
     """Begin nothing new, bring the chunks in hand into the log if `drain_s` suffices, let every copy go."""
-    await control.refuse_all()
-    engine.stop()
+    await worker.control.refuse_all()
+    await worker.mover.close()
+    worker.engine.stop()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(drain_s):
             await asyncio.wait([beating])
-            await control.idle()
-    engine.abandon()
+            await worker.holdings.idle()
+    worker.engine.abandon()
     await asyncio.wait([beating], timeout=_STEP_END_S)
-    await control.close()
+    await worker.holdings.close()
 
 
 async def _load_unless_stopped(process: Process[WorkerSettings], device: ThreadPoolExecutor) -> Loaded | None:
@@ -154,10 +121,11 @@ def _reporter(process: Process[WorkerSettings]) -> Reporter:
     )
 
 
-def _fill_in(reporter: Reporter, roster: Roster, loaded: Loaded) -> None:
+def _fill_in(reporter: Reporter, worker: Assembly, loaded: Loaded) -> None:
     """The worker is ready: its reports now say of what, and how fast."""
     reporter.model = report.model_report(loaded.runner.spec)
     reporter.curve, reporter.capacity = loaded.measured.report(), loaded.capacity
     reporter.slots = loaded.room.copies
-    reporter.device, reporter.roster = Device(loaded.runner.device), roster
+    reporter.device, reporter.roster = Device(loaded.runner.device), worker.holdings.desk.roster
+    reporter.transports = worker.mover.port.links.names
     reporter.say("ready")

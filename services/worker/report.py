@@ -36,6 +36,7 @@ class Reporter:
     slots: int = 0
     curve: list[LatencyPoint] = field(default_factory=list)
     device: Device | None = None
+    transports: list[str] = field(default_factory=list)
     roster: Roster | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     started_at: float = field(default_factory=time.time)
@@ -72,6 +73,7 @@ class Reporter:
             device=self.device.report() if self.device else DeviceReport("", ""),
             sent_at=time.time(),
             started_at=self.started_at,
+            transports=self.transports,
         )
         await self.bus.publish(LOAD_REPORT.at(cell=self.cell, worker=self.worker), report)
 
@@ -93,4 +95,6 @@ def model_report(spec: ModelSpec) -> ModelReport:
         rungs=[rung.name for rung in spec.rungs],
         weights_digest=spec.weights_digest,
         state_bytes=spec.state_bytes,
+        architecture=spec.architecture,
+        dtype=spec.dtype,
     )

@@ -34,10 +34,6 @@ class Pairs:
     def invite(self) -> bytes:
         return self._transport.invite()
 
-    @property
-    def transport(self) -> str:
-        return self._transport.name
-
     def has(self, peer: str) -> bool:
         """Whether `use` would find a link to `peer` that seems healthy; a dead one is closed."""
         with self._changed:
@@ -46,6 +42,11 @@ class Pairs:
                 self._idle.pop(peer).close()
                 return False
             return link is not None or peer in self._used
+
+    def expects(self, peer: str) -> bool:
+        """Whether there is a link to `peer`, or one is being opened."""
+        with self._changed:
+            return peer in self._idle or peer in self._used or self._opening == peer
 
     def open(self, peer: str, invitation: bytes, deadline_at: float) -> None:
         """Off the hot path, on both sides. An older link to `peer` is closed. Raises `LinkLost`."""
@@ -93,9 +94,9 @@ class Pairs:
             link.close()
 
     def abort(self, peer: str) -> None:
-        """Whatever waits on the link to `peer` ends with `LinkLost`."""
+        """Whatever waits on the link to `peer`, or is about to, ends with `LinkLost`."""
         with self._changed:
-            link = self._used.get(peer)
+            link = self._used.get(peer) or self._idle.get(peer)
         if link is not None:
             link.abort()
 

@@ -1,0 +1,266 @@
+"""A session's move to this worker, driven on the event loop: facts in, `moving.target` decides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from services.worker.commit import Arrival
+from services.worker.copies import Copy
+from services.worker.mover.links import Transfer
+from services.worker.mover.port import Account, Port
+from services.worker.moving.decisions import Forget, Free, Own, Start, TargetDecision
+from services.worker.moving.facts import (
+    Complete,
+    Dropped,
+    Failed,
+    FirstAppend,
+    Promised,
+    TargetFact,
+    Tick,
+    Told,
+)
+from services.worker.moving.patience import REST
+from services.worker.moving.target import reserve, target_step
+from services.worker.states import NoRoom
+from services.worker.transfer.link import LinkLost, LinkRefused
+from services.worker.transfer.manifest import (
+    ManifestRefused,
+    Span,
+    check_spans,
+    checksum_of,
+    cut,
+    merge,
+    tag_of,
+)
+from shared.bus import Refused
+from shared.contracts.moves import HandOver, Reserve, Stage
+
+logger = logging.getLogger(__name__)
+
+
+class Incoming:
+    """`reserved` first; then the source's stages come. `on_over`: nothing of the move is left but the copy,
+    if it is this worker's now.
+    """
+
+    def __init__(self, port: Port, asked: Reserve, on_over: Callable[[], None]) -> None:
+        self.move = asked.move
+        self.copy: Copy | None = None
+        self._port, self._asked, self._on_over = port, asked, on_over
+        self._patience = port.patience("tcp")
+        self._account = Account(port, asked.move)
+        self._target = reserve(asked.move, self._patience, time.monotonic())
+        self._memory: Any = None
+        self._fence: Callable[[], None] | None = None
+        self._covered: list[Span] = []
+        self._stages: set[int] = set()
+        self._hand_over: HandOver | None = None
+        self._counters: dict[str, Any] = {}
+        self._receiving: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self.reserved = self._loop.create_task(self._reserve(), name=f"move {self.move.move_id}")
+
+    @property
+    def receiving(self) -> bool:
+        """Until the state is complete: one move at a time."""
+        return self._target.phase == "reserved"
+
+    @property
+    def arriving(self) -> bool:
+        """Its state isn't this worker's to go on with."""
+        return self.copy is None or self.copy.arriving
+
+    async def _reserve(self) -> None:
+        """A slot for the state, and a place among the copies. Raises `Refused`."""
+        port = self._port
+        try:
+            self.copy = copy = await port.holdings.reserve(self._asked.own)
+            self._memory, self._fence = await port.errand(lambda: self._reserve_memory(copy))
+        except NoRoom as error:
+            self.end("freed", str(error))
+            raise Refused("no_slot", str(error), "choose another worker") from None
+        except BaseException as error:
+            self.end("freed", f"{type(error).__name__}: {error}")
+            raise
+        self._follow_up()
+        await self._account.say("reserved")
+
+    def _reserve_memory(self, copy: Copy) -> tuple[Any, Callable[[], None]]:
+        """On the device thread."""
+        return self._port.states.reserve(copy), self._port.states.fence()
+
+    # What the source sends.
+
+    def hear_stage(self, stage: Stage) -> None:
+        """The bytes are on their way: take them. Raises `Refused`."""
+        fence = self._fence
+        if fence is None or not self.receiving or self._ending is not None:
+            raise Refused("freed", f"move {self.move.move_id} is not receiving any more")
+        left_s = stage.deadline_at - time.time()
+        if left_s <= 0:
+            raise Refused("too_late", "the stage's deadline has passed")
+        self._check(stage)
+        if not self._stages:
+            self._account.lap("link")
+        self._stages.add(stage.stage)
+        self._covered = merge([*self._covered, *stage.spans])
+        tag, until = tag_of(self.move.move_id, stage.stage), time.monotonic() + left_s
+        transfer = Transfer(cut(self._memory, stage.spans), tag, until, fence)
+        arriving = self._port.links.receive(self.move.source, transfer)
+        self._receiving = arriving
+        self._spawn(self._receive(stage, arriving))
+        if stage.hand_over is not None:
+            self._hand_over = stage.hand_over
+            self.tell(Promised(stage.hand_over.next_chunk))
+
+    def _check(self, stage: Stage) -> None:
+        try:
+            check_spans(stage.spans, self._asked.compatibility.state_bytes)
+            if (stage.stage == REST) != (stage.hand_over is not None) or stage.stage in self._stages:
+                raise ManifestRefused(f"stage {stage.stage} came twice, or not with what belongs to it")
+            if stage.hand_over is not None:
+                self._counters = msgspec.msgpack.decode(stage.hand_over.counters, type=dict[str, Any])
+        except ManifestRefused as error:
+            raise Refused("bad_spans", str(error)) from None
+        except msgspec.DecodeError as error:
+            raise Refused("bad_counters", f"the state's counters can't be read: {error}") from None
+
+    async def _receive(self, stage: Stage, arriving: asyncio.Future[None]) -> None:
+        try:
+            await asyncio.shield(arriving)
+            if stage.checksum:
+                await self._verify(stage.checksum)
+        except (LinkLost, LinkRefused, ManifestRefused) as error:
+            self.tell(Failed(str(error)))
+            return
+        if stage.stage == REST:
+            self._account.lap("receive")
+            self.tell(Complete())
+
+    async def _verify(self, checksum: str) -> None:
+        if await asyncio.to_thread(checksum_of, cut(self._memory, self._covered)) != checksum:
+            raise ManifestRefused(f"other bytes arrived by move {self.move.move_id} than were sent")
+
+    # Facts.
+
+    def tell(self, fact: TargetFact) -> None:
+        if self._ending is not None:
+            return
+        before = self._target
+        self._target, decisions = target_step(before, fact, time.monotonic())
+        if self._target.committed and not before.committed and self.copy is not None:
+            self._port.holdings.desk.roster.commit(self.copy)
+        for decision in decisions:
+            self._carry_out(decision)
+        self._follow_up()
+
+    def hear_told(self, epoch: int) -> None:
+        self.tell(Told(epoch))
+
+    def hear_dropped(self, epoch: int) -> None:
+        self.tell(Dropped(epoch))
+
+    def _hear_first(self, won: bool, why: str) -> None:
+        self.tell(FirstAppend(won, why))
+
+    # Decisions.
+
+    def _carry_out(self, decision: TargetDecision) -> None:
+        match decision:
+            case Start(_, epoch):
+                self._spawn(self._start(epoch))
+            case Own():
+                self.end("owner", "")
+            case Free(why):
+                self.end("freed", why)
+            case Forget():
+                self.end("freed", "dropped")
+
+    def _follow_up(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._ending is None and (wake_at := self._target.wake_at) is not None:
+            left_s = max(0.0, wake_at - time.monotonic())
+            self._timer = self._loop.call_later(left_s, self.tell, Tick())
+
+    async def _start(self, epoch: int) -> None:
+        port, copy, hand_over = self._port, self.copy, self._hand_over
+        assert copy is not None
+        assert hand_over is not None
+        own = msgspec.structs.replace(hand_over.own, epoch=epoch, move_id=self.move.move_id)
+        port.holdings.desk.roster.land(copy, own, hand_over, self.move.move_id)
+        arrival = Arrival(hand_over.unappended, self._patience.proving_s, self._hear_first)
+        port.holdings.begin(copy, arrival)
+        try:
+            await port.errand(lambda: self._adopt(copy, hand_over.shown))
+        except Exception as error:
+            logger.exception("the state that came can't be used", extra={"session": self.move.session})
+            self.tell(FirstAppend(False, f"the state that came can't be used: {error}"))
+            return
+        self._memory = None
+        self._account.lap("adopt")
+        await self._account.say("arrived")
+
+    def _adopt(self, copy: Copy, shown: str) -> None:
+        """On the device thread, which may begin a chunk of it at once."""
+        self._port.states.adopt(copy, self._counters, shown)
+        self._port.holdings.desk.roster.arrive(copy)
+
+    # The end.
+
+    def end(self, outcome: str, why: str) -> None:
+        """`outcome`: "owner" or "freed"."""
+        if self._ending is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            work = self._close(outcome, why)
+            self._ending = self._loop.create_task(work, name=f"end {self.move.move_id}")
+
+    async def _close(self, outcome: str, why: str) -> None:
+        if outcome == "freed":
+            await self._free(why)
+        await self._account.say(outcome, why)
+        self._on_over()
+
+    async def _free(self, why: str) -> None:
+        """The slot is given away only once no thread writes to it any more."""
+        port, copy = self._port, self.copy
+        for task in self._tasks:
+            task.cancel()
+        if self._receiving is not None and not self._receiving.done():
+            port.links.abort(self.move.source)
+            await asyncio.wait({self._receiving})
+        if copy is not None:
+            await port.holdings.let_go(copy)
+            with contextlib.suppress(Exception):  # the engine has ended
+                await port.errand(lambda: port.states.let_go(copy))
+        self._memory = None
+        if self._target.boundary is None:
+            await port.call_off(self.move.source, self.move, why)
+        logger.info("reservation freed: %s", why, extra={"session": self.move.session})
+
+    async def closed(self) -> None:
+        if self._ending is not None:
+            await asyncio.wait({self._ending})
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Any) -> None:
+        try:
+            await work
+        except Exception as error:
+            logger.exception("a move failed", extra={"session": self.move.session})
+            self.tell(Failed(f"{type(error).__name__}: {error}"))

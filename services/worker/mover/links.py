@@ -1,0 +1,139 @@
+"""A worker's links to others, opened off the hot path, and the threads that open and use them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+from services.worker.transfer.choose import BEST_FIRST, choose_transport
+from services.worker.transfer.link import Buffer, LinkRefused, Transport, rank_of
+from services.worker.transfer.pairs import Pairs
+from services.worker.transfer.tcp import TcpTransport
+from shared.bus import Bus, Refused
+from shared.contracts.moves import LinkOpening, OpenLink
+from shared.contracts.subjects import OPEN_LINK
+
+logger = logging.getLogger(__name__)
+
+THREADS = "transfer"
+_MOST_LINKS = 8  # open ones; each NCCL communicator takes device memory
+_OPEN_S = 5.0
+
+
+class Transfer(NamedTuple):
+    """`fence` returns once the device is done with the buffers. `until`: monotonic."""
+
+    buffers: Sequence[Buffer]
+    tag: bytes
+    until: float
+    fence: Callable[[], None]
+
+
+def transports_of(device: str, host: str) -> list[Transport]:
+    """What this worker can offer. `host`: the address under which others reach it."""
+    offered: list[Transport] = [TcpTransport(host)]
+    if device.startswith("cuda"):
+        import torch
+
+        from services.worker.transfer.nccl import NcclTransport, nccl_available
+
+        if nccl_available():
+            offered.insert(0, NcclTransport(torch.device(device)))
+    return offered
+
+
+class Links:
+    """Event loop only, but for what its own threads do."""
+
+    def __init__(self, bus: Bus, cell: str, me: str, transports: Sequence[Transport]) -> None:
+        self._bus, self._cell, self._me = bus, cell, me
+        self._pairs = {t.name: Pairs(t, me, _MOST_LINKS) for t in transports}
+        self._openers = ThreadPoolExecutor(2, thread_name_prefix=f"{THREADS}-open")
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix=f"{THREADS}-out")
+        self._receiver = ThreadPoolExecutor(1, thread_name_prefix=f"{THREADS}-in")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the transports offered, best first."""
+        return [name for name in BEST_FIRST if name in self._pairs]
+
+    def choose(self, theirs: Sequence[str]) -> str:
+        """Raises `LinkRefused`."""
+        return choose_transport(self.names, theirs)
+
+    async def open(self, peer: str, transport: str, wait_s: float) -> None:
+        """Unless there is a link to `peer`. Raises `LinkLost`, `LinkRefused`, or what the bus raises."""
+        pairs = self._pairs[transport]
+        if pairs.has(peer):
+            return
+        wait_s = min(wait_s, _OPEN_S)
+        until = time.monotonic() + wait_s
+        invitation = pairs.invite() if rank_of(self._me, peer) == 0 else b""
+        asked = OpenLink(self._me, transport, invitation, time.time() + wait_s)
+        answer = await self._bus.request(OPEN_LINK.at(cell=self._cell, worker=peer), asked, wait_s)
+        opening = self._openers.submit(pairs.open, peer, invitation or answer.invitation, until)
+        await asyncio.wrap_future(opening)
+
+    def answer(self, asked: OpenLink) -> LinkOpening:
+        """The other side of `open`: the link is made while the answer is on its way. Raises `Refused`."""
+        pairs = self._pairs.get(asked.transport)
+        if pairs is None:
+            raise Refused("no_transport", f"this worker offers {self.names}, not {asked.transport!r}")
+        left_s = min(asked.deadline_at - time.time(), _OPEN_S)
+        if left_s <= 0:
+            raise Refused("too_late", "the request's deadline has passed")
+        try:
+            invitation = pairs.invite() if rank_of(self._me, asked.peer) == 0 else b""
+        except LinkRefused as error:
+            raise Refused("bad_invitation", str(error)) from None
+        until = time.monotonic() + left_s
+        opening = self._openers.submit(pairs.open, asked.peer, invitation or asked.invitation, until)
+        opening.add_done_callback(lambda done: _log_failure(asked.peer, done))
+        return LinkOpening(invitation)
+
+    def drop(self, peer: str) -> None:
+        """`peer` doesn't have its end any more."""
+        for pairs in self._pairs.values():
+            pairs.drop(peer)
+
+    def send(self, peer: str, transport: str, transfer: Transfer) -> asyncio.Future[None]:
+        """Ends with `LinkLost` or `LinkRefused` if it fails."""
+        return asyncio.wrap_future(self._sender.submit(_send, self._pairs[transport], peer, transfer))
+
+    def receive(self, peer: str, transfer: Transfer) -> asyncio.Future[None]:
+        """Over the best link that there is to `peer`. Raises `Refused`."""
+        pairs = next((p for n in self.names if (p := self._pairs[n]).expects(peer)), None)
+        if pairs is None:
+            raise Refused("no_link", f"no link from {peer} is open here", "open one")
+        return asyncio.wrap_future(self._receiver.submit(_receive, pairs, peer, transfer))
+
+    def abort(self, peer: str) -> None:
+        for pairs in self._pairs.values():
+            pairs.abort(peer)
+
+    def close(self) -> None:
+        for pairs in self._pairs.values():
+            pairs.close()
+        for threads in (self._openers, self._sender, self._receiver):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _send(pairs: Pairs, peer: str, transfer: Transfer) -> None:
+    with pairs.use(peer, transfer.until) as link:
+        transfer.fence()
+        link.send(transfer.buffers, transfer.tag, transfer.until)
+
+
+def _receive(pairs: Pairs, peer: str, transfer: Transfer) -> None:
+    with pairs.use(peer, transfer.until) as link:
+        transfer.fence()
+        link.receive(transfer.buffers, transfer.tag, transfer.until)
+
+
+def _log_failure(peer: str, opening: Future[None]) -> None:
+    if not opening.cancelled() and (error := opening.exception()) is not None:
+        logger.warning("no link with %s: %s", peer, error)

@@ -1,0 +1,239 @@
+"""Moves of sessions to and from this worker: serves what is asked for them, and tells each what concerns it.
+
+One move leaves and one arrives at a time; who asks for another is told to come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from nats.aio.subscription import Subscription
+
+from services.worker.copies import Copy
+from services.worker.dropped import DroppedEpochs
+from services.worker.holdings import unsubscribe
+from services.worker.mover.incoming import Incoming
+from services.worker.mover.outgoing import Outgoing
+from services.worker.mover.port import Port
+from services.worker.moving.facts import Dropped, Failed, Told
+from services.worker.transfer.link import LinkRefused
+from services.worker.transfer.manifest import ManifestRefused, check_compatible
+from shared.bus import Meta, Refused
+from shared.contracts.fleet import Own
+from shared.contracts.moves import (
+    CallOff,
+    LinkOpening,
+    Move,
+    MoveOut,
+    MovingOut,
+    OpenLink,
+    Reserve,
+    Reserved,
+    Stage,
+    Staged,
+)
+from shared.contracts.subjects import CALL_OFF, MOVE_OUT, OPEN_LINK, RESERVE, STAGE
+
+_MOST_OVER = 64
+_CLOSE_S = 3.0
+
+
+@dataclass(slots=True)
+class Mover:
+    """Event loop only, but for `on_boundary`."""
+
+    port: Port
+    dropped_epochs: DroppedEpochs
+    _outgoing: Outgoing | None = None
+    _incoming: dict[str, Incoming] = field(default_factory=dict)
+    _over: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _subscriptions: list[Subscription] = field(default_factory=list)
+
+    async def start(self) -> None:
+        desk = self.port.holdings.desk
+        bus, at = desk.bus, {"cell": desk.cell, "worker": desk.worker}
+        self._subscriptions = [
+            await bus.serve(RESERVE, self._reserve, **at),
+            await bus.serve(MOVE_OUT, self._move_out, **at),
+            await bus.serve(OPEN_LINK, self._open_link, **at),
+            await bus.serve(STAGE, self._stage, **at),
+            await bus.subscribe(CALL_OFF, self._call_off, **at),
+        ]
+
+    async def close(self) -> None:
+        """Give up what is under way: the other sides go on without this worker."""
+        for subscription in self._subscriptions:
+            await unsubscribe(subscription)
+        self._subscriptions.clear()
+        ending = [move for move in (self._outgoing, *self._incoming.values()) if move is not None]
+        for move in ending:
+            move.tell(Failed("the worker stops"))
+        if ending:
+            await asyncio.wait([asyncio.ensure_future(m.closed()) for m in ending], timeout=_CLOSE_S)
+        self.port.links.close()
+
+    # What the rest of the worker says.
+
+    def on_boundary(self, copy: Copy) -> None:
+        """On the device thread."""
+        outgoing = self._outgoing
+        if outgoing is not None and outgoing.copy is copy:
+            outgoing.at_boundary()
+
+    def on_leave(self, copy: Copy) -> None:
+        outgoing = self._outgoing
+        if outgoing is not None and outgoing.copy is copy:
+            outgoing.tell(Failed("its copy here is gone"))
+
+    async def heed(self, own: Own) -> None:
+        """Before an `Own` is carried out. A frozen copy's waits: it may be another worker's already. Raises
+        `Refused`.
+        """
+        outgoing = self._outgoing
+        if outgoing is not None and outgoing.move.session == own.session:
+            outgoing.tell(Told(own.epoch))
+            if outgoing.frozen:
+                await self._settled(outgoing, own)
+        for incoming in self._about(own.session):
+            incoming.hear_told(own.epoch)
+            if incoming.arriving:
+                await self._freed(incoming, own)
+
+    async def _settled(self, outgoing: Outgoing, own: Own) -> None:
+        try:
+            async with asyncio.timeout(own.deadline_at - time.time()):
+                await outgoing.settled.wait()
+        except TimeoutError:
+            raise Refused("moving", f"{own.session} is being moved", "repeat the command") from None
+        if outgoing.outcome == "gone":
+            raise Refused("moved", f"{own.session} is on {outgoing.move.target}", "tell its owner")
+
+    async def _freed(self, incoming: Incoming, own: Own) -> None:
+        """Its state isn't here: either it still comes, or the session was placed here without it."""
+        if incoming.receiving:
+            raise Refused("stale", f"{own.session} comes here by {incoming.move.move_id}", "wait for it")
+        try:
+            async with asyncio.timeout(own.deadline_at - time.time()):
+                await incoming.closed()
+        except TimeoutError:
+            raise Refused("busy", f"{own.session} is being freed here", "repeat the command") from None
+
+    async def dropped(self, session: str, epoch: int) -> None:
+        outgoing = self._outgoing
+        if outgoing is not None and outgoing.move.session == session:
+            outgoing.tell(Dropped(epoch))
+            await outgoing.closed()
+        for incoming in self._about(session):
+            incoming.hear_dropped(epoch)
+            await incoming.closed()
+
+    def _about(self, session: str) -> list[Incoming]:
+        return [incoming for incoming in self._incoming.values() if incoming.move.session == session]
+
+    # What placement asks for.
+
+    async def _reserve(self, asked: Reserve, _meta: Meta) -> Reserved:
+        incoming = self._incoming.get(asked.move.move_id)
+        if incoming is None:
+            await self._refuse_reservation(asked)
+            incoming = Incoming(self.port, asked, lambda: self._end_incoming(asked.move.move_id))
+            self._incoming[asked.move.move_id] = incoming
+        await asyncio.shield(incoming.reserved)
+        return Reserved()
+
+    async def _refuse_reservation(self, asked: Reserve) -> None:
+        move = asked.move
+        self._refuse_old(move, asked.deadline_at)
+        if any(incoming.receiving for incoming in self._incoming.values()):
+            raise Refused("busy", "another session is arriving here", "try again in a moment")
+        if self._outgoing is not None and self._outgoing.move.target == move.source:
+            raise Refused("busy", f"a session is leaving for {move.source}", "try again in a moment")
+        if move.target_epoch <= self.dropped_epochs.through(move.session):
+            raise Refused(
+                "stale", f"this worker was told to drop epoch {move.target_epoch} of {move.session}"
+            )
+        try:
+            check_compatible(asked.compatibility, self.port.compatibility)
+        except ManifestRefused as error:
+            raise Refused("incompatible", str(error), "choose another worker") from None
+        held = self.port.holdings.desk.roster.get(move.session)
+        if held is not None and not held.ended:
+            raise Refused("busy", f"this worker still holds a copy of {move.session}", "have it dropped")
+        if held is not None:
+            await self.port.holdings.let_go(held)
+
+    async def _move_out(self, order: MoveOut, _meta: Meta) -> MovingOut:
+        outgoing = self._outgoing
+        if outgoing is None or outgoing.move.move_id != order.move.move_id:
+            copy, transport = self._refuse_departure(order)
+            outgoing = Outgoing(self.port, order, copy, transport, self._end_outgoing)
+            self._outgoing = outgoing
+            await asyncio.shield(outgoing.held)
+            outgoing.go()
+        await asyncio.shield(outgoing.held)
+        return MovingOut()
+
+    def _refuse_departure(self, order: MoveOut) -> tuple[Copy, str]:
+        """The copy that leaves, and over what. Raises `Refused`."""
+        move = order.move
+        self._refuse_old(move, order.deadline_at)
+        if self._outgoing is not None:
+            raise Refused("busy", "another session is leaving", "try again in a moment")
+        if any(i.receiving and i.move.source == move.target for i in self._incoming.values()):
+            raise Refused("busy", f"a session is arriving from {move.target}", "try again in a moment")
+        copy = self.port.holdings.desk.roster.get(move.session)
+        if copy is None or copy.arriving or copy.gone:
+            raise Refused("no_copy", f"this worker holds no copy of {move.session}")
+        if copy.own.epoch != move.epoch or copy.ended or copy.move_id:
+            state = copy.ended or (f"unproven since {copy.move_id}" if copy.move_id else "there")
+            raise Refused("stale", f"the copy of {move.session} has epoch {copy.own.epoch} and is {state}")
+        try:
+            return copy, self.port.links.choose(order.transports)
+        except LinkRefused as error:
+            raise Refused("no_transport", str(error)) from None
+
+    def _refuse_old(self, move: Move, deadline_at: float) -> None:
+        if time.time() > deadline_at:
+            raise Refused("too_late", "the request's deadline has passed", "repeat it with a new one")
+        if move.move_id in self._over:
+            raise Refused("stale", f"move {move.move_id} is over")
+
+    # What the other worker asks for, and either of them calls off.
+
+    async def _open_link(self, asked: OpenLink, _meta: Meta) -> LinkOpening:
+        return self.port.links.answer(asked)
+
+    async def _stage(self, stage: Stage, _meta: Meta) -> Staged:
+        incoming = self._incoming.get(stage.move_id)
+        if incoming is None:
+            raise Refused("freed", f"nothing is reserved for move {stage.move_id}")
+        incoming.hear_stage(stage)
+        return Staged()
+
+    def _call_off(self, call: CallOff, _meta: Meta) -> None:
+        outgoing, incoming = self._outgoing, self._incoming.get(call.move_id)
+        if outgoing is not None and outgoing.move.move_id == call.move_id:
+            outgoing.tell(Failed(call.why))
+        if incoming is not None:
+            incoming.tell(Failed(call.why))
+
+    # Ends.
+
+    def _end_outgoing(self) -> None:
+        outgoing, self._outgoing = self._outgoing, None
+        if outgoing is not None:
+            if outgoing.outcome == "gone":
+                self.dropped_epochs.note(outgoing.move.session, outgoing.move.epoch)
+            self._remember(outgoing.move.move_id)
+
+    def _end_incoming(self, move_id: str) -> None:
+        self._incoming.pop(move_id, None)
+        self._remember(move_id)
+
+    def _remember(self, move_id: str) -> None:
+        self._over[move_id] = None
+        while len(self._over) > _MOST_OVER:
+            self._over.popitem(last=False)

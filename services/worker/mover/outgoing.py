@@ -1,0 +1,366 @@
+"""A session's move away from this worker, driven on the event loop: facts in, `moving.source` decides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from nats.aio.subscription import Subscription
+
+from services.worker.copies import Copy
+from services.worker.holdings import unsubscribe
+from services.worker.models.protocol import Part
+from services.worker.mover.links import Transfer
+from services.worker.mover.port import Account, Port
+from services.worker.moving.decisions import Forget, Freeze, GoOn, Send, SourceDecision
+from services.worker.moving.facts import Boundary, Dropped, Failed, Logged, Sent, SourceFact, Tick, Told
+from services.worker.moving.patience import REST, PartVersion
+from services.worker.moving.source import Source, begin, source_step
+from services.worker.states import NoRoom
+from services.worker.transfer.link import LinkLost, LinkRefused
+from services.worker.transfer.manifest import Span, checksum_of, cut, merge, tag_of
+from shared.bus import BusAway, NoAnswer, Refused
+from shared.contracts.moves import HandOver, MoveOut, Stage
+from shared.contracts.stream import ChunkReady
+from shared.contracts.subjects import CHUNK_READY, STAGE
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.5  # into the log, before a late move is given up
+_FAILURES = (LinkLost, LinkRefused, Refused, NoAnswer, BusAway, TimeoutError)
+
+
+class _Reading(NamedTuple):
+    """The state at a boundary. `fence`: returns once the device is done with it. `at`: wall clock."""
+
+    next_chunk: int
+    parts: Mapping[str, Part]
+    counters: bytes
+    shown: str
+    fence: Callable[[], None]
+    at: float
+
+
+class Outgoing:
+    """`held` first, then `go`. `settled`: the copy goes on, or is gone (`outcome`). `on_over`: nothing of the
+    move is left.
+    """
+
+    def __init__(
+        self, port: Port, order: MoveOut, copy: Copy, transport: str, on_over: Callable[[], None]
+    ) -> None:
+        self.move, self.copy = order.move, copy
+        self.settled = asyncio.Event()
+        self.outcome = ""
+        self._port, self._transport, self._on_over = port, transport, on_over
+        self._patience = port.patience(transport)
+        self._account = Account(port, order.move)
+        self._source: Source | None = None
+        self._generation = copy.generation
+        self._memory: Any = None
+        self._fence: Callable[[], None] = _no_fence
+        self._parts: Mapping[str, Part] = {}
+        self._covered: list[Span] = []
+        self._reading: _Reading | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._log_heard: Subscription | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        port.holdings.desk.roster.leave(copy, True)
+        self.held = self._loop.create_task(self._hold(), name=f"move {self.move.move_id}")
+
+    @property
+    def frozen(self) -> bool:
+        """Commands for the copy wait: it may be another worker's already."""
+        return self._source is not None and self._source.phase == "frozen"
+
+    async def _hold(self) -> None:
+        """Keep the state in its place. Raises `Refused` if there is none to carry."""
+        states, copy = self._port.states, self.copy
+
+        def hold() -> tuple[Any, Callable[[], None]] | None:
+            return (states.memory(copy), states.fence()) if states.hold(copy) else None
+
+        try:
+            held = await self._port.errand(hold)
+        except NoRoom as error:
+            self.end("stayed", str(error))
+            raise Refused("no_slot", f"{self.move.session} can't be made ready to leave: {error}") from None
+        except BaseException as error:
+            self.end("stayed", f"{type(error).__name__}: {error}")
+            raise
+        if held is None:
+            self.end("stayed", "nothing to move")
+            raise Refused("nothing_to_move", f"{self.move.session} has no state here yet", "place it anew")
+        self._memory, self._fence = held
+        self._account.lap("hold")
+
+    def go(self) -> None:
+        self._spawn(self._begin())
+
+    async def _begin(self) -> None:
+        desk, copy = self._port.holdings.desk, self.copy
+        try:
+            await self._account.say("copying")
+            self._log_heard = await desk.bus.subscribe(
+                CHUNK_READY, self._hear_ready, cell=desk.cell, tenant=copy.own.tenant, session=copy.session
+            )
+            await self._port.links.open(self.move.target, self._transport, self._patience.copy_s)
+            self._account.lap("link")
+            self._parts = await self._port.errand(lambda: self._port.states.parts(copy))
+        except _FAILURES as error:
+            self.tell(Failed(f"no link to {self.move.target}: {error}"))
+            return
+        if self._ending is None:
+            self._source, decisions = begin(
+                self.move, _versions(self._parts), self._patience, time.monotonic()
+            )
+            self._carry_out(decisions)
+
+    # Facts.
+
+    def tell(self, fact: SourceFact) -> None:
+        if self._ending is not None:
+            return
+        if self._source is None:
+            self._tell_unbegun(fact)
+            return
+        self._source, decisions = source_step(self._source, fact, time.monotonic())
+        self._carry_out(decisions)
+
+    def _tell_unbegun(self, fact: SourceFact) -> None:
+        match fact:
+            case Failed(why):
+                self.end("stayed", why)
+            case Told(epoch) if epoch > self.move.epoch:
+                self.end("stayed", "placement gave the session another epoch")
+            case Dropped(epoch) if epoch >= self.move.epoch:
+                self.end("gone", "dropped")
+
+    def _hear_ready(self, ready: ChunkReady, _meta: object) -> None:
+        self.tell(Logged(ready.epoch))
+
+    def at_boundary(self) -> None:
+        """On the device thread: the frozen copy has no chunk there."""
+        copy, states = self.copy, self._port.states
+        try:
+            if copy.ended or copy.gone or copy.generation != self._generation:
+                self._from_device(self.tell, Failed("the copy ended, or began anew"))
+                return
+            reading = _Reading(
+                copy.next_chunk,
+                states.parts(copy),
+                msgspec.msgpack.encode(states.counters(copy)),
+                states.shown(copy),
+                states.fence(),
+                time.time(),
+            )
+            self._from_device(self._hear_boundary, reading)
+        except Exception as error:
+            logger.exception("reading a state failed", extra={"session": self.move.session})
+            self._from_device(self.tell, Failed(f"{type(error).__name__}: {error}"))
+
+    def _from_device(self, call: Callable[..., None], *arguments: Any) -> None:
+        self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _hear_boundary(self, reading: _Reading) -> None:
+        self._account.lap("close")
+        self._reading, self._parts = reading, reading.parts
+        self.tell(Boundary(reading.next_chunk, _versions(reading.parts)))
+
+    def _late(self) -> None:
+        if self.frozen:
+            self._spawn(self._look_into_the_log())
+        else:
+            self.tell(Tick())
+
+    async def _look_into_the_log(self) -> None:
+        """The target's chunk may be there though nobody said so."""
+        desk = self._port.holdings.desk
+        with contextlib.suppress(BusAway, TimeoutError):
+            async with asyncio.timeout(_LOOK_S):
+                last = await desk.log.last(self.copy.own.tenant, self.copy.session)
+                if last is not None and last.chunk.worker != desk.worker:
+                    self.tell(Logged(last.chunk.epoch))
+        self.tell(Tick())
+
+    # Decisions.
+
+    def _carry_out(self, decisions: list[SourceDecision]) -> None:
+        for decision in decisions:
+            match decision:
+                case Send(stage, names):
+                    self._send(stage, names)
+                case Freeze():
+                    assert self._reading is not None
+                    self._spawn(self._account.say("frozen", at=self._reading.at))
+                case GoOn(why):
+                    self.end("stayed", why)
+                case Forget():
+                    self.end("gone", "")
+        self._follow_up()
+
+    def _follow_up(self) -> None:
+        source, roster = self._source, self._port.holdings.desk.roster
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._ending is not None or source is None or source.wake_at is None:
+            return
+        if source.phase == "closing" and not self.copy.frozen:
+            roster.freeze(self.copy)
+        self._timer = self._loop.call_later(max(0.0, source.wake_at - time.monotonic()), self._late)
+
+    def _send(self, stage: int, names: tuple[str, ...]) -> None:
+        if stage != REST:
+            self._port.holdings.desk.roster.thaw(self.copy)
+        spans = merge(span for name in names for span in self._parts[name].spans)
+        self._covered = merge([*self._covered, *spans])
+        self._spawn(self._ship(stage, spans))
+
+    async def _ship(self, stage: int, spans: list[Span]) -> None:
+        try:
+            if stage == 1:
+                await self._transfer_or_link_again(spans)
+            else:
+                await self._transfer(stage, spans)
+        except _FAILURES as error:
+            self.tell(Failed(str(error) or type(error).__name__))
+            return
+        self._account.sent_bytes += sum(end - start for start, end in spans)
+        self._account.lap("rest" if stage == REST else "copy")
+        self.tell(Sent(stage))
+
+    async def _transfer_or_link_again(self, spans: list[Span]) -> None:
+        """The target may have closed its end of a link kept from an earlier move."""
+        try:
+            await self._transfer(1, spans)
+        except Refused as error:
+            if error.refusal.code != "no_link":
+                raise
+            self._port.links.drop(self.move.target)
+            await self._port.links.open(self.move.target, self._transport, self._patience.copy_s)
+            await self._transfer(1, spans)
+
+    async def _transfer(self, stage: int, spans: list[Span]) -> None:
+        """The announcement and the bytes go at once: neither waits for the other."""
+        assert self._source is not None
+        assert self._source.wake_at is not None
+        desk, until = self._port.holdings.desk, self._source.wake_at
+        left_s = max(0.0, until - time.monotonic())
+        announced = await self._stage(stage, spans, time.time() + left_s)
+        asking = asyncio.ensure_future(
+            desk.bus.request(STAGE.at(cell=desk.cell, worker=self.move.target), announced, left_s)
+        )
+        fence = self._fence if self._reading is None else self._reading.fence
+        tag = tag_of(self.move.move_id, stage)
+        transfer = Transfer(cut(self._memory, spans), tag, until, fence)
+        sending = self._port.links.send(self.move.target, self._transport, transfer)
+        both: set[asyncio.Future[Any]] = {asking, sending}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done() and asking.exception() is not None and not sending.done():
+                self._port.links.abort(self.move.target)
+                await asyncio.wait({sending})
+                asking.result()
+            await sending
+        finally:
+            await self._finish(asking, sending)
+
+    async def _finish(self, asking: asyncio.Future[Any], sending: asyncio.Future[None]) -> None:
+        """No thread reads the state any more when this returns."""
+        asking.cancel()
+        if not sending.done():
+            self._port.links.abort(self.move.target)
+        await asyncio.gather(asking, sending, return_exceptions=True)
+
+    async def _stage(self, stage: int, spans: list[Span], deadline_at: float) -> Stage:
+        if stage != REST:
+            return Stage(self.move.move_id, stage, spans, deadline_at)
+        checksum = ""
+        if self._port.checksums:
+            checksum = await asyncio.to_thread(checksum_of, cut(self._memory, self._covered))
+        return Stage(self.move.move_id, stage, spans, deadline_at, checksum, self._hand_over())
+
+    def _hand_over(self) -> HandOver:
+        """Commands that came before the freeze are in it; later ones wait."""
+        assert self._reading is not None
+        copy, reading = self.copy, self._reading
+        return HandOver(
+            reading.next_chunk,
+            copy.own,
+            copy.inputs_from,
+            reading.shown,
+            reading.counters,
+            copy.granted_through,
+            reading.next_chunk - copy.next_append,
+        )
+
+    # The end.
+
+    def end(self, outcome: str, why: str) -> None:
+        """`outcome`: "stayed" or "gone"."""
+        if self._ending is None:
+            self.outcome = outcome
+            if self._timer is not None:
+                self._timer.cancel()
+            self._ending = self._loop.create_task(self._close(why), name=f"end {self.move.move_id}")
+
+    async def _close(self, why: str) -> None:
+        port, copy = self._port, self.copy
+        await self._stop_sending()
+        if self.outcome == "gone":
+            await port.holdings.let_go(copy)
+        port.holdings.desk.roster.thaw(copy)
+        self.settled.set()
+        if self._log_heard is not None:
+            await unsubscribe(self._log_heard)
+        with contextlib.suppress(Exception):  # the engine has ended
+            await port.errand(lambda: port.states.let_go(copy))
+        port.holdings.desk.roster.leave(copy, False)
+        self._memory = None
+        if self.outcome == "stayed":
+            logger.info("move given up: %s", why, extra={"session": self.move.session})
+            await port.call_off(self.move.target, self.move, why)
+        await self._account.say(self.outcome, why)
+        self._on_over()
+
+    async def _stop_sending(self) -> None:
+        """Before the copy goes on: what it changes may not be sent as what it was at the freeze."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._patience.frozen_s)
+
+    async def closed(self) -> None:
+        if self._ending is not None:
+            await asyncio.wait({self._ending})
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: Any) -> None:
+        try:
+            await work
+        except Exception as error:
+            logger.exception("a move failed", extra={"session": self.move.session})
+            self.tell(Failed(f"{type(error).__name__}: {error}"))
+
+
+def _versions(parts: Mapping[str, Part]) -> dict[str, PartVersion]:
+    return {
+        name: PartVersion(part.version, sum(end - start for start, end in part.spans))
+        for name, part in parts.items()
+    }
+
+
+def _no_fence() -> None:
+    """Before there is anything to wait for."""

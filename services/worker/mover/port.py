@@ -1,0 +1,86 @@
+"""What all moves of a worker share, and how both sides tell of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from services.worker.engine import Engine
+from services.worker.holdings import Holdings
+from services.worker.mover.links import Links
+from services.worker.moving.patience import Patience
+from services.worker.states import States
+from shared.bus import Refused
+from shared.contracts.fleet import PhaseTime
+from shared.contracts.moves import CallOff, Compatibility, Move, MoveNews
+from shared.contracts.subjects import CALL_OFF, MOVE_NEWS
+
+T = TypeVar("T")
+
+# What may be sent in the pause rather than in another round: a few milliseconds' worth.
+_REST_BYTES = {"nccl": 1 << 30, "tcp": 16 << 20}
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """`patience_s`: how long a frozen session waits for the target, and everything else in proportion."""
+
+    holdings: Holdings
+    links: Links
+    engine: Engine
+    states: States
+    compatibility: Compatibility
+    patience_s: float
+    checksums: bool
+
+    def patience(self, transport: str) -> Patience:
+        unit_s = self.patience_s
+        return Patience(5 * unit_s, unit_s, 7 * unit_s, unit_s, _REST_BYTES[transport])
+
+    async def errand(self, work: Callable[[], T]) -> T:
+        """Raises what `work` raises, TimeoutError, or `Refused` if the device thread has too much to do."""
+        try:
+            done = self.engine.errand(work)
+        except RuntimeError as error:
+            raise Refused("busy", str(error), "try again in a moment") from None
+        async with asyncio.timeout(5 * self.patience_s):
+            return await asyncio.wrap_future(done)
+
+    async def call_off(self, worker: str, move: Move, why: str) -> None:
+        desk = self.holdings.desk
+        await desk.bus.publish(CALL_OFF.at(cell=desk.cell, worker=worker), CallOff(move.move_id, why))
+
+
+@dataclass(slots=True)
+class Account:
+    """One side's account of a move: `lap` ends a phase, `say` publishes."""
+
+    port: Port
+    move: Move
+    sent_bytes: int = 0
+    _phases: dict[str, float] = field(default_factory=dict)
+    _since: float = field(default_factory=time.monotonic)
+
+    def lap(self, name: str) -> None:
+        """What passed since the one before. A phase that comes again adds up."""
+        now = time.monotonic()
+        self._phases[name] = self._phases.get(name, 0.0) + now - self._since
+        self._since = now
+
+    async def say(self, state: str, why: str = "", at: float | None = None) -> None:
+        """`at`: wall clock, None: now."""
+        desk = self.port.holdings.desk
+        news = MoveNews(
+            self.move.move_id,
+            self.move.session,
+            desk.worker,
+            state,
+            time.time() if at is None else at,
+            why,
+            [PhaseTime(name, passed_s) for name, passed_s in self._phases.items()],
+            self.sent_bytes,
+        )
+        await desk.bus.publish(MOVE_NEWS.at(cell=desk.cell, worker=desk.worker), news)
