@@ -61,6 +61,7 @@ class Wan:
         self._config, self._device, self._dtype = config, weight.device, weight.dtype
         self._transformer = transformer.eval().requires_grad_(requires_grad=False)
         transformer.ready(self._device)
+        decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._decoder: Decoder = decoder.eval().requires_grad_(requires_grad=False)  # type: ignore[assignment]
         self._encoder = encoder
         layout = Layout(regions(config, self._decoder, self._dtype, wishes.kv_dtype))
