@@ -1,10 +1,14 @@
 """Embeddings that come from elsewhere: known while they are kept, and read as they are."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from services.worker.models.wan.text import EncodedElsewhere
+from services.worker.models.conformance import check
+from services.worker.models.wan.text import UMT5, EncodedElsewhere
 from shared.contracts.text import TextEncoded
+from tests.fixtures import tiny_wan
 from tests.unit.worker.models.wan import tiny
 
 DIM = tiny.ARCH.text_dim
@@ -31,6 +35,15 @@ def test_a_prompt_is_known_as_long_as_somebody_keeps_it() -> None:
 def test_an_encoder_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match=f"gives {DIM + 1} numbers a word.* reads {DIM}"):
         EncodedElsewhere(tiny.ARCH).learn("red", encoded(torch.zeros(2, DIM + 1), DIM + 1))
+
+
+def test_a_model_that_reads_embeddings_can_be_tried_without_an_encoder(tmp_path: Path) -> None:
+    tiny_wan.save(tmp_path)
+    model = tiny_wan.load_model("tiny", weights_path=str(tmp_path))
+    assert model.spec.text_encoder == UMT5
+    with pytest.raises(LookupError):
+        model.open(seed=1, prompt="red")
+    assert next(check(model)).passed
 
 
 def test_a_rebuild_whose_prompt_is_forgotten_takes_the_next_one() -> None:
