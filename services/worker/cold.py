@@ -109,6 +109,11 @@ class Cold:
             logger.warning("cold tier: %s", text, extra={"session": own.session})
             return ()
 
+    async def idle(self) -> None:
+        """Until all that was kept is there, or given up: before a worker ends, with a deadline of its own."""
+        async with self._sent:
+            await self._sent.wait_for(lambda: not self._sending and not self._waiting)
+
     async def _settle(self, session: str) -> None:
         """Until what this worker keeps of the session is there."""
         async with self._sent:

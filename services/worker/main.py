@@ -96,6 +96,8 @@ async def _finish(worker: Assembly, beating: asyncio.Task[None], drain_s: float)
         async with asyncio.timeout(drain_s):
             await asyncio.wait([beating])
             await worker.holdings.idle()
+            if (cold := worker.holdings.desk.cold) is not None:
+                await cold.idle()
     worker.engine.abandon()
     await asyncio.wait([beating], timeout=_STEP_END_S)
     await worker.holdings.close()
