@@ -232,20 +232,21 @@ class Engine:
     def _finish(self, chunk: _Chunk, encoder: ThreadPoolExecutor) -> None:
         copy, started = chunk.order.copy, time.perf_counter()
         self.states.copy_behind(copy)
-        frames = self.runner.decode(chunk.state)
+        frames = self.runner.decode_later(chunk.state)
         if self.keep_latents:
             chunk.latents = self.runner.latents(chunk.state)
-        chunk.decode_s = time.perf_counter() - started
         del self._chunks[copy]
         self.states.copy_behind(copy)
         self._room.acquire()
-        encoder.submit(self._encode, chunk, frames)
+        encoder.submit(self._encode, chunk, frames, started)
 
-    def _encode(self, chunk: _Chunk, frames: encode.Frames) -> None:
-        """On the encode thread."""
+    def _encode(self, chunk: _Chunk, frames: Callable[[], encode.Frames], decoding_since: float) -> None:
+        """On the encode thread. Frames may still be on their way from the device, which goes on."""
         try:
+            arrived = frames()
             started = time.perf_counter()
-            media = encode.encode(frames, self.runner.spec.fps, self.encode_settings)
+            chunk.decode_s = started - decoding_since
+            media = encode.encode(arrived, self.runner.spec.fps, self.encode_settings)
             encode_s = time.perf_counter() - started
             self.deliver(Made(chunk.order, media, _timings(chunk, encode_s), chunk.span, chunk.latents))
         except Exception as error:  # noqa: BLE001 one chunk fails, not the thread

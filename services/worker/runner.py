@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -91,8 +91,18 @@ class Runner:
         return self._model.rebuild(seed=seed, prompt=prompt, past=past)
 
     def decode(self, state: State) -> Frames:
-        frames: Frames = np.asarray(self._model.decode(state))
-        return frames
+        return self.decode_later(state)()
+
+    def decode_later(self, state: State) -> Callable[[], Frames]:
+        """Where a model can copy its pictures while the device goes on, they are waited for by whoever calls
+        the result, on any thread.
+        """
+        later = getattr(self._model, "decode_later", None)
+        if later is None:
+            frames = np.asarray(self._model.decode(state))
+            return lambda: frames
+        arrive = later(state)
+        return lambda: np.asarray(arrive())
 
     def free_bytes(self) -> int:
         """Of the device's memory, with nothing kept for later by torch."""
@@ -103,9 +113,11 @@ class Runner:
         return int(cuda.mem_get_info(self.device)[0])
 
     def _synchronize(self) -> None:
-        """Without it a GPU step's time would be counted in whatever waits for it."""
+        """Without it a GPU step's time would be counted in whatever waits for it. Copies on other streams go
+        on.
+        """
         if self.device.startswith("cuda"):
-            sys.modules["torch"].cuda.synchronize(self.device)
+            sys.modules["torch"].cuda.current_stream(self.device).synchronize()
 
 
 def load(loader: str, name: str, device: str, weights_path: str) -> Runner:

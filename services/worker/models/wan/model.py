@@ -159,6 +159,7 @@ class Wan:
         kept = self._pool["latents"][state.slot]
         for place, latent in zip(self._places(state.frames, len(latents)), latents, strict=True):
             kept[place] = latent  # one by one: a list of places would be copied to the device, waiting
+        state.newest = copied_later(latents)
         cache = self._pool["decoder"][state.slot]
         frames = self._decoder.decode(latents, cache, first=state.frames == 0)
         state.chunk, state.frames, state.latent = state.chunk + 1, state.frames + len(latents), None
@@ -187,14 +188,17 @@ class Wan:
         for name in _COUNTERS:
             setattr(state, name, counters[name])
         state.versions.wrote(self._parts)
+        state.newest = None
 
     @torch.inference_mode()
     def latents(self, state: State) -> PastChunk:
         assert state.frames, "a chunk was decoded"
         count = self._config.geometry.chunk_latent_frames
-        made = self._pool["latents"][state.slot, self._places(state.frames - count, count)]
         origin = state.chunk - state.frames // count
-        return PastChunk(state.chunk - 1, origin, state.shown, made.to("cpu", copy=True))
+        if state.newest is None:
+            places = self._places(state.frames - count, count)
+            state.newest = copied_later(self._pool["latents"][state.slot, places])
+        return PastChunk(state.chunk - 1, origin, state.shown, state.newest())
 
     @torch.inference_mode()
     def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import Protocol
@@ -33,6 +34,7 @@ class State:
     were written. While a chunk is under way, `latent` is its present latents [frames, 16, h, w] and `passes`
     the forwards still to come, and `writes` the parts of the ring that they write;
     `fp8`: their products are in eight bits.
+    `newest`: the latents decoded last, on their way to the host.
     """
 
     slot: int
@@ -47,6 +49,7 @@ class State:
     passes: tuple[Pass, ...] = ()
     writes: frozenset[str] = frozenset()
     fp8: bool = False
+    newest: Callable[[], Tensor] | None = None
     lease: weakref.finalize | None = None
 
 
