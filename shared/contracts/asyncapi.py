@@ -21,7 +21,18 @@ from shared.contracts.subjects import Request, Subject
 
 Json = dict[str, Any]
 
-SENDS = ("open", "steer", "pause", "resume", "close", "get", "list", "viewers", "check_prompt")
+SENDS = (
+    "open",
+    "steer",
+    "pause",
+    "resume",
+    "set_rung",
+    "close",
+    "get",
+    "list",
+    "viewers",
+    "check_prompt",
+)
 RECEIVES = ("chunks", "chunk_ready", "session_changed", "events", "fleet_load")
 
 _MSGPACK = "application/vnd.msgpack"
@@ -32,6 +43,7 @@ _PARAMETERS = {
     "tenant": "Whose session it is.",
     "session": "Id of the session.",
     "worker": "Id of the worker.",
+    "place": "Which of the session's window of latents, from 0: a later chunk takes the place of an earlier.",
     "model": "Name of the model, dots written as hyphens.",
     "encoder": "Name of the text encoder.",
     "service": "gateway, placement, autoscaler, worker or text.",

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shared.contracts import events, fleet, session, stream, text
+from shared.contracts import events, fleet, moves, session, stream, text
 
 SESSION = "main_0123456789abcdefghjk"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -30,7 +30,7 @@ VIEW = session.SessionView(
     warnings=["unknown word: zorp"],
     position=2,
 )
-COPY = fleet.CopyReport(SESSION, "default", 2, 5, "failed", 41, 39, "out of memory")
+COPY = fleet.CopyReport(SESSION, "default", 2, 5, "failed", 41, 39, "out of memory", "host", "move-7", True)
 MODEL = fleet.ModelReport(
     name="shapes-1",
     width=160,
@@ -42,8 +42,31 @@ MODEL = fleet.ModelReport(
     rungs=["full"],
     weights_digest="sha256:5f70bf18",
     state_bytes=4_194_304,
+    architecture="shapes-dit",
+    dtype="bfloat16",
 )
 DEVICE = fleet.DeviceReport("cpu0", "cpu", 16_000_000_000, 2_000_000_000, 0.5, 35.5, 61.0)
+PHASE = fleet.PhaseTime("carry", 0.0625)
+MOVE = moves.Move("move-7", SESSION, "worker-1", "worker-2", 2, 3)
+OWN = fleet.Own(
+    session=SESSION,
+    tenant="default",
+    epoch=2,
+    revision=5,
+    model="shapes-1",
+    seed=7,
+    inputs=[PROMPT],
+    inputs_version=3,
+    deadline_at=1_790_000_010.0,
+    rung="full",
+    start_chunk=41,
+    granted_through=40,
+    paused=True,
+    max_chunks=500,
+    traceparent=TRACEPARENT,
+    move_id="move-7",
+)
+HAND_OVER = moves.HandOver(41, OWN, 40, "a red circle", b"\x81\xa1n\x07", 39, 1)
 
 MESSAGES: tuple[msgspec.Struct, ...] = (
     session.OpenSession([PROMPT], "shapes-1", 7, 500, "full", "order-17"),
@@ -52,6 +75,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
     session.Steered(42, 3, ["unknown word: zorp"]),
     session.PauseSession(SESSION),
     session.ResumeSession(SESSION),
+    session.SetRung(SESSION, "fast"),
     session.CloseSession(SESSION),
     session.GetSession(SESSION),
     session.ListSessions(20, "1790000000.25", True),
@@ -78,25 +102,9 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
     stream.ChunkReady(41, 1234, 2),
     stream.SessionChanged(VIEW),
     stream.ViewerReport("gateway-1", 3, 40),
-    fleet.Own(
-        session=SESSION,
-        tenant="default",
-        epoch=2,
-        revision=5,
-        model="shapes-1",
-        seed=7,
-        inputs=[PROMPT],
-        inputs_version=3,
-        deadline_at=1_790_000_010.0,
-        rung="full",
-        start_chunk=41,
-        granted_through=40,
-        paused=True,
-        max_chunks=500,
-        traceparent=TRACEPARENT,
-    ),
+    OWN,
     fleet.Owned(41, 42),
-    fleet.Drop(SESSION, 2),
+    fleet.Drop(SESSION, 2, 41),
     fleet.Dropped(True),
     fleet.Drain(1_790_000_100.0),
     fleet.Draining(1),
@@ -114,6 +122,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
         sent_at=1_790_000_003.0,
         started_at=1_789_999_000.0,
         media_endpoint="https://worker-1.example/media",
+        transports=["nccl", "tcp"],
     ),
     fleet.CheckPrompt("a zorp circle"),
     fleet.PromptChecked(["unknown word: zorp"]),
@@ -126,14 +135,31 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
         queued=1,
         paused=1,
         capacity=3,
-        workers=[fleet.WorkerLoad("worker-1", "ready", 3, 2, 3, "shapes-1", DEVICE)],
+        workers=[fleet.WorkerLoad("worker-1", "ready", 3, 2, 3, "shapes-1", DEVICE, 1, 2, 3, ["tcp"])],
         models=[MODEL],
         sent_at=1_790_000_003.5,
     ),
     fleet.DrainWorker("worker-1", True),
     fleet.WorkerDrained(
-        "worker-1", [SESSION], ["main_1"], ["main_2"], 1, [fleet.PhaseTime("moving", 0.0625)]
+        "worker-1", [SESSION], ["main_1"], ["main_2"], 1, [fleet.PhaseTime("moving", 0.0625)], ["main_3"]
     ),
+    moves.Reserve(MOVE, OWN, moves.compatibility_of(MODEL), 1_790_000_008.0),
+    moves.Reserved(),
+    moves.MoveOut(MOVE, ["tcp"], 1_790_000_008.0),
+    moves.MovingOut(),
+    moves.CallOff("move-7", "too late"),
+    moves.OpenLink("worker-1", "nccl", b"\x01\x02", 1_790_000_009.0),
+    moves.LinkOpening(b"\x03\x04"),
+    moves.Stage("move-7", 1, [(0, 4096)], 1_790_000_009.0, "crc32:1f", HAND_OVER),
+    moves.Staged(),
+    moves.MoveNews("move-7", SESSION, "worker-1", "stayed", 1_790_000_005.0, "too late", [PHASE], 4096),
+    moves.MoveSession(SESSION, "worker-2"),
+    moves.SessionMoved(SESSION, "worker-1", "worker-2", "stayed", "too late", 0.004, 4096, [PHASE]),
+    moves.StowSession(SESSION),
+    moves.Stow(SESSION, 2, "host", 1_790_000_009.0),
+    moves.Stowed("host", 4_194_304, [PHASE]),
+    moves.SessionStowed(SESSION, "paused", "worker-1", "host", 4_194_304, [PHASE]),
+    stream.Latents(SESSION, 41, 30, 2, "a red circle", [1, 2], "bfloat16", b"\x00\x3f\x80\x3f"),
     fleet.FleetPlan(
         autoscaler="autoscaler-1",
         desired=2,

@@ -47,7 +47,7 @@ def test_channels_explain_exactly_their_parameters(document: Any) -> None:
 
 def test_replies_belong_to_the_channel_of_replies(document: Any) -> None:
     replying = [operation["reply"] for operation in document["operations"].values() if "reply" in operation]
-    assert len(replying) == 8
+    assert len(replying) == 9
     for reply in replying:
         assert reply["channel"] == {"$ref": "#/channels/replies"}
         for message in reply["messages"]:

@@ -25,7 +25,7 @@ from tests.fixtures.process import Program, accepts_connections, free_port
 CONFIG = Path(__file__).parent.parent.parent / "deploy" / "nats.conf"
 SERVICES = ("gateway", "placement", "autoscaler", "worker", "text")
 ROLES = (*SERVICES, "platform")
-COMMANDS = ("OPEN", "STEER", "PAUSE", "RESUME", "CLOSE", "GET", "LIST")
+COMMANDS = ("OPEN", "STEER", "PAUSE", "RESUME", "SET_RUNG", "CLOSE", "GET", "LIST")
 # Who says what, and who hears it. A subject that is missing here fails the test below.
 SAY: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"gateway", "platform"})) | {
     "CHUNKS": {"worker"},
@@ -36,7 +36,17 @@ SAY: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"gateway",
     "OWN": {"placement"},
     "DROP": {"placement"},
     "DRAIN": {"placement", "autoscaler"},
+    "RESERVE": {"placement"},
+    "MOVE_OUT": {"placement"},
+    "STOW": {"placement"},
+    "CALL_OFF": {"placement", "worker"},
+    "OPEN_LINK": {"worker"},
+    "STAGE": {"worker"},
+    "MOVE_NEWS": {"worker"},
     "DRAIN_WORKER": {"gateway"},
+    "MOVE_SESSION": {"gateway"},
+    "SUSPEND_SESSION": {"gateway"},
+    "RESUME_SESSION": {"gateway"},
     "LOAD_REPORT": {"worker"},
     "CHECK_PROMPT": {"placement", "platform"},
     "ENCODE_TEXT": {"worker"},
@@ -54,7 +64,17 @@ HEAR: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"placemen
     "OWN": {"worker"},
     "DROP": {"worker"},
     "DRAIN": {"worker"},
+    "RESERVE": {"worker"},
+    "MOVE_OUT": {"worker"},
+    "STOW": {"worker"},
+    "CALL_OFF": {"worker"},
+    "OPEN_LINK": {"worker"},
+    "STAGE": {"worker"},
+    "MOVE_NEWS": {"placement"},
     "DRAIN_WORKER": {"placement"},
+    "MOVE_SESSION": {"placement"},
+    "SUSPEND_SESSION": {"placement"},
+    "RESUME_SESSION": {"placement"},
     "LOAD_REPORT": {"placement"},
     "CHECK_PROMPT": {"worker"},
     "ENCODE_TEXT": {"text"},
