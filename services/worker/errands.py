@@ -57,8 +57,7 @@ class Errands:
         """Device thread: all that are there, in order."""
         while self._new:
             future, work = self._new.popleft()
-            if future.set_running_or_notify_cancel():
-                self._settle(future, work)
+            self._settle(future, work)
         waiting, self._later = self._later, []
         for future, later in waiting:
             self._settle(future, later.poll, later)
@@ -67,22 +66,24 @@ class Errands:
         """Device thread: no more. What still waits is cancelled."""
         with self._wake:
             self._ended = True
-            left, self._new = list(self._new), deque()
-        for future, _ in left:
+            left = [future for future, _ in (*self._new, *self._later)]
+            self._new.clear()
+            self._later.clear()
+        for future in left:
             future.cancel()
-        for future, _later in self._later:
-            future.set_exception(RuntimeError("the engine ended"))
-        self._later = []
 
     def _settle(self, future: Future[Any], ask: Callable[[], Any], later: Later[Any] | None = None) -> None:
+        if future.cancelled():
+            return
         try:
             result = ask()
+            if isinstance(result, Later):
+                result, later = result.poll(), result
         except Exception as error:  # noqa: BLE001 it is the asker's
-            future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
             return
-        if isinstance(result, Later):
-            result, later = result.poll(), result
         if later is not None and result is None:
             self._later.append((future, later))
-        else:
+        elif future.set_running_or_notify_cancel():
             future.set_result(result)

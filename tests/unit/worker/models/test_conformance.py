@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from services.worker.models.conformance import check
-from services.worker.models.protocol import ModelSpec, Rung
+from services.worker.models.protocol import ModelSpec, Part, PastChunk, Rung
 from turboserve.cli import main
 
 SPEC = ModelSpec(
@@ -28,6 +28,9 @@ SPEC = ModelSpec(
     max_prompt_chars=80,
     weights_digest="none",
     state_bytes=2 * 64 * 4,
+    architecture="little",
+    dtype="float32",
+    recent_chunks=2,
 )
 
 
@@ -41,7 +44,14 @@ class Little:
 
     def open(self, *, seed: int, prompt: str, first_chunk: int = 0) -> Any:
         return SimpleNamespace(
-            seed=seed, prompt=prompt, chunk=first_chunk, age=0, ring=torch.zeros(2, 64), steps=0, shown=""
+            seed=seed,
+            prompt=prompt,
+            chunk=first_chunk,
+            age=0,
+            ring=torch.zeros(2, 64),
+            written=[0, 0],
+            steps=0,
+            shown="",
         )
 
     def set_prompt(self, state: Any, prompt: str) -> None:
@@ -60,16 +70,41 @@ class Little:
         words = sum(map(ord, state.shown)), state.seed, state.chunk, int(state.ring.nansum() * 1000)
         numbers = np.random.default_rng([abs(word) for word in words])
         frames = numbers.integers(0, 255, (1 if state.age == 0 else 2, 4, 8, 3), dtype=np.uint8)
-        state.ring = state.ring.clone()
-        state.ring[state.age % 2] = torch.from_numpy(frames[0].ravel()[:64]) / 255
-        state.chunk, state.age = state.chunk + 1, state.age + 1
+        self.keep(state, torch.from_numpy(frames[0].ravel()[:64]) / 255)
         return frames
 
-    def export_state(self, state: Any) -> dict[str, Any]:
-        return {**vars(state), "ring": state.ring.clone()}
+    def keep(self, state: Any, latent: torch.Tensor) -> None:
+        state.ring[state.age % 2] = latent
+        state.written[state.age % 2] += 1
+        state.chunk, state.age = state.chunk + 1, state.age + 1
 
-    def import_state(self, tensors: dict[str, Any]) -> Any:
-        return SimpleNamespace(**{**tensors, "ring": tensors["ring"].clone()})
+    def memory(self, state: Any) -> torch.Tensor:
+        return state.ring.view(-1).view(torch.uint8)
+
+    def parts(self, state: Any) -> dict[str, Part]:
+        return {f"ring.{n}": Part(state.written[n], ((n * 256, n * 256 + 256),)) for n in range(2)}
+
+    def counters(self, state: Any) -> dict[str, Any]:
+        names = ("seed", "prompt", "chunk", "age", "steps", "shown")
+        return {name: getattr(state, name) for name in names}
+
+    def reserve(self) -> Any:
+        return self.open(seed=0, prompt="")
+
+    def take_over(self, state: Any, counters: dict[str, Any]) -> None:
+        vars(state).update(counters)
+
+    def latents(self, state: Any) -> PastChunk:
+        latent = state.ring[(state.age - 1) % 2].clone()
+        return PastChunk(state.chunk - 1, state.chunk - state.age, state.shown, latent)
+
+    def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> Any:
+        state = self.open(seed=seed, prompt=prompt, first_chunk=past[0].index)
+        state.age = past[0].index - past[0].origin
+        for chunk in past:
+            state.shown = chunk.prompt
+            self.keep(state, chunk.latents)
+        return state
 
 
 class Unseeded(Little):
@@ -82,22 +117,47 @@ class MixesRows(Little):
         super().forward(states)
         mean = sum(state.ring for state in states) / len(states)
         for state in states:
-            state.ring = mean
+            state.ring[:] = mean
 
 
 class ForgetsItsRing(Little):
-    def export_state(self, state):
-        return {**super().export_state(state), "ring": torch.zeros(2, 64)}
+    def memory(self, state):
+        return super().memory(state).clone()
 
 
 class ForgetsItsPrompt(Little):
-    def import_state(self, tensors):
-        return super().import_state(tensors | {"prompt": tensors["shown"] or tensors["prompt"]})
+    def take_over(self, state, counters):
+        super().take_over(state, {**counters, "prompt": counters["shown"] or counters["prompt"]})
 
 
-class SharesItsState(Little):
-    def import_state(self, tensors):
-        return SimpleNamespace(**tensors)
+class TellsNoChange(Little):
+    def parts(self, state):
+        return {name: part._replace(version=0) for name, part in super().parts(state).items()}
+
+
+class WritesAhead(Little):
+    """Noise in the place of a part that isn't this chunk's, undone after it: whoever looks meanwhile is led
+    astray.
+    """
+
+    def forward(self, states):
+        super().forward(states)
+        for state in states:
+            state.ring[(state.age + 1) % 2] += 1
+
+    def decode(self, state):
+        state.ring[(state.age + 1) % 2] -= 2
+        return super().decode(state)
+
+
+class LeavesAPartOut(Little):
+    def parts(self, state):
+        return {"ring.0": super().parts(state)["ring.0"]}
+
+
+class RebuildsAnother(Little):
+    def rebuild(self, *, seed, prompt, past):
+        return super().rebuild(seed=seed + 1, prompt=prompt, past=past)
 
 
 class Impatient(Little):
@@ -113,10 +173,13 @@ class Grows(Little):
 
 class Understates(Little):
     spec = replace(SPEC, state_bytes=100)
-    held = torch.zeros(8000)
 
-    def export_state(self, state):
-        return {**super().export_state(state), "more": self.held.clone()}
+
+class HoldsMore(Little):
+    def open(self, *, seed, prompt, first_chunk=0):
+        state = super().open(seed=seed, prompt=prompt, first_chunk=first_chunk)
+        state.more = torch.zeros(8000)
+        return state
 
 
 class OneFrameShort(Little):
@@ -146,8 +209,21 @@ class LeavesItsSlotDirty(Little):
         return super().decode(state)
 
 
+class LeavesItsPlaceDirty(Little):
+    left = torch.zeros(2, 64)
+
+    def reserve(self):
+        state = super().reserve()
+        state.ring = self.left
+        return state
+
+    def take_over(self, state, counters):
+        super().take_over(state, counters)
+        type(self).left = state.ring
+
+
 class Breaks(Little):
-    def export_state(self, state):  # noqa: ARG002
+    def counters(self, state):  # noqa: ARG002
         raise KeyError("no such thing")
 
 
@@ -168,13 +244,18 @@ def test_a_sound_model_passes() -> None:
         (MixesRows, "beside a poisoned session"),
         (ForgetsItsRing, "moved = stayed, frames"),
         (ForgetsItsPrompt, "a prompt not yet shown"),
-        (SharesItsState, "doesn't change with the tensors it was given"),
+        (TellsNoChange, "bytes it had: changed unsaid: ring.0, ring.1"),
+        (WritesAhead, "bytes it had: changed unsaid: ring.0, ring.1"),
+        (LeavesAPartOut, "what no part has is padding"),
+        (RebuildsAnother, "it goes on much the same"),
         (Impatient, "a prompt leaves the chunk under way"),
-        (Grows, "no growth in 3 chunks past the window: +1,200 bytes"),
-        (Understates, "exported bytes fit state_bytes: 32,512"),
+        (Grows, "no growth in 3 chunks past the window: +1,2"),
+        (Understates, "state_bytes is true: 512"),
+        (HoldsMore, "held bytes fit state_bytes: 32,512"),
         (OneFrameShort, "frames are what the spec says: chunk 1"),
         (OneBuffer, "frames stay as they are"),
         (LeavesItsSlotDirty, "in the place of a poisoned session"),
+        (LeavesItsPlaceDirty, "a reserved state is blank"),
         (Breaks, "KeyError: 'no such thing'"),
     ],
 )
