@@ -22,6 +22,7 @@ from services.worker.report import Reporter
 from services.worker.roster import Roster
 from services.worker.settings import WorkerSettings
 from services.worker.states import States
+from services.worker.texts import Texts
 from services.worker.tiers import Tiers
 from shared.chunk_log import ChunkLog
 from shared.contracts.moves import compatibility_of
@@ -50,7 +51,12 @@ def assemble(process: Process[WorkerSettings], reporter: Reporter, log: ChunkLog
         roster.lost(copy)
         loop.call_soon_threadsafe(holdings.seek, copy)
 
-    roster = Roster(measure.chunk_duration_s(model.spec), on_change)
+    def on_leave(copy: Copy) -> None:
+        texts.forget(copy)
+        mover.on_leave(copy)
+
+    roster = Roster(measure.chunk_duration_s(model.spec), on_change, encodes=bool(model.spec.text_encoder))
+    texts = Texts(process.bus, settings.cell, roster, model)
     cold = _cold(process, model.spec)
     desk = Desk(process.bus, log, roster, model.spec, settings.cell, process.instance, cold)
     holdings = Holdings(desk, loaded.room, on_empty=process.stopping.set)
@@ -62,8 +68,8 @@ def assemble(process: Process[WorkerSettings], reporter: Reporter, log: ChunkLog
     engine = Engine(model, states, roster, encode, deliver, loaded.measured.curves(), cold is not None)
     dropped = DroppedEpochs()
     mover = Mover(_port(process, holdings, engine, loaded), dropped)
-    holdings.on_leave, engine.on_boundary = mover.on_leave, mover.on_boundary
-    return Assembly(engine, holdings, mover, Control(holdings, mover, dropped, engine, reporter.say))
+    holdings.on_leave, engine.on_boundary = on_leave, mover.on_boundary
+    return Assembly(engine, holdings, mover, Control(holdings, mover, dropped, texts, engine, reporter.say))
 
 
 def _port(process: Process[WorkerSettings], holdings: Holdings, engine: Engine, loaded: Loaded) -> Port:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from nats.aio.subscription import Subscription
@@ -18,6 +19,9 @@ from services.worker.engine import Engine
 from services.worker.holdings import Holdings, unsubscribe
 from services.worker.mover.mover import Mover
 from services.worker.refusals import refuse_unfit, refuse_unusable
+from services.worker.stowing import Stowed as Outcome
+from services.worker.texts import Texts
+from services.worker.tiers import DEVICE, HOST
 from shared.bus import Meta, Refused
 from shared.contracts.fleet import (
     CheckPrompt,
@@ -29,7 +33,8 @@ from shared.contracts.fleet import (
     Owned,
     PromptChecked,
 )
-from shared.contracts.subjects import CHECK_PROMPT, DRAIN, DROP, OWN
+from shared.contracts.moves import Stow, Stowed
+from shared.contracts.subjects import CHECK_PROMPT, DRAIN, DROP, OWN, STOW
 
 _APPENDS_S = 1.0  # for chunks on their way to the log when their copy is dropped at a boundary
 
@@ -41,6 +46,7 @@ class Control:
     holdings: Holdings
     mover: Mover
     dropped: DroppedEpochs
+    texts: Texts
     engine: Engine
     on_state: Callable[[str], None]
     _subscriptions: list[Subscription] = field(default_factory=list)
@@ -54,6 +60,7 @@ class Control:
             await bus.serve(OWN, self._own, cell=cell, worker=worker),
             await bus.serve(DROP, self._drop, cell=cell, worker=worker),
             await bus.serve(DRAIN, self._drain, cell=cell, worker=worker),
+            await bus.serve(STOW, self._stow, cell=cell, worker=worker),
             await bus.serve(CHECK_PROMPT, self._check_prompt, queue="workers", cell=cell, model=model),
         ]
 
@@ -74,7 +81,10 @@ class Control:
         copy = await self._copy_for(own)
         await self.holdings.located(copy, own.deadline_at - time.time())
         refuse_unusable(copy, own)
-        return self.holdings.desk.roster.apply(copy, own)
+        roster = self.holdings.desk.roster
+        roster.apply(copy, own)
+        await self.texts.want(copy, (own.deadline_at - time.time()) / 2)
+        return roster.owned(copy)
 
     async def _copy_for(self, own: Own) -> Copy:
         """The copy that is to become what `own` says, a new one if need be."""
@@ -110,6 +120,29 @@ class Control:
         self._drain_timer = loop.call_later(max(0.0, drain.deadline_at - time.time()), self.holdings.on_empty)
         self.holdings.end_drain_if_empty()
         return Draining(copies=len(self.holdings.desk.roster))
+
+    async def _stow(self, stow: Stow, _meta: Meta) -> Stowed:
+        copy = self.holdings.desk.roster.get(stow.session)
+        left_s = stow.deadline_at - time.time()
+        if left_s <= 0:
+            raise Refused("too_late", "the command's deadline has passed", "repeat it with a new one")
+        if stow.tier not in {DEVICE, HOST}:
+            raise Refused("unknown_tier", f"there is no tier {stow.tier!r}", f"ask for {DEVICE} or {HOST}")
+        if copy is None or copy.arriving:
+            raise Refused("no_copy", f"this worker holds no copy of {stow.session}")
+        if copy.own.epoch != stow.epoch:
+            raise Refused("stale", f"the copy of {stow.session} has epoch {copy.own.epoch}")
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._stowed(copy, stow.tier)
+        except TimeoutError:
+            raise Refused("busy", f"the state of {stow.session} stays in use", "try again later") from None
+
+    async def _stowed(self, copy: Copy, tier: str) -> Stowed:
+        states = self.engine.states
+        stowing: Future[Outcome] = self.engine.errand(lambda: states.stow(copy, tier))
+        done = await asyncio.wrap_future(stowing)
+        return Stowed(done.tier, done.bytes, done.phases)
 
     async def _check_prompt(self, check: CheckPrompt, _meta: Meta) -> PromptChecked:
         return PromptChecked(self.engine.runner.warnings(check.prompt))

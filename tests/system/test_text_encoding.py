@@ -1,0 +1,128 @@
+"""Prompts encoded by a service of their own, on a real bus: asked directly, and by a worker whose model
+reads embeddings.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.text.encoder import MAX_WORDS
+from services.worker.models.wan.text import UMT5
+from shared.bus import Bus
+from shared.contracts.fleet import Own
+from shared.contracts.subjects import ENCODE_TEXT
+from shared.contracts.text import EncodeText, TextEncoded
+from tests.fixtures import tiny_umt5, tiny_wan
+from tests.fixtures.nats_server import NatsServer
+from tests.fixtures.process import Program
+from tests.fixtures.worker_wire import CELL, WAIT_S, Wire, new_own, steered, worker_program
+
+pytestmark = pytest.mark.timeout(240)  # transformers alone takes seconds to import, twice here
+
+WORKER = "w-wan"
+START_S = 100.0
+DIM = tiny_wan.ARCH.text_dim
+
+
+@pytest.fixture(scope="module")
+def text(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """Two layers, and the width of the real one."""
+    folder = tmp_path_factory.mktemp("text")
+    tiny_umt5.save_as_wan(tiny_umt5.make_model(dim=DIM), folder)
+    options = {"nats-url": nats_server.url, "weights-path": folder}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    program = Program([sys.executable, "-m", "turboserve", "text", *arguments], folder / "text.log")
+    start(program)
+    yield program
+    program.kill()
+
+
+@pytest.fixture
+def worker(nats_server: NatsServer, tmp_path: Path) -> Iterator[Program]:
+    """Its model is a Wan with published weights, though a tiny one."""
+    tiny_wan.save(tmp_path)
+    settings = tiny_wan.SETTINGS | {"weights_path": str(tmp_path), "host_pool_gib": "0"}
+    program = worker_program(nats_server.url, tmp_path, WORKER, **settings)
+    program.start(lambda: True)
+    yield program
+    program.kill()
+
+
+def start(text: Program) -> None:
+    before = _times_ready(text)
+    text.start(lambda: _times_ready(text) > before, START_S)
+
+
+def _times_ready(text: Program) -> int:
+    return text.output().count(f"ready {UMT5} on cpu")
+
+
+async def encode(bus: Bus, prompt: str) -> TextEncoded:
+    asked = EncodeText(prompt, time.time() + 20)
+    return await bus.request(ENCODE_TEXT.at(cell=CELL, encoder=UMT5), asked, timeout_s=20.0)
+
+
+async def test_the_longest_prompt_of_the_widest_encoder_fits_a_message(
+    text: Program, nats_server: NatsServer
+) -> None:
+    async with Wire(nats_server.url) as wire:
+        long = " ".join(["red"] * 1000)
+        once, twice = await asyncio.gather(*(encode(wire.bus, long) for _ in range(2)))
+        assert once == twice == await encode(wire.bus, f"  {long}\n")
+        assert (once.words, once.dim, once.cut) == (MAX_WORDS, DIM, True)
+        assert len(once.embedding) == 4 << 20
+        assert (await encode(wire.bus, "a red ball")).words == 4
+    assert text.output().count("encoded a prompt") == 2
+
+
+def own_of(prompt: str) -> Own:
+    return new_own(prompt, model=tiny_wan.SETTINGS["model"], deadline_at=time.time() + 2.0)
+
+
+def brief(own: Own) -> Own:
+    """With the deadline that placement gives."""
+    return msgspec.structs.replace(own, deadline_at=time.time() + 2.0)
+
+
+async def versions(wire: Wire, session: str) -> list[int]:
+    return [chunk.inputs_version for chunk in await wire.chunks(session)]
+
+
+async def test_a_session_goes_on_with_its_prompt_while_the_encoder_is_away(
+    text: Program, worker: Program, nats_server: NatsServer
+) -> None:
+    async with Wire(nats_server.url) as wire:
+        await wire.until_state(WORKER)
+        own = own_of("a red ball")
+        assert (await wire.own(WORKER, brief(own))).from_chunk == 0
+        await wire.until_chunk(own.session, 1)
+        blue = steered(own, "a blue cube")
+        shown_from = (await wire.own(WORKER, brief(blue))).from_chunk
+        await wire.grant(own.session, shown_from)
+        await wire.until_chunk(own.session, shown_from + 1)
+
+        assert text.stop() == 0
+        later, waiting = steered(blue, "a red cube over stripes"), own_of("a blue ball")
+        assert (await wire.own(WORKER, brief(later))).from_chunk > shown_from
+        assert (await wire.own(WORKER, brief(waiting))).from_chunk == 0
+        await wire.until_copy(WORKER, waiting.session, state="encoding", next_chunk=0)
+        assert f"waits for the text encoder {UMT5}: nobody serves" in worker.output()
+        await wire.grant(own.session, shown_from + 4)
+        await wire.until_chunk(own.session, shown_from + 5)
+        made = await versions(wire, own.session)
+        assert made == [1] * shown_from + [2] * (len(made) - shown_from)
+
+        start(text)
+        await wire.until_chunk(waiting.session, 0)
+        async with asyncio.timeout(WAIT_S):
+            while (made := await versions(wire, own.session))[-1] < 3:
+                await wire.grant(own.session, len(made))
+                await wire.until_chunk(own.session, len(made))
+        assert (await wire.chunks(own.session))[-1].inputs == later.inputs
+        await wire.until_copy(WORKER, waiting.session, state="running")
+    assert worker.stop() == 0
