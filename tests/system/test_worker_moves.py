@@ -1,16 +1,19 @@
 """Sessions that move between two workers, while the test plays placement and viewers."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shared.bus import Refused
 from shared.contracts.fleet import Own
+from shared.contracts.moves import compatibility_of
 from tests.fixtures.move_wire import MoveWire, new_move
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
@@ -35,6 +38,13 @@ def pair(fresh_nats: NatsServer, tmp_path: Path) -> Iterator[dict[str, Program]]
         program.kill()
 
 
+@contextlib.contextmanager
+def refused(code: str, words: str) -> Iterator[None]:
+    with pytest.raises(Refused, match=words) as caught:
+        yield
+    assert caught.value.refusal.code == code
+
+
 async def playing(wire: MoveWire, own: Own, chunks: int = 3) -> None:
     for worker in ("w-1", "w-2"):
         await wire.until_state(worker)
@@ -42,12 +52,16 @@ async def playing(wire: MoveWire, own: Own, chunks: int = 3) -> None:
     await wire.until_chunk(own.session, chunks - 1)
 
 
-async def unmoved(wire: MoveWire, own: Own, worker: str, chunks: int) -> list[bytes]:
-    """The same session, played where it was opened."""
-    alone = new_own(own.inputs[-1].text, seed=own.seed, granted_through=chunks - 3)
+async def shows_what_an_unmoved_session_shows(wire: MoveWire, own: Own, worker: str) -> None:
+    """The same session, played where it was opened, has the same frames: those that the log still has."""
+    moved = {chunk.index: chunk.media for chunk in await wire.chunks(own.session)}
+    alone = new_own(own.inputs[-1].text, seed=own.seed, granted_through=max(moved) - 2)
     await wire.own(worker, alone)
-    await wire.until_chunk(alone.session, chunks - 1)
-    return [chunk.media for chunk in await wire.chunks(alone.session)]
+    await wire.until_chunk(alone.session, max(moved))
+    stayed = {chunk.index: chunk.media for chunk in await wire.chunks(alone.session)}
+    both = moved.keys() & stayed.keys()
+    assert max(moved) in both
+    assert [moved[index] for index in both] == [stayed[index] for index in both]
 
 
 async def test_a_session_moves_while_it_plays_and_nobody_sees_it(
@@ -68,7 +82,211 @@ async def test_a_session_moves_while_it_plays_and_nobody_sees_it(
         epochs = [chunk.epoch for chunk in chunks]
         assert epochs == sorted(epochs)
         assert {(chunk.epoch, chunk.worker) for chunk in chunks} == {(1, "w-1"), (2, "w-2"), (3, "w-1")}
-        assert [chunk.media for chunk in chunks] == await unmoved(wire, own, "w-1", count)
+        await shows_what_an_unmoved_session_shows(wire, own, "w-1")
         assert wire.copy("w-2", own.session) is None
         assert (await wire.until_copy("w-1", own.session, epoch=3)).move_id == ""
         assert back.epoch == 3
+
+
+async def test_a_prompt_that_comes_in_the_pause_of_a_move_waits_and_is_shown_by_the_new_owner(
+    fresh_nats: NatsServer, pair: dict[str, Program]
+) -> None:
+    async with MoveWire(fresh_nats.url) as wire:
+        await playing(wire, own := new_own("a red ball"), 2)
+        move = await wire.move(own, "w-1", "w-2")
+        await wire.until_news(move, "arrived")
+        later = steered(own, "a blue ball")
+        steering = asyncio.ensure_future(wire.own("w-1", later))
+        copy = await wire.until_copy("w-2", own.session, move_id=move.move_id, next_chunk=2)
+        assert (copy.epoch, copy.committed) == (2, False)
+        await wire.commit(move, own)
+        await wire.until_copy("w-2", own.session, committed=True)
+        assert not steering.done()
+        await wire.grant(own.session, 0)
+        with pytest.raises(Refused, match="is on w-2") as refused:
+            await steering
+        assert refused.value.refusal.code == "moved"
+        owned = await wire.own("w-2", steered(next_own(own, epoch=2), "a blue ball"))
+        assert owned.from_chunk == 3
+        await wire.grant(own.session, 1)
+        await wire.until_chunk(own.session, 3)
+        made = [(c.index, c.worker, c.inputs[-1].text) for c in await wire.chunks(own.session)]
+        assert made == [
+            (0, "w-1", "a red ball"),
+            (1, "w-1", "a red ball"),
+            (2, "w-2", "a red ball"),
+            (3, "w-2", "a blue ball"),
+        ]
+
+
+async def test_a_paused_session_moves_and_goes_on_when_it_is_resumed(
+    fresh_nats: NatsServer, pair: dict[str, Program]
+) -> None:
+    async with MoveWire(fresh_nats.url) as wire:
+        await playing(wire, own := new_own("a slow red ball"), 2)
+        move = await wire.move(own, "w-1", "w-2")
+        await wire.own("w-1", paused := next_own(own, paused=True))
+        await wire.until_news(move, "arrived")
+        committed = await wire.commit(move, paused)
+        copy = await wire.until_copy("w-2", own.session, state="paused", committed=True)
+        assert (await wire.drop_at("w-1", own, copy.next_chunk)).held
+        await wire.until(lambda: wire.copy("w-1", own.session) is None)
+        await wire.own("w-2", next_own(committed, paused=False, granted_through=1))
+        await wire.until_chunk(own.session, 3)
+        chunks = await wire.chunks(own.session)
+        assert [chunk.worker for chunk in chunks] == ["w-1", "w-1", "w-2", "w-2"]
+        await shows_what_an_unmoved_session_shows(wire, own, "w-1")
+
+
+async def test_moves_that_can_not_be_are_refused_in_words(
+    fresh_nats: NatsServer, pair: dict[str, Program]
+) -> None:
+    async with MoveWire(fresh_nats.url) as wire:
+        await playing(wire, own := new_own(), 2)
+        move = new_move(own, "w-1", "w-2")
+        other = compatibility_of(wire.reports["w-1"].model)
+        other = msgspec.structs.replace(other, weights_digest="abc")
+        with refused("incompatible", "weights_digest is 'abc', this worker's 'none'"):
+            await wire.reserve(move, own, compatibility=other)
+        with refused("too_late", "deadline"):
+            await wire.reserve(move, own, deadline_at=time.time() - 1)
+        with refused("no_copy", "no copy"):
+            await wire.move_out(new_move(new_own(), "w-1", "w-2"))
+        with refused("stale", "has epoch 1"):
+            await wire.move_out(new_move(next_own(own, epoch=4), "w-1", "w-2"))
+        with refused("no_transport", r"this worker offers \['tcp'\]"):
+            await wire.move_out(move, transports=["pigeon"])
+        with refused("freed", "nothing is reserved"):
+            await wire.stage(move, [(0, 10)])
+        await wire.own("w-1", idle := new_own(paused=True))
+        with refused("nothing_to_move", "no state here yet"):
+            await wire.move_out(new_move(idle, "w-1", "w-2"))
+
+        await wire.reserve(move, own)
+        await wire.reserve(move, own)  # repeated, and answered as the first time
+        with refused("busy", "another session is arriving"):
+            await wire.reserve(new_move(idle, "w-1", "w-2"), idle)
+        for spans in ([(0, 10), (5, 20)], [(0, 1 << 30)]):
+            with refused("bad_spans", "span"):
+                await wire.stage(move, spans)
+        with refused("no_link", "no link from w-1"):
+            await wire.stage(move, [(0, 10)])
+        with refused("stale", "comes here"):
+            await wire.own("w-2", next_own(own))
+        await wire.call_off("w-2", move)
+        await wire.until_news(move, "freed")
+        with refused("freed", "didn't arrive"):
+            await wire.own("w-2", next_own(own, epoch=2, move_id=move.move_id))
+        with refused("stale", "is over"):
+            await wire.reserve(move, own)
+        await wire.drop("w-2", own.session, epoch=5)
+        with refused("stale", "told to drop"):
+            await wire.reserve(new_move(next_own(own, epoch=4), "w-1", "w-2"), own)
+        for _ in range(4):
+            await wire.own("w-2", full := new_own())
+        with refused("no_slot", "slots are taken"):
+            await wire.reserve(new_move(next_own(own, epoch=9), "w-1", "w-2"), own)
+        assert full.session
+        assert wire.copy("w-1", own.session).state == "running"
+
+
+async def test_a_move_called_off_leaves_the_session_where_it_is(
+    fresh_nats: NatsServer, pair: dict[str, Program]
+) -> None:
+    async with MoveWire(fresh_nats.url) as wire:
+        await playing(wire, own := new_own(), 2)
+        await wire.reserve(move := new_move(own, "w-1", "w-2"), own)
+        os.kill(pair["w-2"].pid, signal.SIGSTOP)
+        await wire.move_out(move)
+        await wire.call_off("w-1", move)
+        await wire.until_news(move, "stayed")
+        await wire.grant(own.session, 1)
+        await wire.until_chunk(own.session, 3)
+        os.kill(pair["w-2"].pid, signal.SIGCONT)
+        await wire.until_news(move, "freed")
+        async with wire.viewer(own.session):
+            await wire.grant(own.session, 2)
+            await wire.moved(own, "w-1", "w-2", epochs_on=2)
+
+
+@pytest.fixture
+def hasty_pair(fresh_nats: NatsServer, tmp_path: Path) -> Iterator[dict[str, Program]]:
+    programs = start_pair(fresh_nats, tmp_path, move_patience_s=HASTY_S)
+    yield programs
+    for program in programs.values():
+        program.kill()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_target_that_dies_or_hangs_in_mid_transfer_holds_nobody_up(
+    fresh_nats: NatsServer, hasty_pair: dict[str, Program], how: signal.Signals
+) -> None:
+    """The link is there from an earlier move: the bytes leave, and nobody takes them."""
+    async with MoveWire(fresh_nats.url) as wire:
+        await playing(wire, first := new_own(), 2)
+        async with wire.viewer(first.session):
+            await wire.grant(first.session, 1)
+            await wire.moved(first, "w-1", "w-2")
+        own = new_own("a slow red ball")
+        async with wire.viewer(own.session):
+            await playing(wire, own)
+            await wire.reserve(move := new_move(own, "w-1", "w-2"), own)
+            os.kill(hasty_pair["w-2"].pid, signal.SIGSTOP)
+            await wire.move_out(move)
+            os.kill(hasty_pair["w-2"].pid, how)
+            await wire.until_news(move, "stayed")
+            made = len(await wire.chunks(own.session))
+            await wire.until_chunk(own.session, made + 1)
+        chunks = await wire.chunks(own.session)
+        assert {(chunk.epoch, chunk.worker) for chunk in chunks} == {(1, "w-1")}
+        await shows_what_an_unmoved_session_shows(wire, own, "w-1")
+
+
+async def test_a_target_that_hangs_once_it_has_the_state_leaves_the_session_to_its_source(
+    fresh_nats: NatsServer, hasty_pair: dict[str, Program]
+) -> None:
+    async with MoveWire(fresh_nats.url) as wire:
+        await playing(wire, own := new_own(), 2)
+        move = await wire.move(own, "w-1", "w-2")
+        await wire.until_news(move, "arrived")
+        os.kill(hasty_pair["w-2"].pid, signal.SIGSTOP)
+        await wire.until_news(move, "stayed")
+        await wire.grant(own.session, 1)
+        await wire.until_chunk(own.session, 3)
+        os.kill(hasty_pair["w-2"].pid, signal.SIGCONT)
+        await wire.until_news(move, "freed")
+        await wire.until(lambda: wire.copy("w-2", own.session) is None)
+        chunks = await wire.chunks(own.session)
+        assert [(c.index, c.worker) for c in chunks] == [(i, "w-1") for i in range(4)]
+        await shows_what_an_unmoved_session_shows(wire, own, "w-1")
+
+
+async def test_a_source_that_dies_after_the_freeze_is_not_missed(
+    fresh_nats: NatsServer, pair: dict[str, Program]
+) -> None:
+    async with MoveWire(fresh_nats.url) as wire:
+        await playing(wire, own := new_own(), 2)
+        move = await wire.move(own, "w-1", "w-2")
+        await wire.until_news(move, "arrived")
+        pair["w-1"].kill()
+        await wire.commit(move, own, granted_through=1)
+        await wire.until_news(move, "owner")
+        await wire.until_chunk(own.session, 3)
+        chunks = await wire.chunks(own.session)
+        assert [(c.index, c.worker) for c in chunks] == [(0, "w-1"), (1, "w-1"), (2, "w-2"), (3, "w-2")]
+        await shows_what_an_unmoved_session_shows(wire, own, "w-2")
+
+
+async def test_a_source_that_dies_before_its_state_is_there_has_its_place_freed(
+    fresh_nats: NatsServer, hasty_pair: dict[str, Program]
+) -> None:
+    async with MoveWire(fresh_nats.url) as wire:
+        await playing(wire, own := new_own(), 2)
+        await wire.reserve(move := new_move(own, "w-1", "w-2"), own)
+        hasty_pair["w-1"].kill()
+        assert (await wire.until_news(move, "freed")).why == "too late"
+        lost = next_own(own, epoch=2, move_id=move.move_id)
+        with refused("freed", "didn't arrive"):
+            await wire.own("w-2", lost)
+        await wire.own("w-2", next_own(own, epoch=3, granted_through=1))
+        await wire.until_chunk(own.session, 3)

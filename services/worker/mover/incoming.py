@@ -110,14 +110,14 @@ class Incoming:
         if left_s <= 0:
             raise Refused("too_late", "the stage's deadline has passed")
         self._check(stage)
-        if not self._stages:
-            self._account.lap("link")
-        self._stages.add(stage.stage)
-        self._covered = merge([*self._covered, *stage.spans])
         tag, until = tag_of(self.move.move_id, stage.stage), time.monotonic() + left_s
         transfer = Transfer(cut(self._memory, stage.spans), tag, until, fence)
         arriving = self._port.links.receive(self.move.source, transfer)
         self._receiving = arriving
+        if not self._stages:
+            self._account.lap("link")
+        self._stages.add(stage.stage)
+        self._covered = merge([*self._covered, *stage.spans])
         self._spawn(self._receive(stage, arriving))
         if stage.hand_over is not None:
             self._hand_over = stage.hand_over
