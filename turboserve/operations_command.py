@@ -70,7 +70,7 @@ def _moved(moved: Moved) -> str:
         case "stayed":
             return f"{moved.session} stays on {moved.source or 'no worker'}{why}"
         case "lost":
-            return f"{moved.session} lost its state and is placed anew, where its picture begins anew{why}"
+            return f"{moved.session} lost its state and is placed anew, where its picture is rebuilt or begins anew{why}"
     return f"{moved.session}: {moved.outcome}{why}"
 
 
@@ -94,7 +94,7 @@ def _restored(stowed: Stowed) -> str:
         case "device":
             return f"{stowed.session} goes on at {stowed.worker}, as it was ({size(stowed.bytes)})"
         case "none":
-            return f"{stowed.session} goes on at {stowed.worker} without a state: its picture begins anew"
+            return f"{stowed.session} goes on at {stowed.worker}: its picture is rebuilt or begins anew"
     return f"{stowed.session} goes on at {stowed.worker} as soon as its state is back from the {stowed.tier}"
 
 

@@ -79,7 +79,7 @@ def _told_by(device: DeviceInfo) -> dict[str, str]:
 def _told(drained: Drained) -> list[str]:
     outcomes = (
         ("moved to another worker with its state", drained.moved),
-        ("placed on another worker, where the picture begins anew", drained.placed),
+        ("placed on another worker, where the picture is rebuilt or begins anew", drained.placed),
         ("waiting until a worker has room", drained.queued),
         ("paused, to be placed when resumed", drained.released),
     )

@@ -157,7 +157,7 @@ STOWED = [
     ("suspend", SessionStowed(SESSION, "paused", "w-1", "device"), 1, "still in the device memory of w-1"),
     ("resume", RESTORED, 0, "goes on at w-1, as it was"),
     ("resume", SessionStowed(SESSION, "queued", "", "none"), 1, "waits in the queue until a worker has room"),
-    ("resume", SessionStowed(SESSION, "active", "w-2", "none"), 0, "its picture begins anew"),
+    ("resume", SessionStowed(SESSION, "active", "w-2", "none"), 0, "rebuilt or begins anew"),
     ("resume", SessionStowed(SESSION, "paused", "w-1", "host"), 1, "is paused: it was not resumed"),
 ]
 

@@ -70,7 +70,7 @@ def test_a_drain_says_what_became_of_each_session(answers: list[httpx.Request]) 
     told = run("drain", "worker-1", "--force").stdout
     assert answers[0].url.params["force"] == "true"
     assert "2 moved to another worker with its state: main_a main_b" in told
-    assert "1 placed on another worker, where the picture begins anew: main_d" in told
+    assert "1 placed on another worker, where the picture is rebuilt or begins anew: main_d" in told
     assert "1 paused, to be placed when resumed: main_c" in told
     assert "waiting" not in told
     phases = [line.split() for line in told.splitlines()[-3:]]
