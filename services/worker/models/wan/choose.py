@@ -18,7 +18,7 @@ from services.worker.models.wan.attention import ATTENTIONS, TOLERANCE, fastest
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import PLAIN, Form, Wishes
 from services.worker.models.wan.fp8 import PlainProduct
-from services.worker.models.wan.graphs import CudaCapture
+from services.worker.models.wan.graphs import capture_for
 from services.worker.models.wan.kernels import usable
 from services.worker.models.wan.stepper import Forms
 from services.worker.models.wan.swift import Swift
@@ -36,7 +36,7 @@ class Chooser:
     def __init__(self, config: WanConfig, swift: Swift, kv: Tensor, cross: Tensor) -> None:
         self._config, self._swift, self._kv, self._cross = config, swift, kv, cross
         self._device = kv.device
-        self._capture = CudaCapture(self._device)
+        self._capture = capture_for(self._device)
         for slot in range(min(_TRIED_SLOTS, kv.shape[0])):
             for layer in kv[slot]:
                 layer.copy_(torch.randn(layer.shape, device=kv.device))

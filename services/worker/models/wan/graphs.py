@@ -84,6 +84,18 @@ class Graphs:
         return captured.out
 
 
+class Uncaptured:
+    """For devices without graphs: does the work again every time."""
+
+    def __call__(self, work: Callable[[], Tensor], *, warm: bool) -> tuple[Replay, Tensor]:  # noqa: ARG002
+        out = work().clone()
+
+        def replay() -> None:
+            out.copy_(work())
+
+        return replay, out
+
+
 class CudaCapture:
     """One pool of memory for all graphs of a device, since they never run at the same time."""
 
@@ -103,3 +115,7 @@ class CudaCapture:
         with torch.cuda.graph(graph, pool=self._pool, stream=aside, capture_error_mode="thread_local"):
             out = work()
         return graph.replay, out
+
+
+def capture_for(device: torch.device) -> Capture:
+    return CudaCapture(device) if device.type == "cuda" else Uncaptured()

@@ -29,6 +29,7 @@ from services.worker.models.wan.session import (
     regions,
 )
 from services.worker.models.wan.start import made_stepper
+from services.worker.models.wan.stepper import Forms
 from services.worker.models.wan.text import EncodedElsewhere, StandInEncoder, TextEncoder
 from services.worker.models.wan.transformer import Transformer
 from shared.contracts.text import TextEncoded
@@ -77,6 +78,11 @@ class Wan:
     @property
     def pool(self) -> Pool:
         return self._pool
+
+    @property
+    def forms(self) -> Forms:
+        """How forwards are computed here."""
+        return self._stepper.forms
 
     def prompt_warnings(self, prompt: str) -> tuple[str, ...]:  # noqa: ARG002
         return ("this model has random weights: its picture means nothing",) if self._random else ()
