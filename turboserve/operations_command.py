@@ -70,7 +70,7 @@ def _moved(moved: Moved) -> str:
         case "stayed":
             return f"{moved.session} stays on {moved.source or 'no worker'}{why}"
         case "lost":
-            return f"{moved.session} lost its state and is placed anew, where its picture is rebuilt or begins anew{why}"
+            return f"{moved.session} lost its state: elsewhere its picture is rebuilt or begins anew{why}"
     return f"{moved.session}: {moved.outcome}{why}"
 
 
