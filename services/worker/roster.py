@@ -162,7 +162,8 @@ class Roster:
     def lacks_text(self, copy: Copy) -> Own | None:
         """The command whose prompt is to be encoded, if that of the newest one is."""
         with self.changed:
-            lacking = self._encodes and prompt_of(copy.own.inputs) and not (copy.up_to_date and copy.text)
+            has_text = copy.up_to_date and copy.text is not None
+            lacking = self._encodes and prompt_of(copy.own.inputs) and not has_text
             return copy.own if lacking else None
 
     def show(self, copy: Copy, own: Own, text: object) -> None:
