@@ -19,6 +19,7 @@ PARTS = {
     "small": "bench.gpu.coalescing:small",
     "streams": "bench.gpu.streams:run",
     "suspend": "bench.gpu.suspend:run",
+    "rebuild": "bench.gpu.rebuild:run",
     "move": "bench.gpu.move:run",
     "coalescing": "bench.gpu.coalescing:large",
     "start": "bench.gpu.start:run",
