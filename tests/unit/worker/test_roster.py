@@ -73,6 +73,7 @@ def test_every_change_is_told() -> None:
 
 def test_a_frozen_copy_finishes_what_is_on_the_device_and_begins_nothing() -> None:
     roster, copy, _ = roster_with_copy()
+    roster.grant(copy, 9)
     order = roster.begin(copy)
     roster.freeze(copy)
     assert plan_batch([roster.candidate(copy, order)], CURVES, 1) == [copy.key]
