@@ -15,6 +15,8 @@ from turboserve.errors import TurboserveError
 from turboserve.launch_error import LaunchError
 from turboserve.model_command import model
 from turboserve.service_command import ServiceCommand
+from turboserve.simulate_command import simulate
+from turboserve.trace_command import trace
 
 _EPILOG = """\b
 Examples:
@@ -37,6 +39,7 @@ class _Commands(click.Group):
         "Use a running turboserve": ("stream", "sessions", "rung"),
         "Run a fleet": ("workers", "move", "suspend", "resume", "drain"),
         "Bring a model": ("model",),
+        "Try out policies": ("trace", "simulate"),
         "Run one service": ("gateway", "placement", "autoscaler", "worker", "text"),
     }
 
@@ -187,7 +190,7 @@ def rung(url: str | None, session: str, name: str) -> None:
     run_client(lambda console: operations_command.rung(url, session, name, console=console))
 
 
-for _command in (*fleet_commands.COMMANDS, model):
+for _command in (*fleet_commands.COMMANDS, model, trace, simulate):
     main.add_command(_command)
 for _name, _help in {
     "gateway": "The front door: HTTP, WebSocket and the page.",

@@ -153,7 +153,7 @@ class Moved(msgspec.Struct, frozen=True):
 
 class Stowed(msgspec.Struct, frozen=True):
     """A session that was suspended or restored. `tier`: where its state is now: "device", "host", or "none"
-    if it has none. `worker` "": none has it, it waits.
+    if it has none. `worker` "": none has it, it waits. `bytes`: copied for that now.
     """
 
     session: str

@@ -55,7 +55,8 @@ def _show(stowed: Stowed, words: str, *, as_json: bool, console: Console) -> Non
     if as_json:
         print_json(stowed, console)
     else:
-        print_told([words], stowed.phases, console)
+        copied = f"{size(stowed.bytes)} copied" if stowed.bytes else ""
+        print_told([words], stowed.phases, console, copied)
 
 
 def _moved(moved: Moved) -> str:
@@ -81,8 +82,7 @@ def _suspended(stowed: Stowed) -> str:
             return f"{stowed.session} is {stowed.status}, but its state is still in the device memory{where}"
         case "none":
             return f"{stowed.session} is {stowed.status}; no worker has a state of it to keep"
-    kept = f"its state ({size(stowed.bytes)}) is in the {stowed.tier} memory{where}"
-    return f"{stowed.session} is suspended: {kept}"
+    return f"{stowed.session} is suspended: its state is in the {stowed.tier} memory{where}"
 
 
 def _restored(stowed: Stowed) -> str:
@@ -92,7 +92,7 @@ def _restored(stowed: Stowed) -> str:
         return f"{stowed.session} is {stowed.status}: it was not resumed"
     match stowed.tier:
         case "device":
-            return f"{stowed.session} goes on at {stowed.worker}, as it was ({size(stowed.bytes)})"
+            return f"{stowed.session} goes on at {stowed.worker} as it was"
         case "none":
             return f"{stowed.session} goes on at {stowed.worker}: its picture is rebuilt or begins anew"
     return f"{stowed.session} goes on at {stowed.worker} as soon as its state is back from the {stowed.tier}"

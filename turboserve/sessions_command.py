@@ -40,7 +40,7 @@ def _table(found: list[SessionInfo]) -> Table:
     table.add_column("prompt", overflow="ellipsis", no_wrap=True)
     for info in found:
         colour = _COLOURS.get(info.status, "bright_black")
-        what = Text(" ".join(info.prompt.split()))
+        what = Text(" ".join(info.prompt.split()), overflow="ellipsis", no_wrap=True)
         if info.status == "failed":
             what.append(f" ({info.reason})", "red")
         status = f"[{colour}]{info.status}[/]"

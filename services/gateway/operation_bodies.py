@@ -98,7 +98,7 @@ class MovedBody(msgspec.Struct, frozen=True):
 
 class StowedBody(msgspec.Struct, frozen=True):
     """`status` and `worker`: the session's. `tier`: where its state is now: "device", "host", or "none" if
-    it has none.
+    it has none. `bytes`: copied for that now; a state is copied behind its chunks, so it may be none.
     """
 
     session: str

@@ -152,10 +152,10 @@ async def test_a_move_that_came_to_nothing_fails_in_words(gateway: GatewayProgra
 
 
 STOWED = [
-    ("suspend", SUSPENDED, 0, "is suspended: its state (64.00 MB) is in the host memory of w-1"),
+    ("suspend", SUSPENDED, 0, "is suspended: its state is in the host memory of w-1"),
     ("suspend", SessionStowed(SESSION, "paused", "", "none"), 0, "is paused; no worker has a state"),
     ("suspend", SessionStowed(SESSION, "paused", "w-1", "device"), 1, "still in the device memory of w-1"),
-    ("resume", RESTORED, 0, "goes on at w-1, as it was"),
+    ("resume", RESTORED, 0, "goes on at w-1 as it was"),
     ("resume", SessionStowed(SESSION, "queued", "", "none"), 1, "waits in the queue until a worker has room"),
     ("resume", SessionStowed(SESSION, "active", "w-2", "none"), 0, "rebuilt or begins anew"),
     ("resume", SessionStowed(SESSION, "paused", "w-1", "host"), 1, "is paused: it was not resumed"),

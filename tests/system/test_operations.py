@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from click.testing import CliRunner
 
 from tests.fixtures.system import StartSystem, System
-from turboserve import Client
+from turboserve import Chunk, Client, Session
 from turboserve.cli import main
 from turboserve.messages import WorkerInfo
 
@@ -33,16 +35,85 @@ async def gone(client: Client, worker: str) -> None:
             await asyncio.sleep(0.1)
 
 
+class Viewer:
+    """Takes a session's chunks as they come, until told to leave."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.chunks: list[Chunk] = []
+        self._came = asyncio.Condition()
+        self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        async for chunk in self.session:
+            async with self._came:
+                self.chunks.append(msgspec.structs.replace(chunk, media=b""))
+                self._came.notify_all()
+
+    async def until(self, seen: Callable[[Chunk], bool]) -> None:
+        """Until the newest chunk is such a one."""
+        async with asyncio.timeout(WAIT_S), self._came:
+            await self._came.wait_for(lambda: bool(self.chunks) and seen(self.chunks[-1]))
+
+    async def leave(self) -> None:
+        """What was seen has neither a gap nor a repeat."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        assert [chunk.index for chunk in self.chunks] == list(range(len(self.chunks)))
+        epochs = [chunk.epoch for chunk in self.chunks]
+        assert epochs == sorted(epochs)
+
+
+async def test_a_session_is_moved_suspended_and_resumed_while_it_is_watched(
+    start_system: StartSystem,
+) -> None:
+    system = start_system(workers=2)
+    async with Client(system.url) as client:
+        known = await ready_workers(client, 2)
+        session = await client.open("slow red ball")
+        viewer = Viewer(session)
+        await viewer.until(lambda chunk: chunk.index >= 2)
+        source = (await client.get(session.id)).worker
+        [target] = {worker.id for worker in known} - {source}
+
+        moved = await command(system, "move", session.id, "--to", target, "--json")
+        assert moved.exit_code == 0, moved.output
+        told = json.loads(moved.stdout)
+        assert (told["outcome"], told["source"], told["target"]) == ("moved", source, target)
+        assert {"reserve", "carry"} <= {phase["name"] for phase in told["phases"]}
+        await viewer.until(lambda chunk: chunk.worker == target)
+        again = await command(system, "move", session.id, "--to", target)
+        assert (again.exit_code, f"is on worker {target} already" in again.stderr) == (1, True)
+
+        suspended = json.loads((await command(system, "suspend", session.id, "--json")).stdout)
+        assert (suspended["status"], suspended["tier"], suspended["worker"]) == ("paused", "host", target)
+        async with asyncio.timeout(WAIT_S):
+            while {w.id: w.copies_by_tier.host for w in await client.workers()} != {source: 0, target: 1}:
+                await asyncio.sleep(0.1)
+        resumed = json.loads((await command(system, "resume", session.id, "--json")).stdout)
+        assert (resumed["status"], resumed["tier"], resumed["worker"]) == ("active", "device", target)
+        reached = viewer.chunks[-1].index
+        await viewer.until(lambda chunk: chunk.index > reached + 3)
+
+        assert (await command(system, "rung", session.id, "tiny-fast")).exit_code == 0
+        await viewer.until(lambda chunk: chunk.rung == "tiny-fast")
+        unknown = await command(system, "rung", session.id, "best")
+        assert (unknown.exit_code, "there is no 'best'" in unknown.stderr) == (1, True)
+        await viewer.leave()
+
+
 async def test_a_drained_worker_s_sessions_go_on_where_they_were(start_system: StartSystem) -> None:
     system = start_system(workers=2)
     async with Client(system.url) as client:
         known = await ready_workers(client, 2)
-        opened = [await client.open("a red ball") for _ in range(4)]
+        opened = [await client.open("slow red ball") for _ in range(4)]
+        viewers = [Viewer(session) for session in opened]
+        for viewer in viewers:
+            await viewer.until(lambda chunk: chunk.index >= 2)
         infos = [await client.get(session.id) for session in opened]
-        drained_worker = infos[0].worker
-        watched = opened[0]
-        [paused] = [info.id for info in infos[1:] if info.worker == drained_worker]
-        await next(s for s in opened if s.id == paused).pause()
+        drained = infos[0].worker
+        [paused] = [s for s, info in zip(opened[1:], infos[1:], strict=True) if info.worker == drained]
+        await paused.pause()
 
         shown = await command(system, "workers")
         assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == [worker.id for worker in known]
@@ -50,21 +121,20 @@ async def test_a_drained_worker_s_sessions_go_on_where_they_were(start_system: S
         assert {row["model"] for row in table} == {"tiny"}
         assert all(row["device"]["kind"] == "cpu" for row in table)
 
-        seen = []
-        async for chunk in watched:
-            seen.append((chunk.index, chunk.worker == drained_worker, chunk.epoch))
-            if chunk.index == 2:
-                done = json.loads((await command(system, "drain", drained_worker, "--json")).stdout)
-            if not seen[-1][1] and chunk.index > 4:
-                break
-        assert [index for index, _, _ in seen] == list(range(len(seen)))
-        assert (seen[0], seen[-1][1:]) == ((0, True, 1), (False, 2))
-        assert (done["moved"], done["queued"], done["released"]) == ([watched.id], [], [paused])
-        assert [phase["name"] for phase in done["phases"]] == ["place", "start", "release", "stop"]
+        done = json.loads((await command(system, "drain", drained, "--json")).stdout)
+        assert (done["worker"], done["placed"]) == (drained, [])
+        assert sorted([*done["moved"], *done["released"], *done["queued"]]) == sorted(
+            [opened[0].id, paused.id]
+        )
+        assert opened[0].id in done["moved"]
+        assert [phase["name"] for phase in done["phases"]] == ["move", "place", "start", "release", "stop"]
+        await viewers[0].until(lambda chunk: chunk.worker not in ("", drained))
 
-        await next(s for s in opened if s.id == paused).resume()
-        assert (await client.get(paused)).worker not in ("", drained_worker)
-        await gone(client, drained_worker)
-        refused = await command(system, "drain", drained_worker)
+        await paused.resume()
+        assert (await client.get(paused.id)).worker not in ("", drained)
+        await gone(client, drained)
+        refused = await command(system, "drain", drained)
         assert refused.exit_code == 1
-        assert f"there is no worker '{drained_worker}'" in refused.stderr
+        assert f"there is no worker '{drained}'" in refused.stderr
+        for viewer in viewers:
+            await viewer.leave()
