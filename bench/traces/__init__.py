@@ -1,0 +1,1 @@
+"""Traces of users: who arrives, acts, pauses and leaves, and when. One event a line, as JSON."""
