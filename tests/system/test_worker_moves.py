@@ -55,7 +55,7 @@ async def playing(wire: MoveWire, own: Own, chunks: int = 3) -> None:
 async def shows_what_an_unmoved_session_shows(wire: MoveWire, own: Own, worker: str) -> None:
     """The same session, played where it was opened, has the same frames: those that the log still has."""
     moved = {chunk.index: chunk.media for chunk in await wire.chunks(own.session)}
-    alone = new_own(own.inputs[-1].text, seed=own.seed, granted_through=max(moved) - 2)
+    alone = new_own(own.inputs[-1].text, model=own.model, seed=own.seed, granted_through=max(moved) - 2)
     await wire.own(worker, alone)
     await wire.until_chunk(alone.session, max(moved))
     stayed = {chunk.index: chunk.media for chunk in await wire.chunks(alone.session)}
@@ -290,3 +290,54 @@ async def test_a_source_that_dies_before_its_state_is_there_has_its_place_freed(
             await wire.own("w-2", lost)
         await wire.own("w-2", next_own(own, epoch=3, granted_through=1))
         await wire.until_chunk(own.session, 3)
+
+
+async def test_the_shipped_model_goes_on_with_the_same_frames(fresh_nats: NatsServer, tmp_path: Path) -> None:
+    """Its state has megabytes, and all of them are compared on arrival."""
+    shipped = {"model": "sprites", "model_loader": "services.worker.models", "capacity": "2"}
+    settings = {"max_batch": "1", "move_patience_s": PATIENT_S, "move_checksums": "true"}
+    programs = start_pair(fresh_nats, tmp_path, **shipped, **settings)
+    try:
+        async with MoveWire(fresh_nats.url) as wire:
+            own = new_own("a red ball moving right over the sea", model="sprites")
+            async with wire.viewer(own.session):
+                await playing(wire, own)
+                await wire.moved(own, "w-1", "w-2")
+                count = len(await wire.chunks(own.session)) + 2
+                await wire.until_chunk(own.session, count - 1)
+            assert {chunk.worker for chunk in await wire.chunks(own.session)} == {"w-1", "w-2"}
+            await shows_what_an_unmoved_session_shows(wire, own, "w-1")
+    finally:
+        for program in programs.values():
+            program.kill()
+
+
+ROUNDS = 25
+
+
+async def test_fifty_moves_leave_nothing_behind(fresh_nats: NatsServer, pair: dict[str, Program]) -> None:
+    async with MoveWire(fresh_nats.url) as wire:
+        await wire.hear_vitals()
+        await there_and_back(wire, 2)
+        before = {worker: await wire.vitals(worker) for worker in pair}
+        await there_and_back(wire, ROUNDS)
+        await wire.until_vitals(before)
+        for worker in pair:
+            owns = [new_own(granted_through=-1) for _ in range(4)]
+            for own in owns:
+                await wire.own(worker, own)
+            for own in owns:
+                await wire.until_copy(worker, own.session, next_chunk=2, tier="device")
+
+
+async def there_and_back(wire: MoveWire, rounds: int) -> None:
+    own = new_own()
+    async with wire.viewer(own.session):
+        await playing(wire, own)
+        for _ in range(rounds):
+            own = await wire.moved(own, "w-1", "w-2")
+            own = await wire.moved(own, "w-2", "w-1")
+    await wire.drop("w-1", own.session, own.epoch)
+    await wire.until(lambda: not any(wire.reports[worker].copies for worker in ("w-1", "w-2")))
+    chunks = await wire.chunks(own.session)
+    assert [chunk.index for chunk in chunks] == list(range(chunks[0].index, chunks[-1].index + 1))

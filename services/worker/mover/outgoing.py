@@ -84,8 +84,11 @@ class Outgoing:
         """Keep the state in its place. Raises `Refused` if there is none to carry."""
         states, copy = self._port.states, self.copy
 
-        def hold() -> tuple[Any, Callable[[], None]] | None:
-            return (states.memory(copy), states.fence()) if states.hold(copy) else None
+        def hold() -> tuple[Any, Callable[[], None], Mapping[str, Part]] | None:
+            """What a part's version is before it is read is right: if it changes, it is sent again."""
+            if not states.hold(copy):
+                return None
+            return states.memory(copy), states.fence(), states.parts(copy)
 
         try:
             held = await self._port.errand(hold)
@@ -98,7 +101,7 @@ class Outgoing:
         if held is None:
             self.end("stayed", "nothing to move")
             raise Refused("nothing_to_move", f"{self.move.session} has no state here yet", "place it anew")
-        self._memory, self._fence = held
+        self._memory, self._fence, self._parts = held
         self._account.lap("hold")
 
     def go(self) -> None:
@@ -113,7 +116,6 @@ class Outgoing:
             )
             await self._port.links.open(self.move.target, self._transport, self._patience.copy_s)
             self._account.lap("link")
-            self._parts = await self._port.errand(lambda: self._port.states.parts(copy))
         except _FAILURES as error:
             self.tell(Failed(f"no link to {self.move.target}: {error}"))
             return
