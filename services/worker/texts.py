@@ -45,7 +45,7 @@ class Texts:
 
     async def want(self, copy: Copy, wait_s: float) -> None:
         """Have the copy's newest prompt encoded and shown. Whoever brings it waits for that, but no longer
-        than `wait_s`: it goes on without.
+        than `wait_s`: it goes on without. A copy that came by a move with its state shows it already.
         """
         own, asking = self.roster.lacks_text(copy), self._asking.get(copy)
         if own is None or copy.gone:
@@ -57,7 +57,8 @@ class Texts:
         task = asyncio.create_task(self._encode(copy, own), name=f"text {copy.session}")
         self._asking[copy] = _Asking(own, task)
         task.add_done_callback(lambda done: self._end(copy, done))
-        await asyncio.wait([task], timeout=max(0.0, wait_s))
+        if not copy.up_to_date:
+            await asyncio.wait([task], timeout=max(0.0, wait_s))
 
     def forget(self, copy: Copy) -> None:
         asking = self._asking.pop(copy, None)
