@@ -2,6 +2,7 @@
 # make test   make check, then every test                         (PYTEST_ARGS="-k name", CHROMIUM=path|none)
 # make check  lint, types, and which module may import which
 # make lock   pins and hashes anew after a change in pyproject.toml (UPGRADE=1: newest of everything)
+# make test-gpu, make bench-gpu PART=…   on a GPU machine, by its own Python and torch: GPU_PYTHON=python3
 # make clean  removes the environment and the caches, never the data
 # Each sets up what it needs by itself.                           (PYTHON=python3.12, TORCH="torch==… --index-url …")
 
@@ -14,11 +15,14 @@ TORCH ?=
 CHROMIUM ?=
 PYTEST_ARGS ?=
 UPGRADE ?=
+GPU_PYTHON ?= python3
+PART ?= forward
+OUT ?= bench-gpu
 
 export PYTHON TORCH CHROMIUM
 BIN := .venv/bin
 
-.PHONY: help up test check lock clean venv runtime chromium
+.PHONY: help up test check test-gpu bench-gpu lock clean venv runtime chromium
 .NOTPARALLEL:
 
 help:
@@ -30,6 +34,13 @@ up: runtime
 
 test: venv chromium check
 	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Nothing is installed: these run where a machine's torch was built for its GPU. PART=all runs every part.
+test-gpu:
+	@PYTHONPATH=. exec $(GPU_PYTHON) -m pytest -q -c tests/gpu/pytest.ini tests/gpu
+
+bench-gpu:
+	@PYTHONPATH=. exec $(GPU_PYTHON) -m $(if $(filter all,$(PART)),bench.gpu.all --minutes 20,bench.gpu $(PART)) --out '$(OUT)'
 
 check: venv
 	@echo "check: ruff" && $(BIN)/ruff check -q . && $(BIN)/ruff format -q --check .

@@ -12,20 +12,23 @@ from typing import Any
 from bench.gpu.lab import Setting, fill_window, seconds
 from bench.gpu.report import Report
 from services.worker.models.protocol import Rung
+from services.worker.models.wan.frames import Later
 from services.worker.models.wan.model import Wan
 from services.worker.models.wan.session import State
 
 _CHUNKS = 8
+
+Encode = Callable[[Any], Any]
 
 
 def run(setting: Setting, report: Report, out: Path) -> None:  # noqa: ARG001
     model = setting.model()
     state = model.open(seed=1, prompt="a red ball rolls over the sand")
     fill_window(model, [state])
-    encode = _encoder(report, model)
+    encode = encoder_of(report, model)
     for rung in model.spec.rungs:
         _one_by_one(setting, report, model, state, rung)
-        _overlapped(setting, report, model, state, rung, encode)
+        _overlapped(report, model, state, rung, encode)
 
 
 def _one_by_one(setting: Setting, report: Report, model: Wan, state: State, rung: Rung) -> None:
@@ -42,12 +45,24 @@ def _one_by_one(setting: Setting, report: Report, model: Wan, state: State, rung
     frames = model.spec.chunk_frames
     report.row(f"{rung.name}: step; decode and copy", f"{1000 * step_s:.2f} ms; {1000 * decode_s:.2f} ms")
     report.row(f"{rung.name}: chunk of {forwards} forwards", f"{1000 * chunk_s:.1f} ms")
-    report.row(f"{rung.name}: frames/s without decoding; with", f"{frames / (forwards * step_s):.1f}; {frames / chunk_s:.1f}")
-    report.figures[rung.name] = {"step_s": step_s, "decode_s": decode_s, "chunk_s": chunk_s, "forwards": forwards}
+    report.row(
+        f"{rung.name}: frames/s without decoding; with",
+        f"{frames / (forwards * step_s):.1f}; {frames / chunk_s:.1f}",
+    )
+    report.figures[rung.name] = {
+        "step_s": step_s,
+        "decode_s": decode_s,
+        "chunk_s": chunk_s,
+        "forwards": forwards,
+    }
 
 
 def _overlapped(
-    setting: Setting, report: Report, model: Wan, state: State, rung: Rung, encode: Callable[[Any], Any] | None
+    report: Report,
+    model: Wan,
+    state: State,
+    rung: Rung,
+    encode: Encode | None,
 ) -> None:
     """As the engine does it: pictures are waited for, and encoded, on another thread."""
     jobs: list[Future] = []
@@ -57,7 +72,7 @@ def _overlapped(
             for _ in range(model.begin_chunk(state, rung)):
                 model.forward([state])
             later = model.decode_later(state)
-            jobs.append(encoder.submit(lambda later=later: encode(later()) if encode else later()))
+            jobs.append(encoder.submit(_finish, later, encode))
         for job in jobs:
             job.result(timeout=120)
         took = time.perf_counter() - started
@@ -67,7 +82,13 @@ def _overlapped(
     report.figures[f"{rung.name} end to end fps"] = rate
 
 
-def _encoder(report: Report, model: Wan) -> Callable[[Any], Any] | None:
+def _finish(later: Later, encode: Encode | None) -> None:
+    frames = later()
+    if encode:
+        encode(frames)
+
+
+def encoder_of(report: Report, model: Wan) -> Encode | None:
     try:
         from services.worker.encode import EncodeSettings
         from services.worker.encode import encode as h264

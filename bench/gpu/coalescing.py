@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from pathlib import Path
 
 from bench.gpu.errors import twin
-from bench.gpu.lab import LARGE, SMALL, Setting, fill_window, settle, seconds
+from bench.gpu.lab import LARGE, SMALL, Setting, fill_window, seconds, settle
 from bench.gpu.report import Report
 from services.worker.models.wan.config import Geometry
 from services.worker.models.wan.model import Wan
@@ -31,10 +32,10 @@ def _curve(setting: Setting, report: Report, geometry: Geometry, sizes: list[int
     states = [first, *(twin(model, first) for _ in range(max(sizes) - 1))]
     took: dict[int, list[float]] = {size: [] for size in sizes}
     for size in sizes:
-        seconds(lambda size=size: _chunk(model, states[:size]), setting.device)
+        seconds(partial(_chunk, model, states[:size]), setting.device)
     for _ in range(chunks):
         for size in sizes:
-            took[size].append(seconds(lambda size=size: _chunk(model, states[:size]), setting.device))
+            took[size].append(seconds(partial(_chunk, model, states[:size]), setting.device))
     settle(setting.device)
     rates = {size: size / statistics.median(times) for size, times in took.items()}
     per_stream = _FPS / model.spec.chunk_frames

@@ -70,9 +70,7 @@ def alone_ms(lab: Lab, form: Form) -> dict[str, float]:
         "up": (1, product(arch.dim, arch.ffn_dim)),
         "down": (1, product(arch.ffn_dim, arch.dim)),
     }
-    return {
-        name: arch.layers * times * milliseconds(work, device) for name, (times, work) in works.items()
-    }
+    return {name: arch.layers * times * milliseconds(work, device) for name, (times, work) in works.items()}
 
 
 def _others(best: Form, lab: Lab) -> list[Form]:

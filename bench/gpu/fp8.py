@@ -30,7 +30,9 @@ def _speed(setting: Setting, report: Report) -> None:
     forms: dict[str, Form] = {"products": replace(best, fp8=True)}
     if usable(setting.device):
         for shape in range(4):
-            forms[f"products and attention, shape {shape}"] = replace(best, fp8=True, window="slots8", shape=shape)
+            forms[f"products and attention, shape {shape}"] = replace(
+                best, fp8=True, window="slots8", shape=shape
+            )
             forms[f"attention alone, shape {shape}"] = replace(best, window="slots8", shape=shape)
     for name, form in forms.items():
         try:
@@ -38,11 +40,13 @@ def _speed(setting: Setting, report: Report) -> None:
         except Exception as error:  # noqa: BLE001 one form that fails is a finding, not the end
             report.row(f"8 bits: {name}", f"failed: {str(error).splitlines()[0][:80]}")
             continue
-        report.row(f"8 bits: {name}", f"{ms:.2f} ms; ratio {ms / base:.3f}", name, {"ms": ms, "ratio": ms / base})
+        report.row(
+            f"8 bits: {name}", f"{ms:.2f} ms; ratio {ms / base:.3f}", name, {"ms": ms, "ratio": ms / base}
+        )
 
 
 def _products(setting: Setting, report: Report) -> None:
-    """The same state, one chunk with 16-bit products and one with 8-bit ones; its own repeat tells the noise."""
+    """The same state, a chunk with 16-bit products and one with 8-bit ones; a repeat tells the noise."""
     model = setting.model(slots=3, wishes=Wishes(pieces=None if setting.device.type == "cuda" else "eager"))
     state = model.open(seed=1, prompt="a red ball rolls over the sand")
     fill_window(model, [state])
@@ -72,7 +76,9 @@ def _from_the_start(setting: Setting, report: Report) -> None:
         model = setting.model(slots=1, wishes=wished)
         state = model.open(seed=1, prompt="a red ball rolls over the sand")
         chunks[name] = [made(model, state, model.spec.rungs[0]) for _ in range(_LAST)]
-        report.row(f"{name}: state", f"{model.spec.state_bytes:,} bytes", f"{name} bytes", model.spec.state_bytes)
+        report.row(
+            f"{name}: state", f"{model.spec.state_bytes:,} bytes", f"{name} bytes", model.spec.state_bytes
+        )
         del model, state
     for name, played in chunks.items():
         if name != "16 bits":

@@ -51,13 +51,24 @@ class Setting:
         return WanConfig(WAN_1_3B, LONGLIVE, geometry, self.dtype.itemsize)
 
     def model(
-        self, geometry: Geometry = LARGE, *, slots: int = 2, wishes: Wishes = Wishes(), decoder: Any = None  # noqa: B008
+        self,
+        geometry: Geometry = LARGE,
+        *,
+        slots: int = 2,
+        wishes: Wishes | None = None,
+        decoder: Any = None,
     ) -> Wan:
         if self.tiny:
             decoder = decoder or TaehvDecoder((16, 16, 8, 8))
         config, device = self.config(geometry), str(self.device)
         return random_model(
-            config, 1, slots=slots, device=device, dtype=self.dtype, decoder=decoder, wishes=wishes
+            config,
+            1,
+            slots=slots,
+            device=device,
+            dtype=self.dtype,
+            decoder=decoder,
+            wishes=wishes or Wishes(),
         )
 
 

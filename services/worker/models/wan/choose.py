@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from services.worker.models.noise import draw
 from services.worker.models.wan.attention import ATTENTIONS, TOLERANCE, fastest
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import PLAIN, Form, Wishes
@@ -97,7 +98,7 @@ class Chooser:
         inputs = self._rows(rows, form)
         geometry = self._config.geometry
         shape = (rows, geometry.chunk_latent_frames, *geometry.latent_shape)
-        latents = torch.randn(shape, device=self._device).to(self._cross.dtype)
+        latents = draw(shape, 0, 0).to(self._device, self._cross.dtype)
         levels = torch.full(shape[:2], 0.5, device=self._device)
         captured: list[tuple[Callable[[], None], Tensor]] = []
 
