@@ -120,24 +120,20 @@ class Line:
         self.located.set()
 
     async def _follow(self, arrival: Arrival) -> None:
-        """Find the place behind what the copy's source made: without it nothing may be appended."""
+        """Find the place behind what the copy's source made: before that is there nothing may be appended."""
+        copy, until = self.copy, time.monotonic() + arrival.wait_s
         self.located.set()
-        until = 0.0
-        while not self.copy.ended:
-            last = await self._insist(lambda: self.desk.log.last(self.copy.own.tenant, self.copy.session))
-            before = self.copy.next_append - 1
-            if last is not None and (last.chunk.index > before or last.chunk.epoch > self.copy.own.epoch):
-                self._lose("the source went on")
-            elif last is None and not arrival.unappended:
-                self._after = 0
-                return
-            elif last is not None and last.chunk.index == before:
-                self._after = last.sequence
-                return
-            elif not until:
-                until = time.monotonic() + arrival.wait_s
-            elif time.monotonic() > until:
-                self._lose(f"chunk {before}, which the source had made, didn't come into the log")
+        while not copy.ended:
+            last = await self._insist(lambda: self.desk.log.last(copy.own.tenant, copy.session))
+            newest = (last.chunk, last.sequence) if last else (None, 0)
+            match fence.follow(copy.next_append, copy.own.epoch, arrival.unappended, *newest):
+                case fence.AppendAfter(sequence):
+                    self._after = sequence
+                    return
+                case fence.Superseded():
+                    self._lose("the source went on")
+                case fence.Early() if time.monotonic() > until:
+                    self._lose(f"chunk {copy.next_append - 1} of the source's never came into the log")
             await asyncio.sleep(_FOLLOW_AGAIN_S)
 
     def _lose(self, why: str) -> None:

@@ -35,6 +35,10 @@ class StartAgain(NamedTuple):
     sequence: int
 
 
+class Early(NamedTuple):
+    """What its source made before is still on its way to the log."""
+
+
 Verdict = Appended | AppendAfter | Superseded | StartAgain
 
 
@@ -51,3 +55,16 @@ def judge(mine: Chunk, last: Chunk | None, last_sequence: int) -> Verdict:
     if last.index == mine.index - 1:
         return AppendAfter(last_sequence)
     return StartAgain(last.index + 1, last_sequence)
+
+
+def follow(
+    next_chunk: int, epoch: int, unappended: int, last: Chunk | None, last_sequence: int
+) -> AppendAfter | Early | Superseded:
+    """Where a copy that came by a move goes on, `unappended` chunks of its source's not being in the log at
+    the freeze.
+    """
+    if last is None:
+        return Early() if unappended else AppendAfter(0)
+    if last.index >= next_chunk or last.epoch > epoch:
+        return Superseded(last.worker, last.epoch)
+    return AppendAfter(last_sequence) if last.index == next_chunk - 1 else Early()

@@ -95,7 +95,7 @@ class Mover:
         outgoing = self._outgoing
         if outgoing is not None and outgoing.move.session == own.session:
             outgoing.tell(Told(own.epoch))
-            if outgoing.frozen:
+            if outgoing.unsettled:
                 await self._settled(outgoing, own)
         for incoming in self._about(own.session):
             incoming.hear_told(own.epoch)

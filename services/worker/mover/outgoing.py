@@ -15,24 +15,22 @@ from nats.aio.subscription import Subscription
 from services.worker.copies import Copy
 from services.worker.holdings import unsubscribe
 from services.worker.models.protocol import Part
-from services.worker.mover.links import Transfer
 from services.worker.mover.port import Account, Port
+from services.worker.mover.shipping import FAILURES, Shipping
 from services.worker.moving.decisions import Forget, Freeze, GoOn, Send, SourceDecision
 from services.worker.moving.facts import Boundary, Dropped, Failed, Logged, Sent, SourceFact, Tick, Told
 from services.worker.moving.patience import REST, PartVersion
 from services.worker.moving.source import Source, begin, source_step
 from services.worker.states import NoRoom
-from services.worker.transfer.link import LinkLost, LinkRefused
-from services.worker.transfer.manifest import Span, checksum_of, cut, merge, tag_of
-from shared.bus import BusAway, NoAnswer, Refused
-from shared.contracts.moves import HandOver, MoveOut, Stage
+from services.worker.transfer.manifest import Span, merge
+from shared.bus import BusAway, Refused
+from shared.contracts.moves import HandOver, MoveOut
 from shared.contracts.stream import ChunkReady
-from shared.contracts.subjects import CHUNK_READY, STAGE
+from shared.contracts.subjects import CHUNK_READY
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.5  # into the log, before a late move is given up
-_FAILURES = (LinkLost, LinkRefused, Refused, NoAnswer, BusAway, TimeoutError)
 
 
 class _Reading(NamedTuple):
@@ -62,10 +60,8 @@ class Outgoing:
         self._account = Account(port, order.move)
         self._source: Source | None = None
         self._generation = copy.generation
-        self._memory: Any = None
-        self._fence: Callable[[], None] = _no_fence
+        self._shipping: Shipping | None = None
         self._parts: Mapping[str, Part] = {}
-        self._covered: list[Span] = []
         self._reading: _Reading | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._log_heard: Subscription | None = None
@@ -77,8 +73,12 @@ class Outgoing:
 
     @property
     def frozen(self) -> bool:
-        """Commands for the copy wait: it may be another worker's already."""
         return self._source is not None and self._source.phase == "frozen"
+
+    @property
+    def unsettled(self) -> bool:
+        """Commands for the copy wait: it may be another worker's already."""
+        return self.frozen or (self._ending is not None and not self.settled.is_set())
 
     async def _hold(self) -> None:
         """Keep the state in its place. Raises `Refused` if there is none to carry."""
@@ -101,11 +101,13 @@ class Outgoing:
         if held is None:
             self.end("stayed", "nothing to move")
             raise Refused("nothing_to_move", f"{self.move.session} has no state here yet", "place it anew")
-        self._memory, self._fence, self._parts = held
+        memory, fence, self._parts = held
+        self._shipping = Shipping(self._port, self.move, self._transport, memory, fence)
         self._account.lap("hold")
 
     def go(self) -> None:
-        self._spawn(self._begin())
+        if self._ending is None:
+            self._spawn(self._begin())
 
     async def _begin(self) -> None:
         desk, copy = self._port.holdings.desk, self.copy
@@ -114,9 +116,10 @@ class Outgoing:
             self._log_heard = await desk.bus.subscribe(
                 CHUNK_READY, self._hear_ready, cell=desk.cell, tenant=copy.own.tenant, session=copy.session
             )
-            await self._port.links.open(self.move.target, self._transport, self._patience.copy_s)
+            assert self._shipping is not None
+            await self._shipping.link(self._patience.copy_s)
             self._account.lap("link")
-        except _FAILURES as error:
+        except FAILURES as error:
             self.tell(Failed(f"no link to {self.move.target}: {error}"))
             return
         if self._ending is None:
@@ -222,72 +225,24 @@ class Outgoing:
         if stage != REST:
             self._port.holdings.desk.roster.thaw(self.copy)
         spans = merge(span for name in names for span in self._parts[name].spans)
-        self._covered = merge([*self._covered, *spans])
         self._spawn(self._ship(stage, spans))
 
     async def _ship(self, stage: int, spans: list[Span]) -> None:
+        assert self._shipping is not None
+        assert self._source is not None
+        until = self._source.wake_at or time.monotonic()
         try:
-            if stage == 1:
-                await self._transfer_or_link_again(spans)
+            if stage == REST:
+                assert self._reading is not None
+                await self._shipping.send_rest(spans, until, self._reading.fence, self._hand_over())
             else:
-                await self._transfer(stage, spans)
-        except _FAILURES as error:
+                await self._shipping.send_ahead(stage, spans, until)
+        except FAILURES as error:
             self.tell(Failed(str(error) or type(error).__name__))
             return
         self._account.sent_bytes += sum(end - start for start, end in spans)
         self._account.lap("rest" if stage == REST else "copy")
         self.tell(Sent(stage))
-
-    async def _transfer_or_link_again(self, spans: list[Span]) -> None:
-        """The target may have closed its end of a link kept from an earlier move."""
-        try:
-            await self._transfer(1, spans)
-        except Refused as error:
-            if error.refusal.code != "no_link":
-                raise
-            self._port.links.drop(self.move.target)
-            await self._port.links.open(self.move.target, self._transport, self._patience.copy_s)
-            await self._transfer(1, spans)
-
-    async def _transfer(self, stage: int, spans: list[Span]) -> None:
-        """The announcement and the bytes go at once: neither waits for the other."""
-        assert self._source is not None
-        assert self._source.wake_at is not None
-        desk, until = self._port.holdings.desk, self._source.wake_at
-        left_s = max(0.0, until - time.monotonic())
-        announced = await self._stage(stage, spans, time.time() + left_s)
-        asking = asyncio.ensure_future(
-            desk.bus.request(STAGE.at(cell=desk.cell, worker=self.move.target), announced, left_s)
-        )
-        fence = self._fence if self._reading is None else self._reading.fence
-        tag = tag_of(self.move.move_id, stage)
-        transfer = Transfer(cut(self._memory, spans), tag, until, fence)
-        sending = self._port.links.send(self.move.target, self._transport, transfer)
-        both: set[asyncio.Future[Any]] = {asking, sending}
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if asking.done() and asking.exception() is not None and not sending.done():
-                self._port.links.abort(self.move.target)
-                await asyncio.wait({sending})
-                asking.result()
-            await sending
-        finally:
-            await self._finish(asking, sending)
-
-    async def _finish(self, asking: asyncio.Future[Any], sending: asyncio.Future[None]) -> None:
-        """No thread reads the state any more when this returns."""
-        asking.cancel()
-        if not sending.done():
-            self._port.links.abort(self.move.target)
-        await asyncio.gather(asking, sending, return_exceptions=True)
-
-    async def _stage(self, stage: int, spans: list[Span], deadline_at: float) -> Stage:
-        if stage != REST:
-            return Stage(self.move.move_id, stage, spans, deadline_at)
-        checksum = ""
-        if self._port.checksums:
-            checksum = await asyncio.to_thread(checksum_of, cut(self._memory, self._covered))
-        return Stage(self.move.move_id, stage, spans, deadline_at, checksum, self._hand_over())
 
     def _hand_over(self) -> HandOver:
         """Commands that came before the freeze are in it; later ones wait."""
@@ -325,7 +280,7 @@ class Outgoing:
         with contextlib.suppress(Exception):  # the engine has ended
             await port.errand(lambda: port.states.let_go(copy))
         port.holdings.desk.roster.leave(copy, False)
-        self._memory = None
+        self._shipping = None
         if self.outcome == "stayed":
             logger.info("move given up: %s", why, extra={"session": self.move.session})
             await port.call_off(self.move.target, self.move, why)
@@ -362,7 +317,3 @@ def _versions(parts: Mapping[str, Part]) -> dict[str, PartVersion]:
         name: PartVersion(part.version, sum(end - start for start, end in part.spans))
         for name, part in parts.items()
     }
-
-
-def _no_fence() -> None:
-    """Before there is anything to wait for."""

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker.fence import AppendAfter, Appended, StartAgain, Superseded, judge
+from services.worker.fence import AppendAfter, Appended, Early, StartAgain, Superseded, follow, judge
 from shared.contracts.stream import Chunk, ChunkTimings
 
 MINE = Chunk(
@@ -43,6 +43,25 @@ MINE = Chunk(
 def test_what_a_refused_append_means(last: dict[str, object] | None, expected: object) -> None:
     held = None if last is None else msgspec.structs.replace(MINE, **last)
     assert judge(MINE, held, 50) == expected
+
+
+@pytest.mark.parametrize(
+    ("last", "unappended", "expected"),
+    [
+        (None, 0, AppendAfter(0)),
+        (None, 1, Early()),
+        ({"index": 6}, 0, AppendAfter(50)),
+        ({"index": 6}, 2, AppendAfter(50)),
+        ({"index": 5}, 1, Early()),
+        ({"index": 7}, 0, Superseded("w-1", 3)),
+        ({"index": 6, "epoch": 5, "worker": "w-3"}, 0, Superseded("w-3", 5)),
+    ],
+)
+def test_a_copy_that_came_by_a_move_goes_on_behind_its_source(
+    last: dict[str, object] | None, unappended: int, expected: object
+) -> None:
+    held = None if last is None else msgspec.structs.replace(MINE, **last)
+    assert follow(7, 4, unappended, held, 50) == expected
 
 
 class Log:

@@ -1,0 +1,97 @@
+"""The bytes of a move, as they leave: each stage is announced to the target, and sent beside that."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.worker.mover.links import Transfer
+from services.worker.mover.port import Port
+from services.worker.moving.patience import REST
+from services.worker.transfer.link import LinkLost, LinkRefused
+from services.worker.transfer.manifest import Span, checksum_of, cut, merge, tag_of
+from shared.bus import BusAway, NoAnswer, Refused
+from shared.contracts.moves import HandOver, Move, Stage
+from shared.contracts.subjects import STAGE
+
+FAILURES = (LinkLost, LinkRefused, Refused, NoAnswer, BusAway, TimeoutError)
+
+
+@dataclass(slots=True)
+class Shipping:
+    """`memory`: the state's, held. `fence` returns once the device is done with it as it was held. Whatever
+    fails raises one of `FAILURES`.
+    """
+
+    port: Port
+    move: Move
+    transport: str
+    memory: Any
+    fence: Callable[[], None]
+    _covered: list[Span] = field(default_factory=list)
+
+    async def link(self, wait_s: float) -> None:
+        await self.port.links.open(self.move.target, self.transport, wait_s)
+
+    async def send_ahead(self, stage: int, spans: list[Span], until: float) -> None:
+        """While the session goes on. `until`: monotonic."""
+        announced = Stage(self.move.move_id, stage, spans, _wall(until))
+        try:
+            await self._send(announced, until, self.fence)
+        except Refused as error:
+            if error.refusal.code != "no_link":
+                raise
+            self.port.links.drop(self.move.target)  # the target has closed its end since the last move
+            await self.link(until - time.monotonic())
+            await self._send(announced, until, self.fence)
+
+    async def send_rest(
+        self, spans: list[Span], until: float, fence: Callable[[], None], hand_over: HandOver
+    ) -> None:
+        """After the freeze."""
+        checksum = ""
+        if self.port.checksums:
+            covered = cut(self.memory, merge([*self._covered, *spans]))
+            checksum = await asyncio.to_thread(_checksum_behind, fence, covered)
+        announced = Stage(self.move.move_id, REST, spans, _wall(until), checksum, hand_over)
+        await self._send(announced, until, fence)
+
+    async def _send(self, stage: Stage, until: float, fence: Callable[[], None]) -> None:
+        """The announcement and the bytes go at once: neither waits for the other."""
+        self._covered = merge([*self._covered, *stage.spans])
+        asking = asyncio.ensure_future(self._announce(stage, until))
+        tag = tag_of(self.move.move_id, stage.stage)
+        transfer = Transfer(cut(self.memory, stage.spans), tag, until, fence)
+        sending = self.port.links.send(self.move.target, self.transport, transfer)
+        both: set[asyncio.Future[Any]] = {asking, sending}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done() and not sending.done():
+                asking.result()
+            await sending
+        finally:
+            await self._finish(asking, sending)
+
+    async def _announce(self, stage: Stage, until: float) -> None:
+        desk = self.port.holdings.desk
+        address = STAGE.at(cell=desk.cell, worker=self.move.target)
+        await desk.bus.request(address, stage, max(0.0, until - time.monotonic()))
+
+    async def _finish(self, asking: asyncio.Future[None], sending: asyncio.Future[None]) -> None:
+        """No thread reads the state any more when this returns."""
+        asking.cancel()
+        if not sending.done():
+            self.port.links.abort(self.move.target)
+        await asyncio.gather(asking, sending, return_exceptions=True)
+
+
+def _checksum_behind(fence: Callable[[], None], buffers: list[Any]) -> str:
+    fence()
+    return checksum_of(buffers)
+
+
+def _wall(monotonic: float) -> float:
+    return time.time() + max(0.0, monotonic - time.monotonic())
