@@ -22,6 +22,7 @@ _HEADER = struct.Struct(f"!{TAG_BYTES}sQ")
 _RECEIPT = b"\x06"
 _GREETING_S = 1.0  # how long a stranger may hold up the acceptor
 _MAX_INVITATIONS = 8
+_PEER_IS_GONE = getattr(select, "POLLRDHUP", 0)  # elsewhere than on Linux: only errors and ends are seen
 
 
 class _Invitation(msgspec.Struct, frozen=True):
@@ -100,14 +101,15 @@ class TcpLink:
             send_all(self._socket, memoryview(_RECEIPT), deadline_at)
 
     def healthy(self) -> bool:
-        """Between transfers nothing is to be read: bytes are as bad as the end of the stream."""
+        """Bytes that wait are no bad sign: the peer's next transfer may begin before this side is done with
+        the last one.
+        """
+        poll = select.poll()
         try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+            poll.register(self._socket, _PEER_IS_GONE)
+        except ValueError:  # closed
+            return False
+        return not poll.poll(0)
 
     def abort(self) -> None:
         with contextlib.suppress(OSError):

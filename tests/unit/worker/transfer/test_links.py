@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -77,6 +78,18 @@ def test_another_transfer_than_the_expected_one_loses_the_link(
     with pytest.raises(LinkLost):
         sending.result()
     assert not ends[0].healthy()
+
+
+def test_a_transfer_may_begin_before_the_peer_is_done_with_the_last_one(
+    ends: tuple[TcpLink, TcpLink], aside: Callable[..., Future]
+) -> None:
+    sending = aside(ends[0].send, [DATA], TAG, soon())
+    assert select.select([ends[1]._socket], [], [], 20)[0]
+    assert ends[1].healthy()
+    ends[1].receive([DATA.clone()], TAG, soon())
+    sending.result()
+    ends[0].abort()
+    assert not ends[1].healthy()
 
 
 def test_abort_ends_a_wait_in_another_thread(
