@@ -49,18 +49,19 @@ class Chooser:
         """Of plain products."""
         base = wishes.on(self._base(wishes))
         elsewhere = replace(base, window="gather")
-        alone = self._best("one row", 1, list(self._candidates(base, wishes, 1)))
+        forced = wishes.pieces is not None or wishes.window is not None
+        alone = self._best("one row", 1, list(self._candidates(base, wishes, 1)), forced=forced)
         if self._kv.shape[0] < 2:
             return Forms(alone, elsewhere, elsewhere)
-        together = self._best("two rows", 2, list(self._candidates(base, wishes, 2)))
+        together = self._best("two rows", 2, list(self._candidates(base, wishes, 2)), forced=forced)
         return Forms(alone, together, elsewhere)
 
     @torch.inference_mode()
-    def in_eight_bits(self, forms: Forms) -> Forms:
-        """The same with fp8 products, where those are faster."""
+    def in_eight_bits(self, forms: Forms, *, forced: bool) -> Forms:
+        """The same with fp8 products, where those are faster, or in any case."""
         self._swift.prepare_fp8()
         form = forms.alone
-        alone = self._best("fp8", 1, [form, replace(form, fp8=True)], _EIGHT_BITS_TOLERANCE)
+        alone = self._best("fp8", 1, [form, replace(form, fp8=True)], forced=forced)
         return Forms(*(replace(form, fp8=alone.fp8) for form in forms))
 
     def _base(self, wishes: Wishes) -> Form:
@@ -78,19 +79,30 @@ class Chooser:
         yield PLAIN
         if base.pieces == "plain":
             return
-        windows = (wishes.window,) if wishes.window else ("gather", "turned", "slots")
+        windows = ("gather", "turned", "slots") if wishes.window is None else (wishes.window,)
+        if rows > 1:  # which are read in place by one row alone
+            windows = tuple(dict.fromkeys("gather" if w == "turned" else w for w in windows))
         for window in windows:
             form = replace(base, window=window)
-            if not self._swift.room_for(form) or (rows > 1 and window == "turned"):
+            if not self._swift.room_for(form):
+                continue
+            if window == "slots" and wishes.window is None and not usable(self._device):
                 continue
             by_kernel = window.startswith("slots")
             yield replace(form, shape=self._shape(rows, window)) if by_kernel else form
 
-    def _best(self, what: str, rows: int, forms: list[Form], tolerance: float = TOLERANCE) -> Form:
-        """The first is tried for the others' results, and chosen only where nothing else works."""
+    def _best(self, what: str, rows: int, forms: list[Form], *, forced: bool) -> Form:
+        """The others' results must agree with the first one's. `forced`: it is chosen only where none of them
+        works.
+        """
+        coarse = any(form.fp8 or form.window == "slots8" for form in forms)
+        tolerance = _EIGHT_BITS_TOLERANCE if coarse else TOLERANCE
         work = {str(form): self.forward(rows, form) for form in forms}
         name, self.took[what] = fastest(work, self._device, tolerance)
         logger.info("%s: %s", what, ", ".join(f"{n}: {ms:.2f} ms" for n, ms in self.took[what].items()))
+        working = {f: self.took[what][str(f)] for f in forms[1:] if str(f) in self.took[what]}
+        if forced and working:
+            return min(working, key=lambda form: working[form])
         return next(form for form in forms if str(form) == name)
 
     def forward(self, rows: int, form: Form) -> Callable[[], Tensor]:

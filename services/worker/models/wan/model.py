@@ -15,7 +15,7 @@ from services.worker.models.slots import Layout, Pool, Versions
 from services.worker.models.wan.config import FPS, WanConfig
 from services.worker.models.wan.form import Wishes
 from services.worker.models.wan.frames import Later, copied_later, pixels
-from services.worker.models.wan.noise_ahead import NoiseAhead
+from services.worker.models.wan.noise_ahead import NoiseAhead, sent
 from services.worker.models.wan.passes import chunk_passes, place_of, recache, window_of
 from services.worker.models.wan.session import (
     CROSS,
@@ -116,7 +116,7 @@ class Wan:
         """A prompt encoded elsewhere: [words, text_dim], what is beyond text_tokens words unread."""
         words = embedding[: self._config.architecture.text_tokens]
         text = self._pool["text"][state.slot]
-        text[: len(words)] = words.to(self._device, self._dtype)
+        text[: len(words)] = sent(words, self._device).to(self._dtype)
         text[len(words) :] = 0
         state.prompt, state.new_text = prompt, True
         state.versions.wrote([CROSS])

@@ -50,6 +50,12 @@ class NoiseAhead:
 
 
 def pinned(values: list, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A few numbers to the device, without waiting for it where it is a GPU."""
-    made = torch.tensor(values, dtype=dtype)
-    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
+    """A few numbers to the device."""
+    return sent(torch.tensor(values, dtype=dtype), device)
+
+
+def sent(made: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for it where it is a GPU."""
+    if device.type != "cuda" or made.device.type != "cpu":
+        return made.to(device)
+    return made.pin_memory().to(device, non_blocking=True)

@@ -60,7 +60,7 @@ def _choose(stepper: Stepper, chooser: Chooser, wishes: Wishes, *, native: bool)
     forms = chooser.forms(replace(wishes, fp8=None))
     eight_bits = forms
     if native and wishes.fp8 is not False and forms.alone.pieces != "plain":
-        eight_bits = chooser.in_eight_bits(forms)
+        eight_bits = chooser.in_eight_bits(forms, forced=wishes.fp8 is True)
     stepper.forms, stepper.fp8_forms = eight_bits if wishes.fp8 else forms, eight_bits
     stepper.compared = chooser.took
 
