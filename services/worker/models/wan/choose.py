@@ -79,7 +79,9 @@ class Chooser:
         yield PLAIN
         if base.pieces == "plain":
             return
-        windows = ("gather", "turned", "slots") if wishes.window is None else (wishes.window,)
+        windows: tuple[str, ...] = (
+            ("gather", "turned", "slots") if wishes.window is None else (wishes.window,)
+        )
         if rows > 1:  # which are read in place by one row alone
             windows = tuple(dict.fromkeys("gather" if w == "turned" else w for w in windows))
         for window in windows:
