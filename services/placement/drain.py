@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _STOPS_WITHIN_S = 30.0
 """A drained worker that still holds a copy then, because a drop was lost, stops all the same."""
-_MOVES_WITHIN_S = 18.0
+_MOVES_WITHIN_S = 12.0
 _FAILURES_IN_A_ROW = 2
 """After so many moves that came to nothing the rest is placed: something is wrong with the worker."""
 _COMMANDS_AT_ONCE = 16
@@ -102,7 +102,7 @@ class Drainer:
                 continue
             if time.monotonic() > deadline or failures >= _FAILURES_IN_A_ROW:
                 break
-            outcome = await self._try_move(live)
+            outcome = await self._hand_over(live)
             failures = failures + 1 if outcome in ("stayed", "lost") else 0
             if outcome in went:
                 went[outcome].append(live.row.id)
@@ -116,10 +116,10 @@ class Drainer:
             key=lambda one: one.row.status != "active",
         )
 
-    async def _try_move(self, live: Live) -> str:
-        """What came of it, "" if it could not even be tried."""
+    async def _hand_over(self, live: Live) -> str:
+        """What came of it, "" if it could not even be tried. Nobody waits for the next one's first chunk."""
         try:
-            return (await self._placement.mover.move(live, turn_s=_MOVES_WITHIN_S)).outcome
+            return (await self._placement.mover.hand_over(live, "", _MOVES_WITHIN_S)).outcome
         except Refused as refused:
             logger.info("not moved: %s", refused, extra={"session": live.row.id})
             return ""
@@ -178,9 +178,10 @@ def _answer(
     def those(status: str) -> list[str]:
         return [one.live.row.id for one in left if one.live.row.status == status]
 
+    came_back = {one.live.row.id for one in left}
     return WorkerDrained(
         worker,
-        went["moved"],
+        [session for session in went["moved"] if session not in came_back],
         those("queued"),
         those("paused"),
         copies,

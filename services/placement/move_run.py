@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.5
+_LAST_WORD_S = 0.3
 NOTHING_TO_MOVE = "nothing_to_move"
 """The source's refusal: its copy has no state yet."""
 
@@ -44,6 +45,11 @@ class Run:
         self._phases: list[PhaseTime] = []
         self._over: Over | None = None
         self._answer: asyncio.Future[SessionMoved] = asyncio.get_running_loop().create_future()
+
+    @property
+    def outcome(self) -> str:
+        """As in `SessionMoved`, by what is known so far."""
+        return self._over.outcome if self._over is not None else "moved"
 
     async def answered(self) -> SessionMoved:
         """What its operator is told, as soon as nothing can undo it, or the time is up."""
@@ -75,12 +81,21 @@ class Run:
                 with timed(self._phases, "prove"):
                     await self._until(self._may_answer)
             over = self._over or Over("moved")
-            if over.outcome not in ("moved", "placed"):
+            if over.outcome == "moved":
+                await self._hear_out()
+            elif over.outcome != "placed":
                 await self._call_off(over.why)
             self._say(over)
             await self._until(lambda: False)
         finally:
             await self._end()
+
+    async def _hear_out(self) -> None:
+        """The source's last word has the rest of its phases. It comes when it drops its copy."""
+        self._placement.nudged.set()
+        deadline = time.monotonic() + _LAST_WORD_S
+        while not self._going.said(self.move.source, "gone") and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
 
     def _may_answer(self) -> bool:
         """A session that makes no chunk now can't prove anything; its target was told that it owns it."""
@@ -159,7 +174,7 @@ class Run:
     def _told(self, over: Over) -> SessionMoved:
         move, sent = self.move, self._said(self.move.source)
         phases = [*self._phases, *_phases("source", sent), *_phases("target", self._said(move.target))]
-        sent_bytes = sent.sent_bytes if sent else 0
+        sent_bytes = max((news.sent_bytes for news in self._going.news.values()), default=0)
         pause_s = self._pause_s()
         return SessionMoved(
             move.session, move.source, move.target, over.outcome, over.why, pause_s, sent_bytes, phases

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_WAITING = 32
-TURN_WITHIN_S = 5.0
+_TURN_WITHIN_S = 5.0
 """For how long a move waits for those before it, once at each of its workers."""
 
 
@@ -63,11 +63,17 @@ class Mover:
             if live is not None and live.move is not None:
                 live.stirred.set()
 
-    async def move(self, live: Live, to: str = "", turn_s: float = TURN_WITHIN_S) -> SessionMoved:
+    async def move(self, live: Live, to: str = "") -> SessionMoved:
         """Have worker `to` ("": whichever has most room) go on with the session, and say what came of it.
 
-        `turn_s`: for how long it may wait for other moves, at each of its workers. Raises `Refused` for what
-        can't be tried.
+        Raises `Refused` for what can't be tried.
+        """
+        return await (await self.hand_over(live, to, _TURN_WITHIN_S)).answered()
+
+    async def hand_over(self, live: Live, to: str, turn_s: float) -> Run:
+        """As `move`, but only until the target has the session or the move is over.
+
+        `turn_s`: for how long it may wait for other moves, at each of its workers.
         """
         self._target(live, to)
         with self._claim(live):
@@ -79,7 +85,7 @@ class Mover:
                         await run.hand_over()
                     finally:
                         self._follow(run)
-        return await run.answered()
+        return run
 
     @contextlib.contextmanager
     def _claim(self, live: Live) -> Iterator[None]:
