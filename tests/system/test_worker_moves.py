@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,20 +19,43 @@ from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
 from tests.fixtures.worker_wire import new_own, next_own, steered, worker_program
 
+WORKERS = ("w-1", "w-2")
 PATIENT_S = "8"
 HASTY_S = "0.5"
 
 
 def start_pair(nats: NatsServer, folder: Path, **settings: str) -> dict[str, Program]:
-    programs = {n: worker_program(nats.url, folder, n, slots="4", **settings) for n in ("w-1", "w-2")}
+    programs = {n: worker_program(nats.url, folder, n, slots="4", **settings) for n in WORKERS}
     for program in programs.values():
         program.start(lambda: True)
     return programs
 
 
+@pytest.fixture(scope="module")
+def lasting_pair(
+    nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Program]]:
+    """For tests after which both go on."""
+    folder = tmp_path_factory.mktemp("pair")
+    programs = start_pair(nats_server, folder, move_patience_s=PATIENT_S, move_checksums="true")
+    yield programs
+    for program in programs.values():
+        program.kill()
+
+
+@pytest.fixture
+async def wire(nats_server: NatsServer, lasting_pair: dict[str, Program]) -> AsyncIterator[MoveWire]:
+    """To the lasting pair, which holds nothing afterwards."""
+    async with MoveWire(nats_server.url) as wire:
+        yield wire
+        for worker in lasting_pair:
+            for session in wire.sessions:
+                await wire.drop(worker, session, epoch=1000)
+
+
 @pytest.fixture
 def pair(fresh_nats: NatsServer, tmp_path: Path) -> Iterator[dict[str, Program]]:
-    programs = start_pair(fresh_nats, tmp_path, move_patience_s=PATIENT_S, move_checksums="true")
+    programs = start_pair(fresh_nats, tmp_path, move_patience_s=PATIENT_S)
     yield programs
     for program in programs.values():
         program.kill()
@@ -46,7 +69,7 @@ def refused(code: str, words: str) -> Iterator[None]:
 
 
 async def playing(wire: MoveWire, own: Own, chunks: int = 3) -> None:
-    for worker in ("w-1", "w-2"):
+    for worker in WORKERS:
         await wire.until_state(worker)
     await wire.own("w-1", own)
     await wire.until_chunk(own.session, chunks - 1)
@@ -64,149 +87,136 @@ async def shows_what_an_unmoved_session_shows(wire: MoveWire, own: Own, worker: 
     assert [moved[index] for index in both] == [stayed[index] for index in both]
 
 
-async def test_a_session_moves_while_it_plays_and_nobody_sees_it(
-    fresh_nats: NatsServer, pair: dict[str, Program]
+async def test_a_session_moves_while_it_plays_and_nobody_sees_it(wire: MoveWire) -> None:
+    own = new_own("a slow red ball")
+    async with wire.viewer(own.session):
+        await playing(wire, own)
+        owned = await wire.moved(own, "w-1", "w-2")
+        count = len(await wire.chunks(own.session)) + 3
+        await wire.until_chunk(own.session, count - 1)
+        back = await wire.moved(owned, "w-2", "w-1")
+        count += 6
+        await wire.until_chunk(own.session, count - 1)
+    chunks = (await wire.chunks(own.session))[:count]
+    assert [chunk.index for chunk in chunks] == list(range(count))
+    epochs = [chunk.epoch for chunk in chunks]
+    assert epochs == sorted(epochs)
+    assert {(chunk.epoch, chunk.worker) for chunk in chunks} == {(1, "w-1"), (2, "w-2"), (3, "w-1")}
+    await shows_what_an_unmoved_session_shows(wire, own, "w-1")
+    assert wire.copy("w-2", own.session) is None
+    assert (await wire.until_copy("w-1", own.session, epoch=3)).move_id == ""
+    assert back.epoch == 3
+
+
+async def test_a_prompt_in_the_pause_of_a_move_waits_and_the_new_owner_shows_it(
+    wire: MoveWire,
 ) -> None:
-    async with MoveWire(fresh_nats.url) as wire:
-        own = new_own("a slow red ball")
-        async with wire.viewer(own.session):
-            await playing(wire, own)
-            owned = await wire.moved(own, "w-1", "w-2")
-            count = len(await wire.chunks(own.session)) + 3
-            await wire.until_chunk(own.session, count - 1)
-            back = await wire.moved(owned, "w-2", "w-1")
-            count += 6
-            await wire.until_chunk(own.session, count - 1)
-        chunks = (await wire.chunks(own.session))[:count]
-        assert [chunk.index for chunk in chunks] == list(range(count))
-        epochs = [chunk.epoch for chunk in chunks]
-        assert epochs == sorted(epochs)
-        assert {(chunk.epoch, chunk.worker) for chunk in chunks} == {(1, "w-1"), (2, "w-2"), (3, "w-1")}
-        await shows_what_an_unmoved_session_shows(wire, own, "w-1")
-        assert wire.copy("w-2", own.session) is None
-        assert (await wire.until_copy("w-1", own.session, epoch=3)).move_id == ""
-        assert back.epoch == 3
+    await playing(wire, own := new_own("a red ball"), 2)
+    move = await wire.move(own, "w-1", "w-2")
+    await wire.until_news(move, "arrived")
+    later = steered(own, "a blue ball")
+    steering = asyncio.ensure_future(wire.own("w-1", later))
+    copy = await wire.until_copy("w-2", own.session, move_id=move.move_id, next_chunk=2)
+    assert (copy.epoch, copy.committed) == (2, False)
+    await wire.commit(move, own)
+    await wire.until_copy("w-2", own.session, committed=True)
+    assert not steering.done()
+    await wire.grant(own.session, 0)
+    with pytest.raises(Refused, match="is on w-2") as refused:
+        await steering
+    assert refused.value.refusal.code == "moved"
+    owned = await wire.own("w-2", steered(next_own(own, epoch=2), "a blue ball"))
+    assert owned.from_chunk == 3
+    await wire.grant(own.session, 1)
+    await wire.until_chunk(own.session, 3)
+    made = [(c.index, c.worker, c.inputs[-1].text) for c in await wire.chunks(own.session)]
+    assert made == [
+        (0, "w-1", "a red ball"),
+        (1, "w-1", "a red ball"),
+        (2, "w-2", "a red ball"),
+        (3, "w-2", "a blue ball"),
+    ]
 
 
-async def test_a_prompt_that_comes_in_the_pause_of_a_move_waits_and_is_shown_by_the_new_owner(
-    fresh_nats: NatsServer, pair: dict[str, Program]
-) -> None:
-    async with MoveWire(fresh_nats.url) as wire:
-        await playing(wire, own := new_own("a red ball"), 2)
-        move = await wire.move(own, "w-1", "w-2")
-        await wire.until_news(move, "arrived")
-        later = steered(own, "a blue ball")
-        steering = asyncio.ensure_future(wire.own("w-1", later))
-        copy = await wire.until_copy("w-2", own.session, move_id=move.move_id, next_chunk=2)
-        assert (copy.epoch, copy.committed) == (2, False)
-        await wire.commit(move, own)
-        await wire.until_copy("w-2", own.session, committed=True)
-        assert not steering.done()
-        await wire.grant(own.session, 0)
-        with pytest.raises(Refused, match="is on w-2") as refused:
-            await steering
-        assert refused.value.refusal.code == "moved"
-        owned = await wire.own("w-2", steered(next_own(own, epoch=2), "a blue ball"))
-        assert owned.from_chunk == 3
-        await wire.grant(own.session, 1)
-        await wire.until_chunk(own.session, 3)
-        made = [(c.index, c.worker, c.inputs[-1].text) for c in await wire.chunks(own.session)]
-        assert made == [
-            (0, "w-1", "a red ball"),
-            (1, "w-1", "a red ball"),
-            (2, "w-2", "a red ball"),
-            (3, "w-2", "a blue ball"),
-        ]
+async def test_a_paused_session_moves_and_goes_on_when_it_is_resumed(wire: MoveWire) -> None:
+    await playing(wire, own := new_own("a slow red ball"), 2)
+    move = await wire.move(own, "w-1", "w-2")
+    await wire.own("w-1", paused := next_own(own, paused=True))
+    await wire.until_news(move, "arrived")
+    committed = await wire.commit(move, paused)
+    copy = await wire.until_copy("w-2", own.session, state="paused", committed=True)
+    assert (await wire.drop_at("w-1", own, copy.next_chunk)).held
+    await wire.until(lambda: wire.copy("w-1", own.session) is None)
+    await wire.own("w-2", next_own(committed, paused=False, granted_through=1))
+    await wire.until_chunk(own.session, 3)
+    chunks = await wire.chunks(own.session)
+    assert [chunk.worker for chunk in chunks] == ["w-1", "w-1", "w-2", "w-2"]
+    await shows_what_an_unmoved_session_shows(wire, own, "w-1")
 
 
-async def test_a_paused_session_moves_and_goes_on_when_it_is_resumed(
-    fresh_nats: NatsServer, pair: dict[str, Program]
-) -> None:
-    async with MoveWire(fresh_nats.url) as wire:
-        await playing(wire, own := new_own("a slow red ball"), 2)
-        move = await wire.move(own, "w-1", "w-2")
-        await wire.own("w-1", paused := next_own(own, paused=True))
-        await wire.until_news(move, "arrived")
-        committed = await wire.commit(move, paused)
-        copy = await wire.until_copy("w-2", own.session, state="paused", committed=True)
-        assert (await wire.drop_at("w-1", own, copy.next_chunk)).held
-        await wire.until(lambda: wire.copy("w-1", own.session) is None)
-        await wire.own("w-2", next_own(committed, paused=False, granted_through=1))
-        await wire.until_chunk(own.session, 3)
-        chunks = await wire.chunks(own.session)
-        assert [chunk.worker for chunk in chunks] == ["w-1", "w-1", "w-2", "w-2"]
-        await shows_what_an_unmoved_session_shows(wire, own, "w-1")
+async def test_moves_that_can_not_be_are_refused_in_words(wire: MoveWire) -> None:
+    await playing(wire, own := new_own(), 2)
+    move = new_move(own, "w-1", "w-2")
+    other = compatibility_of(wire.reports["w-1"].model)
+    other = msgspec.structs.replace(other, weights_digest="abc")
+    with refused("incompatible", "weights_digest is 'abc', this worker's 'none'"):
+        await wire.reserve(move, own, compatibility=other)
+    with refused("too_late", "deadline"):
+        await wire.reserve(move, own, deadline_at=time.time() - 1)
+    with refused("no_copy", "no copy"):
+        await wire.move_out(new_move(new_own(), "w-1", "w-2"))
+    with refused("stale", "has epoch 1"):
+        await wire.move_out(new_move(next_own(own, epoch=4), "w-1", "w-2"))
+    with refused("no_transport", r"this worker offers \['tcp'\]"):
+        await wire.move_out(move, transports=["pigeon"])
+    with refused("freed", "nothing is reserved"):
+        await wire.stage(move, [(0, 10)])
+    await wire.own("w-1", idle := new_own(paused=True))
+    with refused("nothing_to_move", "no state here yet"):
+        await wire.move_out(new_move(idle, "w-1", "w-2"))
 
-
-async def test_moves_that_can_not_be_are_refused_in_words(
-    fresh_nats: NatsServer, pair: dict[str, Program]
-) -> None:
-    async with MoveWire(fresh_nats.url) as wire:
-        await playing(wire, own := new_own(), 2)
-        move = new_move(own, "w-1", "w-2")
-        other = compatibility_of(wire.reports["w-1"].model)
-        other = msgspec.structs.replace(other, weights_digest="abc")
-        with refused("incompatible", "weights_digest is 'abc', this worker's 'none'"):
-            await wire.reserve(move, own, compatibility=other)
-        with refused("too_late", "deadline"):
-            await wire.reserve(move, own, deadline_at=time.time() - 1)
-        with refused("no_copy", "no copy"):
-            await wire.move_out(new_move(new_own(), "w-1", "w-2"))
-        with refused("stale", "has epoch 1"):
-            await wire.move_out(new_move(next_own(own, epoch=4), "w-1", "w-2"))
-        with refused("no_transport", r"this worker offers \['tcp'\]"):
-            await wire.move_out(move, transports=["pigeon"])
-        with refused("freed", "nothing is reserved"):
-            await wire.stage(move, [(0, 10)])
-        await wire.own("w-1", idle := new_own(paused=True))
-        with refused("nothing_to_move", "no state here yet"):
-            await wire.move_out(new_move(idle, "w-1", "w-2"))
-
+    await wire.reserve(move, own)
+    await wire.reserve(move, own)  # repeated, and answered as the first time
+    with refused("busy", "another session is arriving"):
+        await wire.reserve(new_move(idle, "w-1", "w-2"), idle)
+    for spans in ([(0, 10), (5, 20)], [(0, 1 << 30)]):
+        with refused("bad_spans", "span"):
+            await wire.stage(move, spans)
+    with refused("stale", "comes here"):
+        await wire.own("w-2", next_own(own))
+    await wire.call_off("w-2", move)
+    await wire.until_news(move, "freed")
+    with refused("freed", "didn't arrive"):
+        await wire.own("w-2", next_own(own, epoch=2, move_id=move.move_id))
+    with refused("stale", "is over"):
         await wire.reserve(move, own)
-        await wire.reserve(move, own)  # repeated, and answered as the first time
-        with refused("busy", "another session is arriving"):
-            await wire.reserve(new_move(idle, "w-1", "w-2"), idle)
-        for spans in ([(0, 10), (5, 20)], [(0, 1 << 30)]):
-            with refused("bad_spans", "span"):
-                await wire.stage(move, spans)
-        with refused("no_link", "no link from w-1"):
-            await wire.stage(move, [(0, 10)])
-        with refused("stale", "comes here"):
-            await wire.own("w-2", next_own(own))
-        await wire.call_off("w-2", move)
-        await wire.until_news(move, "freed")
-        with refused("freed", "didn't arrive"):
-            await wire.own("w-2", next_own(own, epoch=2, move_id=move.move_id))
-        with refused("stale", "is over"):
-            await wire.reserve(move, own)
-        await wire.drop("w-2", own.session, epoch=5)
-        with refused("stale", "told to drop"):
-            await wire.reserve(new_move(next_own(own, epoch=4), "w-1", "w-2"), own)
-        for _ in range(4):
-            await wire.own("w-2", full := new_own())
-        with refused("no_slot", "slots are taken"):
-            await wire.reserve(new_move(next_own(own, epoch=9), "w-1", "w-2"), own)
-        assert full.session
-        assert wire.copy("w-1", own.session).state == "running"
+    await wire.drop("w-2", own.session, epoch=5)
+    with refused("stale", "told to drop"):
+        await wire.reserve(new_move(next_own(own, epoch=4), "w-1", "w-2"), own)
+    for _ in range(4):
+        await wire.own("w-2", full := new_own())
+    with refused("no_slot", "slots are taken"):
+        await wire.reserve(new_move(next_own(own, epoch=9), "w-1", "w-2"), own)
+    assert full.session
+    assert wire.copy("w-1", own.session).state == "running"
 
 
 async def test_a_move_called_off_leaves_the_session_where_it_is(
-    fresh_nats: NatsServer, pair: dict[str, Program]
+    wire: MoveWire, lasting_pair: dict[str, Program]
 ) -> None:
-    async with MoveWire(fresh_nats.url) as wire:
-        await playing(wire, own := new_own(), 2)
-        await wire.reserve(move := new_move(own, "w-1", "w-2"), own)
-        os.kill(pair["w-2"].pid, signal.SIGSTOP)
-        await wire.move_out(move)
-        await wire.call_off("w-1", move)
-        await wire.until_news(move, "stayed")
-        await wire.grant(own.session, 1)
-        await wire.until_chunk(own.session, 3)
-        os.kill(pair["w-2"].pid, signal.SIGCONT)
-        await wire.until_news(move, "freed")
-        async with wire.viewer(own.session):
-            await wire.grant(own.session, 2)
-            await wire.moved(own, "w-1", "w-2", epochs_on=2)
+    await playing(wire, own := new_own(), 2)
+    await wire.reserve(move := new_move(own, "w-1", "w-2"), own)
+    os.kill(lasting_pair["w-2"].pid, signal.SIGSTOP)
+    await wire.move_out(move)
+    await wire.call_off("w-1", move)
+    await wire.until_news(move, "stayed")
+    await wire.grant(own.session, 1)
+    await wire.until_chunk(own.session, 3)
+    os.kill(lasting_pair["w-2"].pid, signal.SIGCONT)
+    await wire.until_news(move, "freed")
+    async with wire.viewer(own.session):
+        await wire.grant(own.session, 2)
+        await wire.moved(own, "w-1", "w-2", epochs_on=2)
 
 
 @pytest.fixture
@@ -283,6 +293,8 @@ async def test_a_source_that_dies_before_its_state_is_there_has_its_place_freed(
     async with MoveWire(fresh_nats.url) as wire:
         await playing(wire, own := new_own(), 2)
         await wire.reserve(move := new_move(own, "w-1", "w-2"), own)
+        with refused("no_link", "no link from w-1"):
+            await wire.stage(move, [(0, 10)])
         hasty_pair["w-1"].kill()
         assert (await wire.until_news(move, "freed")).why == "too late"
         lost = next_own(own, epoch=2, move_id=move.move_id)
@@ -318,19 +330,18 @@ async def test_the_shipped_model_goes_on_with_the_same_frames(fresh_nats: NatsSe
 ROUNDS = 25
 
 
-async def test_fifty_moves_leave_nothing_behind(fresh_nats: NatsServer, pair: dict[str, Program]) -> None:
-    async with MoveWire(fresh_nats.url) as wire:
-        await wire.hear_vitals()
-        await there_and_back(wire, 2)
-        before = {worker: await wire.vitals(worker) for worker in pair}
-        await there_and_back(wire, ROUNDS)
-        await wire.until_vitals(before)
-        for worker in pair:
-            owns = [new_own(granted_through=-1) for _ in range(4)]
-            for own in owns:
-                await wire.own(worker, own)
-            for own in owns:
-                await wire.until_copy(worker, own.session, next_chunk=2, tier="device")
+async def test_fifty_moves_leave_nothing_behind(wire: MoveWire) -> None:
+    await wire.hear_vitals()
+    await there_and_back(wire, 2)
+    before = {worker: await wire.vitals(worker) for worker in WORKERS}
+    await there_and_back(wire, ROUNDS)
+    await wire.until_vitals(before)
+    for worker in WORKERS:
+        owns = [new_own(granted_through=-1) for _ in range(4)]
+        for own in owns:
+            await wire.own(worker, own)
+        for own in owns:
+            await wire.until_copy(worker, own.session, next_chunk=2, tier="device")
 
 
 async def there_and_back(wire: MoveWire, rounds: int) -> None:
@@ -341,6 +352,6 @@ async def there_and_back(wire: MoveWire, rounds: int) -> None:
             own = await wire.moved(own, "w-1", "w-2")
             own = await wire.moved(own, "w-2", "w-1")
     await wire.drop("w-1", own.session, own.epoch)
-    await wire.until(lambda: not any(wire.reports[worker].copies for worker in ("w-1", "w-2")))
+    await wire.until(lambda: not any(wire.reports[worker].copies for worker in WORKERS))
     chunks = await wire.chunks(own.session)
     assert [chunk.index for chunk in chunks] == list(range(chunks[0].index, chunks[-1].index + 1))
