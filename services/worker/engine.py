@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
@@ -64,8 +64,9 @@ class _Chunk:
 
 @dataclass(slots=True)
 class Engine:
-    """`run` on the device thread; `stop` from anywhere. `curves`: by rung. `on_boundary`: called on the device
-    thread, once a frozen copy has no chunk under way there; those made may still be on their way to the log.
+    """`run` on the device thread; `stop` and `errand` from anywhere. `curves`: by rung. `on_boundary`: called
+    on the device thread, once a frozen copy has no chunk under way there; those made may still be on their
+    way to the log.
     """
 
     runner: Runner
@@ -86,7 +87,11 @@ class Engine:
         self.states.under_way = self._chunks
         self.errands = Errands(self.roster.changed)
 
-    def errand(self, work: Callable[[], T | Later[T]]) -> Future[T]:
+    @overload
+    def errand(self, work: Callable[[], Later[T]]) -> Future[T]: ...
+    @overload
+    def errand(self, work: Callable[[], T]) -> Future[T]: ...
+    def errand(self, work: Callable[[], Any]) -> Future[Any]:
         """From any thread: `work` on the device thread between two steps, in order. Cancelled if the engine
         has ended. Raises `RuntimeError` if too many wait.
         """

@@ -31,9 +31,9 @@ class Errands:
         self._later: list[tuple[Future[Any], Later[Any]]] = []
         self._ended = False
 
-    def put(self, work: Callable[[], T | Later[T]]) -> Future[T]:
+    def put(self, work: Callable[[], Any]) -> Future[Any]:
         """From any thread. Raises `RuntimeError` if too many wait."""
-        future: Future[T] = Future()
+        future: Future[Any] = Future()
         with self._wake:
             if self._ended:
                 future.cancel()

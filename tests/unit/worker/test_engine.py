@@ -5,6 +5,7 @@ stayed.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -150,3 +151,55 @@ def test_rows_of_one_step_that_fails_are_stepped_alone(tiny: Runner) -> None:
         bench.until(lambda: bool(bad.ended))
         bench.until(lambda: good.next_append == 2)
         assert (bad.error, good.ended) == ("RuntimeError: the prompt said so", "")
+
+
+def test_a_place_held_for_a_move_is_nobody_elses_until_it_is_let_go(tiny: Runner) -> None:
+    with running(tiny, hot=1, host=2) as bench:
+        one, two = bench.open(2), bench.open(0)
+        bench.until(lambda: one.next_append == 2)
+        assert bench.engine.errand(lambda: bench.states.hold(one)).result(WAIT_S)
+        bench.roster.grant(two, 0)
+        bench.play(one, 4)
+        assert two.next_chunk == 0
+        bench.engine.errand(lambda: bench.states.let_go(one)).result(WAIT_S)
+        bench.look_again()
+        bench.until(lambda: two.next_append == 3)
+
+
+def test_an_operator_suspends_and_resumes_between_chunks(tiny: Runner) -> None:
+    with running(tiny, hot=2, host=2) as bench:
+        copy = bench.open(3)
+        bench.until(lambda: copy.next_append == 3)
+        stowed = bench.engine.errand(lambda: bench.states.stow(copy, "host")).result(WAIT_S)
+        assert (stowed.tier, copy.tier, stowed.bytes) == ("host", "host", 0), "it was copied behind"
+        again = bench.engine.errand(lambda: bench.states.stow(copy, "host")).result(WAIT_S)
+        assert (again.tier, again.phases) == ("host", [])
+        back = bench.engine.errand(lambda: bench.states.stow(copy, "device")).result(WAIT_S)
+        assert (back.tier, back.bytes) == ("device", tiny.spec.state_bytes)
+        stranger = bench.roster.add(new_own())
+        assert bench.engine.errand(lambda: bench.states.stow(stranger, "host")).result(WAIT_S).tier == "none"
+
+
+def test_errands_end_with_their_asker_or_the_engine(tiny: Runner) -> None:
+    with running(tiny, hot=1, host=0) as bench:
+        started, go_on = threading.Event(), threading.Event()
+
+        def hang() -> bool:
+            started.set()
+            return go_on.wait(WAIT_S)
+
+        first = bench.engine.errand(hang)
+        assert started.wait(WAIT_S)
+        told: list[int] = []
+        waiting = [bench.engine.errand(partial(told.append, number)) for number in range(64)]
+        with pytest.raises(RuntimeError, match="64 errands wait"):
+            bench.engine.errand(lambda: None)
+        assert waiting[1].cancel()
+        go_on.set()
+        assert first.result(WAIT_S)
+        waiting[-1].result(WAIT_S)
+        assert told == [0, *range(2, 64)]
+        with pytest.raises(ZeroDivisionError):
+            bench.engine.errand(lambda: 1 // 0).result(WAIT_S)
+        bench.engine.stop()
+    assert bench.engine.errand(lambda: True).cancelled()
