@@ -198,7 +198,7 @@ async def test_moves_that_can_not_be_are_refused_in_words(wire: MoveWire) -> Non
     with refused("no_slot", "slots are taken"):
         await wire.reserve(new_move(next_own(own, epoch=9), "w-1", "w-2"), own)
     assert full.session
-    assert wire.copy("w-1", own.session).state == "running"
+    await wire.until_copy("w-1", own.session, state="running")
 
 
 async def test_a_move_called_off_leaves_the_session_where_it_is(
