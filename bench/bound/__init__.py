@@ -1,0 +1,26 @@
+"""The least that any schedule could use, even one that knows the future and moves for free.
+
+**Least GPU-seconds**, workers alike, K sessions each, boot time b. Let d(t) = ⌈N(t)/K⌉. A schedule holds
+the target only if at least d(t) workers are ready at every t. Sort the workers that are ready at t and call
+them levels 1, 2, …: level k must be ready whenever d(t) ≥ k. Since workers are alike and moves free, which
+worker fills a level is of no matter, so a schedule is a set of ready intervals per level, and what a level
+costs doesn't depend on the others: each interval costs its length and b for the boot before it. *Lower
+bound*: take any schedule and count its ready workers m(t) ≥ d(t); cutting it into levels (last started,
+first stopped) changes neither the ready time nor the number of starts, and level k's ready set covers {d ≥
+k}. Covering two needed stretches with a gap g between them takes either g of ready time or one more start,
+so at least min(g, b) more. *Reached*: by doing, at each level and gap, whichever is less; a restart fits,
+since it is chosen only where g ≥ b. So the sum over levels of
+
+time with d ≥ k  +  Σ over gaps min(g, b)  +  b for the first start
+
+is exact. The same with whole nodes, ⌈N/(K·8)⌉ and 8 GPUs a level. What is ready at time 0 (the minimum)
+costs no boot. Without boot time it is the integral of d.
+
+**Least worst latency** of M workers alike at a moment: some worker has at least ⌈N/M⌉ sessions and ℓ
+doesn't fall with n, so no placement is below ℓ(⌈N/M⌉), and spreading evenly reaches it.
+
+**Unlike workers.** For the cost, any mix of kinds serves one session for at least min_j price_j/K_j a
+second: the integral of N times that is a bound (a relaxation: fractions of workers, no boot). For the
+latency, filling always the worker whose latency with one more is least is optimal, since each ℓ_j doesn't
+fall: the N-th smallest of all ℓ_j(n).
+"""

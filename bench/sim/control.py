@@ -1,0 +1,185 @@
+"""The two decisions, one after the other, at every tick in which something has changed: the placement that
+a view of the sessions leads to, then the fleet that its load leads to.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import msgspec
+
+from bench.sim.fleet import Fleet
+from bench.sim.parts import SimSession
+from bench.sim.world import World
+from services.autoscaler.policies import view as fleet_view
+from services.placement.policies import view as placement_view
+from services.placement.policies.view import Act, Memory, Move, Place, Suspend
+
+TICK_S = 0.02
+_LONGEST_S = 1.0
+_ROUNDS = 3
+"""Without boot time what was ordered serves at once: placed anew, at most so often in a tick."""
+_RATE_MEMORY_S = 60.0
+
+
+class Limits(msgspec.Struct, frozen=True):
+    minimum: int
+    maximum: int
+    node_size: int = 1
+
+
+class Control:
+    """`counts` are kept by whoever feeds the trace in. `recorded`: called with every decision's inputs and
+    answer.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        placement: placement_view.Policy,
+        fleet_policy: fleet_view.Policy,
+        limits: Limits,
+    ) -> None:
+        self.world = world
+        self.fleet: Fleet | None = None
+        self.counts = fleet_view.Counts()
+        self.idle = 0
+        self._placement = placement
+        self._fleet_policy = fleet_policy
+        self._limits = limits
+        self._seen: dict[str, placement_view.Session] = {}
+        self._stale: dict[str, SimSession] = {}
+        self._memory = Memory()
+        self._fleet_memory: object = None
+        self._tick_at_s = math.inf
+        self._changed = False
+        self._rho_max = 0.0
+        self._freed_per_s = 0.0
+
+    # What has changed, and when to look.
+
+    def touch(self, session: SimSession | None = None) -> None:
+        """To be called when a session or the fleet has changed."""
+        if session is not None:
+            self._stale[session.name] = session
+        self._changed = True
+        self._wake((math.floor(self.world.now_s / TICK_S + 1e-9) + 1) * TICK_S)
+
+    def _wake(self, at_s: float) -> None:
+        if at_s < self._tick_at_s:
+            self._tick_at_s = at_s
+            self.world.at(at_s, self._tick, at_s)
+
+    def _tick(self, at_s: float) -> None:
+        if at_s != self._tick_at_s:
+            return
+        self._tick_at_s = math.inf
+        ask_again_s = self.decide()
+        self._wake(self.world.now_s + min(max(ask_again_s, TICK_S), _LONGEST_S))
+
+    # Deciding.
+
+    def decide(self) -> float:
+        """Place, then scale; again while new workers are ready at once. Returns when to ask again."""
+        spent_s, ask_again_s = 0.0, _LONGEST_S
+        for _ in range(_ROUNDS):
+            if self._changed:
+                spent_s += self._place()
+            took_s, ask_again_s = self._scale()
+            spent_s += took_s
+            if not self._changed:
+                break
+        self.world.meter.decisions_s.append(spent_s)
+        return ask_again_s
+
+    def _place(self) -> float:
+        view = self._placement_view()
+        begun_s = time.perf_counter()
+        decision = self._placement.decide(view, self._memory)
+        spent_s = time.perf_counter() - begun_s
+        self._memory, self._rho_max, self._changed = decision.memory, decision.rho_max, False
+        for act in decision.acts:
+            self._carry_out(act)
+        waiting = [self.world.sessions[w.session].active_from_s for w in decision.waiting]
+        self.world.meter.advance(self.world.now_s)
+        self.world.meter.oldest_wait_from_s = min(waiting, default=math.inf)
+        return spent_s
+
+    def _carry_out(self, act: Act) -> None:
+        session = self.world.sessions[act.session]
+        workers = self._fleet.workers
+        self._stale[session.name] = session
+        if isinstance(act, Place):
+            self.world.place(session, workers[act.worker])
+        elif isinstance(act, Move):
+            self.world.move(session, workers[act.target])
+        elif isinstance(act, Suspend):
+            self.world.suspend(session)
+        else:
+            self.world.refuse(session)
+
+    @property
+    def _fleet(self) -> Fleet:
+        assert self.fleet is not None
+        return self.fleet
+
+    def _placement_view(self) -> placement_view.View:
+        seen = self._seen
+        for name, session in self._stale.items():
+            if session.gone or session.refused or not (session.active or session.here):
+                seen.pop(name, None)
+            else:
+                seen[name] = _seen_session(session, self.world.profile.move_s)
+        self._stale.clear()
+        return placement_view.View(
+            now_s=self.world.now_s,
+            workers=tuple([worker.seen_placement for worker in self._fleet.workers.values()]),
+            sessions=tuple(seen.values()),
+            chunk_s=self.world.profile.chunk_s,
+            freed_per_s=self._freed_per_s,
+            spell_s=self._spell_s(),
+        )
+
+    def _spell_s(self) -> float:
+        """Mean active spell so far, of those that ended."""
+        ended = self.counts.idled + self.counts.departed_active
+        return self.world.meter.active_s / ended if ended else 15.0
+
+    def _scale(self) -> tuple[float, float]:
+        view = self._fleet_view()
+        begun_s = time.perf_counter()
+        decision = self._fleet_policy.decide(view, self._fleet_memory)
+        spent_s = time.perf_counter() - begun_s
+        self._fleet_memory = decision.memory
+        if decision.change:
+            self._fleet.apply(decision.change)
+        return spent_s, decision.ask_again_s
+
+    def _fleet_view(self) -> fleet_view.View:
+        meter, workers = self.world.meter, self._fleet.workers.values()
+        return fleet_view.View(
+            now_s=self.world.now_s,
+            workers=tuple([worker.seen_fleet for worker in workers]),
+            loads=tuple([worker.active for worker in workers]),
+            kinds=self._fleet.seen_kinds,
+            active=meter.active,
+            queued=meter.queued,
+            idle=self.idle,
+            counts=self.counts,
+            rho_max=self._rho_max,
+            minimum=self._limits.minimum,
+            maximum=self._limits.maximum,
+            node_size=self._limits.node_size,
+        )
+
+
+def _seen_session(session: SimSession, move_s: float) -> placement_view.Session:
+    return placement_view.Session(
+        session=session.name,
+        active=session.active,
+        since_s=session.active_from_s,
+        worker=session.here.name if session.here else "",
+        home=session.home.name if session.home else "",
+        move_cost_s=move_s,
+    )

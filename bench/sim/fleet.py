@@ -1,0 +1,115 @@
+"""Workers that are ordered, boot, serve and are given back, as a provider would have it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from random import Random
+
+import msgspec
+
+from bench.sim.parts import KindOfWorker, SimWorker
+from bench.sim.world import World
+from services.autoscaler.policies import view
+from services.autoscaler.policies.view import Change
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """`boot_fail_ratio`: share of boots that end in nothing after their time. `node_size`: workers that are
+    sold together.
+    """
+
+    boot_s: float
+    boot_fail_ratio: float = 0.0
+    node_size: int = 1
+    maximum: int = 1_000_000
+
+
+class Fleet:
+    """`workers`: all that are paid for, by name, in the order in which they came."""
+
+    def __init__(
+        self, world: World, kinds: list[KindOfWorker], terms: Terms, rng: Random, changed: Callable[[], None]
+    ) -> None:
+        self.workers: dict[str, SimWorker] = {}
+        self.kinds = kinds
+        self._world = world
+        self._terms = terms
+        self._rng = rng
+        self._changed = changed
+        self._names = itertools.count()
+        self._nodes = itertools.count()
+        self._boot_s = terms.boot_s
+        self.seen_kinds = self._see_kinds()
+
+    def _see_kinds(self) -> tuple[view.Kind, ...]:
+        told = (
+            view.Kind(k.gpu.kind, k.capacity, k.latency_s, k.gpu.price_per_s, self._boot_s)
+            for k in self.kinds
+        )
+        return tuple(sorted(told, key=lambda kind: kind.price_per_s / kind.capacity))
+
+    def begin(self, count: int) -> None:
+        """Workers that are ready from the start."""
+        for worker in self._order(self.seen_kinds[0].kind, count):
+            self._ready(worker)
+
+    def apply(self, change: Change) -> None:
+        world = self._world
+        world.meter.advance(world.now_s)
+        world.meter.scale_events += bool(change)
+        for name in change.undrain:
+            self.workers[name].become("ready", world.now_s)
+        for name in change.drain:
+            self.workers[name].become("draining", world.now_s)
+        for name in change.release:
+            self._release(name)
+        for kind, count in change.start.items():
+            self._start(kind, count)
+        self._changed()
+
+    def _start(self, kind: str, count: int) -> None:
+        boot_s = self._terms.boot_s
+        for worker in self._order(kind, count):
+            if boot_s <= 0.0:
+                self._ready(worker)
+                continue
+            failing = self._rng.random() < self._terms.boot_fail_ratio
+            ready_at_s = self._world.now_s + boot_s
+            worker.become("booting", self._world.now_s, ready_at_s)
+            self._world.at(ready_at_s, self._booted, worker, failing)
+
+    def _order(self, kind: str, count: int) -> list[SimWorker]:
+        size = self._terms.node_size
+        room = max(0, self._terms.maximum - len(self.workers)) // size
+        bought = []
+        for _ in range(min(count // size, room)):
+            node = f"node{next(self._nodes)}" if size > 1 else ""
+            bought += [self._add(kind, node) for _ in range(size)]
+        return bought
+
+    def _add(self, kind: str, node: str) -> SimWorker:
+        sold = next(known for known in self.kinds if known.gpu.kind == kind)
+        worker = SimWorker(f"w{next(self._names)}", node, sold, self._world.now_s)
+        self.workers[worker.name] = worker
+        self._world.meter.rent(worker, 1)
+        return worker
+
+    def _booted(self, worker: SimWorker, failing: bool) -> None:
+        if worker.state != "booting" or worker.name not in self.workers:
+            return
+        self._world.meter.advance(self._world.now_s)
+        if failing and not worker.node:
+            self._release(worker.name)
+        else:
+            self._ready(worker)
+        self._changed()
+
+    def _ready(self, worker: SimWorker) -> None:
+        worker.become("ready", self._world.now_s)
+
+    def _release(self, name: str) -> None:
+        worker = self.workers.pop(name)
+        assert not worker.active
+        worker.state = "released"
+        self._world.meter.rent(worker, -1)

@@ -1,0 +1,235 @@
+"""One trace, one policy, one profile: what it would have been like, as the object that `turboserve
+simulate` prints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+
+from bench.bound import bound
+from bench.sim.control import Control, Limits
+from bench.sim.fleet import Fleet, Terms
+from bench.sim.meter import Meter, percentiles_ms, weighted_ms
+from bench.sim.parts import KindOfWorker
+from bench.sim.profiles import PROFILES, Profile
+from bench.sim.world import World
+from bench.traces.events import Event
+from bench.traces.statistics import demand, peak_active
+from services.autoscaler.policies import registry as fleet_policies
+from services.placement.policies import registry as placement_policies
+
+FIXED = frozenset({"fixed-rr", "fixed-ll", "ll-resume", "memory-greedy"})
+POLICIES = tuple(placement_policies.POLICIES)
+
+
+class Impossible(Exception):
+    """What was asked for contradicts itself; says how, in words."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """`max_gpus` None: for a fixed fleet the least that holds the trace's peak, else twice that.
+    `settings`: of the policies, by field name; a name that neither has is refused. `latency_target_s` None:
+    the profile's.
+    """
+
+    policy: str = "turboserve"
+    profile: str = "h100-1.3b"
+    boot_s: float = 30.0
+    boot_fail_ratio: float = 0.0
+    min_gpus: int = 1
+    max_gpus: int | None = None
+    node_size: int = 1
+    seed: int = 1
+    latency_target_s: float | None = None
+    settings: dict[str, Any] = {}
+
+
+Progress = Callable[[float], None]
+"""Called now and then with the share that is done."""
+
+
+def simulate(events: Sequence[Event], options: Options, progress: Progress | None = None) -> dict[str, Any]:
+    """Raises Impossible."""
+    profile, kinds = _kinds(options)
+    limits = _limits(events, options, kinds)
+    run = _Run(events, options, profile, kinds, limits)
+    meter = run.to_the_end(progress)
+    return {
+        "policy": options.policy,
+        "profile": profile.name,
+        "sessions": sum(event.event == "arrive" for event in events),
+        "duration_s": events[-1].time_s,
+        "max_gpus": limits.maximum,
+        **_result(meter),
+        "bound": _bound(events, options, kinds, limits),
+    }
+
+
+def _bound(
+    events: Sequence[Event], options: Options, kinds: list[KindOfWorker], limits: Limits
+) -> dict[str, float]:
+    """For fleets of one kind. The latency is that of `max_gpus` workers that are there all the time."""
+    steps, kind, size = demand(events), kinds[0], options.node_size
+    least_s = bound.least_worst_s(steps, [kind] * limits.maximum)
+    return {
+        "gpu_seconds": round(
+            bound.least_gpu_s(steps, kind.capacity, options.boot_s, size, limits.minimum), 3
+        ),
+        "worst_latency_ms": round(1000 * least_s, 3),
+    }
+
+
+def _kinds(options: Options) -> tuple[Profile, list[KindOfWorker]]:
+    if (profile := PROFILES.get(options.profile)) is None:
+        raise Impossible(f"there is no profile {options.profile}: {', '.join(PROFILES)}")
+    if options.policy not in POLICIES:
+        raise Impossible(f"there is no policy {options.policy}: {', '.join(POLICIES)}")
+    target_s = profile.target_s if options.latency_target_s is None else options.latency_target_s
+    kinds = [KindOfWorker(gpu, min(target_s, profile.chunk_s)) for gpu in profile.gpus]
+    least_s = min(kind.latency_s[1] for kind in kinds)
+    if target_s < least_s:
+        raise Impossible(
+            f"the latency target of {target_s * 1000:g} ms is below what one session alone takes on "
+            f"{profile.name}: {least_s * 1000:g} ms"
+        )
+    return profile, kinds
+
+
+def _limits(events: Sequence[Event], options: Options, kinds: list[KindOfWorker]) -> Limits:
+    size = options.node_size
+    needed = math.ceil(max(1, peak_active(events)) / min(kind.capacity for kind in kinds))
+    own = needed if options.policy in FIXED else 2 * needed
+    maximum = (
+        math.ceil(max(own, options.min_gpus) / size) * size if options.max_gpus is None else options.max_gpus
+    )
+    if options.min_gpus > maximum:
+        raise Impossible(
+            f"at least {options.min_gpus} GPUs and at most {maximum}: raise the one or lower the other"
+        )
+    if maximum < size:
+        raise Impossible(f"at most {maximum} GPUs are less than a node of {size}")
+    return Limits(options.min_gpus, maximum, size)
+
+
+def _policies(options: Options) -> tuple[Any, Any]:
+    known = {
+        *placement_policies.POLICIES[options.policy].__struct_fields__,
+        *fleet_policies.POLICIES[options.policy].__struct_fields__,
+    }
+    if unknown := sorted(set(options.settings) - known):
+        raise Impossible(
+            f"{options.policy} has no setting {unknown[0]}: {', '.join(sorted(known)) or 'none'}"
+        )
+    try:
+        return tuple(r.named(options.policy, options.settings) for r in (placement_policies, fleet_policies))
+    except msgspec.ValidationError as error:
+        raise Impossible(f"a setting of {options.policy}: {error}") from None
+
+
+class _Run:
+    def __init__(
+        self,
+        events: Sequence[Event],
+        options: Options,
+        profile: Profile,
+        kinds: list[KindOfWorker],
+        limits: Limits,
+    ) -> None:
+        self._events = events
+        self._fixed = options.policy in FIXED
+        self._limits = limits
+        placement, fleet = _policies(options)
+        self.world = World(profile)
+        self.control = Control(self.world, placement, fleet, limits)
+        terms = Terms(options.boot_s, options.boot_fail_ratio, options.node_size, limits.maximum)
+        self.fleet = Fleet(self.world, kinds, terms, Random(options.seed), self.control.touch)
+        self.control.fleet = self.fleet
+
+    def to_the_end(self, progress: Progress | None) -> Meter:
+        self.fleet.begin(self._limits.maximum if self._fixed else self._whole_nodes(self._limits.minimum))
+        self.control.touch()
+        world, end_s = self.world, self._events[-1].time_s
+        for event in self._events:
+            world.at(event.time_s, self._happen, event)
+        steps = 50 if progress else 1
+        for step in range(1, steps + 1):
+            world.run(end_s * step / steps)
+            if progress:
+                progress(step / steps)
+        world.finish()
+        return world.meter
+
+    def _whole_nodes(self, count: int) -> int:
+        return math.ceil(count / self._limits.node_size) * self._limits.node_size
+
+    def _happen(self, event: Event) -> None:
+        world, control = self.world, self.control
+        counts = control.counts
+        if event.event == "arrive":
+            session = world.arrive(event.session)
+            control.idle += 1
+            counts = _plus(counts, arrived=1, arrived_active=int(event.active is True))
+        else:
+            session = world.sessions[event.session]
+        begins = event.event == "active" or event.active is True
+        ends = session.active and event.event in ("idle", "depart")
+        if begins:
+            world.activate(session)
+        elif ends:
+            world.pause(session)
+        control.idle += ends - begins - (event.event == "depart")
+        if event.event == "active":
+            counts = _plus(counts, activated=1)
+        elif event.event == "idle":
+            counts = _plus(counts, idled=1)
+        elif event.event == "depart":
+            counts = _plus(counts, departed=1, departed_active=int(ends))
+            world.depart(session)
+        control.counts = counts
+        control.touch(session)
+
+
+def _plus(counts: Any, **more: int) -> Any:
+    return msgspec.structs.replace(counts, **{name: getattr(counts, name) + n for name, n in more.items()})
+
+
+def _result(meter: Meter) -> dict[str, Any]:
+    latencies = meter.latencies_s
+    mean, worst_s = sum(latencies) / max(1, len(latencies)), sum(meter.worst.values())
+    points = percentiles_ms(latencies, (0.5, 0.95, 0.99, 1.0))
+    ttfc = percentiles_ms(meter.ttfc_s, (0.5, 0.95, 0.99, 1.0))
+    decisions = percentiles_ms(meter.decisions_s, (0.5, 0.99))
+    return {
+        "chunks": len(latencies),
+        "chunk_latency_ms": {"mean": round(1000 * mean, 3), **_named(points)},
+        "worst_latency_ms": {
+            "mean": round(1000 * sum(v * w for v, w in meter.worst.items()) / worst_s, 3) if worst_s else 0.0,
+            "p99": weighted_ms(meter.worst, 0.99),
+            "max": round(1000 * max(meter.worst, default=0.0), 3),
+        },
+        "ttfc_ms": _named(ttfc),
+        "continuous_play_ratio": round(meter.continuous_play_ratio, 6),
+        "gpu_seconds": round(meter.gpu_s, 3),
+        "node_seconds": round(meter.node_s, 3),
+        "cost": round(meter.cost, 3),
+        "moves": meter.moves,
+        "suspends": meter.suspends,
+        "scale_events": meter.scale_events,
+        "queued_s": round(meter.queued_s, 3),
+        "refused": meter.refusals,
+        "beyond_capacity": round(_ratio(meter.beyond_s, meter.active_s), 6),
+        "decision_ms": {"p50": decisions[0], "p99": decisions[1]},
+    }
+
+
+def _named(points: Sequence[float | None]) -> Mapping[str, float | None]:
+    return dict(zip(("p50", "p95", "p99", "max"), points, strict=True))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0.0 else 0.0
