@@ -63,7 +63,7 @@ def _moved(moved: Moved) -> str:
     why = f": {moved.why}" if moved.why else ""
     match moved.outcome:
         case "moved":
-            pause = f", paused for {duration(moved.pause_s)}" if moved.pause_s else ""
+            pause = f"; for {duration(moved.pause_s)} nobody could go on with it" if moved.pause_s else ""
             return f"{moved.session} moved from {moved.source} to {moved.target} with its state{pause}"
         case "placed":
             origin = f", before it was on {moved.source}" if moved.source else ""

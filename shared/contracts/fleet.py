@@ -215,7 +215,11 @@ class DrainWorker(msgspec.Struct, frozen=True):
 
 
 class PhaseTime(msgspec.Struct, frozen=True):
-    """One step of an operator's call, and how long it took."""
+    """One step of an operator's call, and how long it took.
+
+    Steps follow each other and add up to the whole; one with a space in its `name` ("source link") is a
+    detail within them.
+    """
 
     name: str
     duration_s: float

@@ -125,7 +125,7 @@ async def test_the_command_tells_a_move(gateway: GatewayProgram, stage: Stage) -
     shown = await command(gateway, "move", SESSION, "--to", "w-2")
     assert (shown.exit_code, stage.asked) == (0, [MoveSession(SESSION, "w-2")])
     first, *rows = shown.stdout.splitlines()
-    assert first == f"{SESSION} moved from w-1 to w-2 with its state, paused for 4.1 ms"
+    assert first == f"{SESSION} moved from w-1 to w-2 with its state; for 4.1 ms nobody could go on with it"
     assert rows == [
         "  reserve          1.2 ms",
         "  carry            1.50 s",
