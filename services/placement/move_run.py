@@ -33,8 +33,15 @@ class Run:
     """`hand_over` until the target has the state or the move is over, then `follow` to its end."""
 
     def __init__(
-        self, placement: Placement, live: Live, going: Ongoing, source: LoadReport, target: LoadReport
+        self,
+        placement: Placement,
+        live: Live,
+        going: Ongoing,
+        source: LoadReport,
+        target: LoadReport,
+        phases: list[PhaseTime],
     ) -> None:
+        """`phases`: those it took to come here."""
         self.move: Move = going.move
         self._placement = placement
         self._live = live
@@ -42,7 +49,7 @@ class Run:
         self._source = source
         self._target = target
         self._deadline_at = time.time() + MOVE_S
-        self._phases: list[PhaseTime] = []
+        self._phases = phases
         self._over: Over | None = None
         self._answer: asyncio.Future[SessionMoved] = asyncio.get_running_loop().create_future()
 

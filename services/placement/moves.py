@@ -18,9 +18,10 @@ from services.placement.choose import Room
 from services.placement.facts import MoveProposed
 from services.placement.hand_over import MOVE_S, Ongoing
 from services.placement.move_run import Run
+from services.placement.phases import timed
 from services.placement.sessions import Live
 from shared.bus import Meta, Refused
-from shared.contracts.fleet import LoadReport
+from shared.contracts.fleet import LoadReport, PhaseTime
 from shared.contracts.moves import Move, MoveNews, SessionMoved
 from shared.contracts.session import Refusal
 from shared.contracts.subjects import MOVE_NEWS
@@ -140,8 +141,9 @@ class Mover:
 
     async def _begin(self, live: Live, target: str) -> Run:
         """The target's epoch is saved before anybody is told of it: it is never given again."""
-        started = time.monotonic()
-        changed = await self._placement.change(live, lambda row: [MoveProposed(row.epoch)])
+        started, phases = time.monotonic(), list[PhaseTime]()
+        with timed(phases, "propose"):
+            changed = await self._placement.change(live, lambda row: [MoveProposed(row.epoch)])
         row = changed.row
         if changed.before is row or row.ended or not row.worker or row.worker == target:
             raise Refused("not_owned", f"session {row.id} changed hands just now", "look where it is")
@@ -151,7 +153,7 @@ class Mover:
             raise Refused("worker_not_found", "a worker fell silent just now", "try again in a moment")
         live.move = Ongoing(move, reports[target].incarnation, started)
         logger.info("moving to %s", target, extra={"session": row.id, "worker": row.worker})
-        return Run(self._placement, live, live.move, reports[row.worker], reports[target])
+        return Run(self._placement, live, live.move, reports[row.worker], reports[target], phases)
 
     def _follow(self, run: Run) -> None:
         """To its end, also once its operator was answered: the target's first chunk may be hours away."""

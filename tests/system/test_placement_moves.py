@@ -79,7 +79,7 @@ async def test_a_session_moves_with_its_state(world: World) -> None:
     assert (moved.outcome, moved.source, moved.target, moved.sent_bytes) == ("moved", "w-1", "w-2", 1_000_000)
     assert moved.pause_s >= 0
     names = [phase.name for phase in moved.phases]
-    assert names == ["reserve", "order", "carry", "prove", "source link", "target link"]
+    assert names == ["propose", "reserve", "order", "carry", "prove", "source link", "target link"]
     assert await view(world, session) == ("active", "w-2", 2)
     reserve = target.reserved[f"{session}.2"]
     assert (reserve.own.epoch, reserve.move.epoch, reserve.move.target_epoch) == (1, 1, 2)
