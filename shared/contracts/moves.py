@@ -178,8 +178,9 @@ class Stow(msgspec.Struct, frozen=True):
 
 
 class Stowed(msgspec.Struct, frozen=True):
-    """`tier`: where the state is now: "device", "host" or "none" (there was none, or no room for it). `bytes`:
-    copied for that now; a state is copied behind its chunks, so it may be none.
+    """`tier`: where the state is now: "device", "host" or "none" (there was none, or no room for it).
+
+    `bytes`: copied for that now; a state is copied behind its chunks, so it may be none.
     """
 
     tier: str
