@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench-gpu"), help="folder for JSON and profiles")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal: small shapes, figures mean nothing")
+    parser.add_argument("--seconds", type=float, default=25.0, help="how long viewers watch, of `streams`")
     asked = parser.parse_args()
     device = torch.device(asked.device)
     if device.type == "cuda":
@@ -44,7 +45,7 @@ def main() -> None:
     report = Report(asked.part, machine(device))
     report.begin()
     try:
-        getattr(import_module(module), name)(Setting(device, asked.tiny), report, asked.out)
+        getattr(import_module(module), name)(Setting(device, asked.tiny, asked.seconds), report, asked.out)
     finally:
         report.write(asked.out)
 

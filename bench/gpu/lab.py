@@ -35,10 +35,11 @@ _TINY = Architecture("tiny", layers=2, dim=64, ffn_dim=128, heads=2, text_tokens
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how large. `tiny`: to rehearse on a CPU."""
+    """Where and how large. `tiny`: to rehearse on a CPU. `spell_s`: how long viewers watch."""
 
     device: torch.device
     tiny: bool
+    spell_s: float = 25.0
 
     @property
     def dtype(self) -> torch.dtype:

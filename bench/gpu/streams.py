@@ -20,7 +20,7 @@ from services.worker.models.wan.session import State
 
 _AHEAD = 2
 """Chunks that may be made before they are due, as credit allows."""
-_SPELL_S, _REHEARSAL_S = 25.0, 2.0
+_REHEARSAL_S = 2.0
 _ENOUGH = 0.99
 
 
@@ -48,7 +48,7 @@ class _Viewer:
 
 
 def run(setting: Setting, report: Report, out: Path) -> None:  # noqa: ARG001
-    spell_s = _REHEARSAL_S if setting.tiny else _SPELL_S
+    spell_s = _REHEARSAL_S if setting.tiny else setting.spell_s
     model = setting.model(slots=6)
     first = model.open(seed=1, prompt="a red ball rolls over the sand")
     fill_window(model, [first])

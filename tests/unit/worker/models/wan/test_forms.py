@@ -1,11 +1,13 @@
 """Every form of a forward computes what the plain one does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from services.worker.models.protocol import Rung
-from services.worker.models.wan.config import KREA, LONGLIVE, SELF_FORCING, Recipe
+from services.worker.models.wan.config import KREA, LONGLIVE, SELF_FORCING, Recipe, WanConfig
 from services.worker.models.wan.form import UnknownForm, Wishes, wishes
 from services.worker.models.wan.model import FP8, Wan
 from services.worker.models.wan.preset import random_model
@@ -100,6 +102,22 @@ def test_rows_of_another_precision_go_apart() -> None:
     for state, rung in zip(states, (FULL, EIGHT), strict=True):
         one.begin_chunk(state, rung)
     assert one.batch_key(states[0]) != one.batch_key(states[1])
+
+
+def test_a_window_read_in_place_is_the_same_after_a_thousand_chunks() -> None:
+    made = []
+    for wished in (Wishes(), Wishes(pieces="eager", window="turned")):
+        one = random_model(
+            WanConfig(replace(tiny.ARCH, layers=1), LONGLIVE, tiny.FRAME_GEOMETRY, element_bytes=4),
+            dtype=torch.float32,
+            decoder=TaehvDecoder((8, 8, 8, 8)),
+            wishes=wished,
+        )
+        state = one.open(seed=12, prompt="a cat")
+        state.chunk = state.frames = 1_500  # as a session so old counts; its ring is filled by what follows
+        made.append(latents(one, [state], Rung("one", 1, 12, "float32"), 24))
+        assert (state.chunk, state.frames) == (1_524, 1_524)
+    torch.testing.assert_close(made[1], made[0], rtol=2e-4, atol=2e-5)
 
 
 def test_wishes_are_read_and_mistakes_named() -> None:
