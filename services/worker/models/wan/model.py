@@ -30,6 +30,7 @@ from services.worker.models.wan.session import (
 )
 from services.worker.models.wan.start import made_stepper
 from services.worker.models.wan.stepper import Forms
+from services.worker.models.wan.taehv import TaehvDecoder
 from services.worker.models.wan.text import EncodedElsewhere, StandInEncoder, TextEncoder
 from services.worker.models.wan.transformer import Transformer
 from shared.contracts.text import TextEncoded
@@ -62,7 +63,8 @@ class Wan:
         self._config, self._device, self._dtype = config, weight.device, weight.dtype
         self._transformer = transformer.eval().requires_grad_(requires_grad=False)
         transformer.ready(self._device)
-        decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(decoder, TaehvDecoder):
+            decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._decoder: Decoder = decoder.eval().requires_grad_(requires_grad=False)  # type: ignore[assignment]
         self._encoder = encoder
         layout = Layout(regions(config, self._decoder, self._dtype, wishes.kv_dtype))

@@ -13,6 +13,7 @@ from services.worker.models.wan.model import FP8, Wan
 from services.worker.models.wan.preset import random_model
 from services.worker.models.wan.session import State
 from services.worker.models.wan.taehv import TaehvDecoder
+from services.worker.models.wan.vae import VaeDecoder
 from tests.unit.worker.models.wan import tiny
 
 FULL = Rung("full", 4, 12, "float32")
@@ -118,6 +119,19 @@ def test_a_window_read_in_place_is_the_same_after_a_thousand_chunks() -> None:
         made.append(latents(one, [state], Rung("one", 1, 12, "float32"), 24))
         assert (state.chunk, state.frames) == (1_524, 1_524)
     torch.testing.assert_close(made[1], made[0], rtol=2e-4, atol=2e-5)
+
+
+def test_the_large_decoder_serves_too() -> None:
+    one = random_model(
+        tiny.config(),
+        1,
+        dtype=torch.float32,
+        decoder=VaeDecoder((8, 8, 8, 8, 8)),
+        wishes=Wishes(pieces="eager"),
+    )
+    state = one.open(seed=1, prompt="a cat")
+    latents(one, [state], EIGHT, 2)
+    assert one.latents(state).index == 1
 
 
 def test_wishes_are_read_and_mistakes_named() -> None:
