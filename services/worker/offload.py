@@ -58,7 +58,7 @@ class HostPool:
         self._lanes = _Lanes(device, slots) if device.startswith("cuda") and slots else None
         self._memory: Any = np.empty((slots, slot_bytes), np.uint8)
         if self._lanes is not None:
-            self._memory = _page_locked(self._memory)
+            self._memory = _page_locked(self._memory, device)
 
     @property
     def free_slots(self) -> int:
@@ -140,9 +140,11 @@ class _Lanes:
         self._last[slot] = ended
 
 
-def _page_locked(memory: Any) -> Any:
+def _page_locked(memory: Any, device: str) -> Any:
     """As a tensor over the same bytes. torch's own page-locked memory comes in powers of two."""
     torch = sys.modules["torch"]
     tensor = torch.from_numpy(memory)
-    torch.cuda.check_error(int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)))
+    with torch.cuda.device(device):
+        locked = torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)
+    torch.cuda.check_error(int(locked))
     return tensor
