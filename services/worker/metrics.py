@@ -28,6 +28,17 @@ tier_seconds = Histogram(
     ["move"],
     buckets=_STAGE_BUCKETS_S,
 )
+moves = Counter(
+    "turboserve_worker_moves",
+    "Moves of sessions, by how they ended here: gone or stayed (leaving), owner or freed (arriving)",
+    ["outcome"],
+)
+move_seconds = Histogram(
+    "turboserve_worker_move_seconds",
+    "Seconds of a move's phase: hold, link, copy, close, rest (leaving); link, receive, adopt (arriving)",
+    ["side", "phase"],
+    buckets=_STAGE_BUCKETS_S,
+)
 cold_puts = Counter(
     "turboserve_worker_cold_puts",
     "Chunks whose latents were to be kept: stored, failed (and tried again a few times) or dropped",

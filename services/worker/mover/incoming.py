@@ -84,6 +84,9 @@ class Incoming:
         """A slot for the state, and a place among the copies. Raises `Refused`."""
         port = self._port
         try:
+            before = port.holdings.desk.roster.get(self.move.session)
+            if before is not None:  # it has ended
+                await port.holdings.let_go(before)
             self.copy = copy = await port.holdings.reserve(self._asked.own)
             self._memory, self._fence = await port.errand(lambda: self._reserve_memory(copy))
         except NoRoom as error:
@@ -229,7 +232,7 @@ class Incoming:
     async def _close(self, outcome: str, why: str) -> None:
         if outcome == "freed":
             await self._free(why)
-        await self._account.say(outcome, why)
+        await self._account.end(outcome, why)
         self._on_over()
 
     async def _free(self, why: str) -> None:

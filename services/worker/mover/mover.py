@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+import msgspec
 from nats.aio.subscription import Subscription
 
 from services.worker.copies import Copy
@@ -19,6 +20,7 @@ from services.worker.mover.incoming import Incoming
 from services.worker.mover.outgoing import Outgoing
 from services.worker.mover.port import Port
 from services.worker.moving.facts import Dropped, Failed, Told
+from services.worker.refusals import refuse_unfit
 from services.worker.transfer.link import LinkRefused
 from services.worker.transfer.manifest import ManifestRefused, check_compatible
 from shared.bus import Meta, Refused
@@ -138,32 +140,39 @@ class Mover:
     async def _reserve(self, asked: Reserve, _meta: Meta) -> Reserved:
         incoming = self._incoming.get(asked.move.move_id)
         if incoming is None:
-            await self._refuse_reservation(asked)
+            self._refuse_reservation(asked)
             incoming = Incoming(self.port, asked, lambda: self._end_incoming(asked.move.move_id))
             self._incoming[asked.move.move_id] = incoming
         await asyncio.shield(incoming.reserved)
         return Reserved()
 
-    async def _refuse_reservation(self, asked: Reserve) -> None:
-        move = asked.move
+    def _refuse_reservation(self, asked: Reserve) -> None:
+        """Raises `Refused`."""
+        move, desk = asked.move, self.port.holdings.desk
         self._refuse_old(move, asked.deadline_at)
+        self._refuse_unfit(asked)
         if any(incoming.receiving for incoming in self._incoming.values()):
             raise Refused("busy", "another session is arriving here", "try again in a moment")
         if self._outgoing is not None and self._outgoing.move.target == move.source:
             raise Refused("busy", f"a session is leaving for {move.source}", "try again in a moment")
         if move.target_epoch <= self.dropped_epochs.through(move.session):
-            raise Refused(
-                "stale", f"this worker was told to drop epoch {move.target_epoch} of {move.session}"
-            )
+            told = f"this worker was told to drop epoch {move.target_epoch} of {move.session}"
+            raise Refused("stale", told)
+        held = desk.roster.get(move.session)
+        if held is not None and not held.ended:
+            raise Refused("busy", f"this worker still holds a copy of {move.session}", "have it dropped")
+
+    def _refuse_unfit(self, asked: Reserve) -> None:
+        """What no free slot would help."""
+        move, desk = asked.move, self.port.holdings.desk
+        if (move.session, move.target) != (asked.own.session, desk.worker):
+            raise Refused("bad_move", f"{move.move_id} is not a move of {asked.own.session} to {desk.worker}")
+        own = msgspec.structs.replace(asked.own, deadline_at=asked.deadline_at)
+        refuse_unfit(own, desk.spec, time.time())
         try:
             check_compatible(asked.compatibility, self.port.compatibility)
         except ManifestRefused as error:
             raise Refused("incompatible", str(error), "choose another worker") from None
-        held = self.port.holdings.desk.roster.get(move.session)
-        if held is not None and not held.ended:
-            raise Refused("busy", f"this worker still holds a copy of {move.session}", "have it dropped")
-        if held is not None:
-            await self.port.holdings.let_go(held)
 
     async def _move_out(self, order: MoveOut, _meta: Meta) -> MovingOut:
         outgoing = self._outgoing

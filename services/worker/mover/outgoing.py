@@ -284,7 +284,7 @@ class Outgoing:
         if self.outcome == "stayed":
             logger.info("move given up: %s", why, extra={"session": self.move.session})
             await port.call_off(self.move.target, self.move, why)
-        await self._account.say(self.outcome, why)
+        await self._account.end(self.outcome, why)
         self._on_over()
 
     async def _stop_sending(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from services.worker import metrics
 from services.worker.engine import Engine
 from services.worker.holdings import Holdings
 from services.worker.mover.links import Links
@@ -67,8 +68,14 @@ class Account:
     def lap(self, name: str) -> None:
         """What passed since the one before. A phase that comes again adds up."""
         now = time.monotonic()
-        self._phases[name] = self._phases.get(name, 0.0) + now - self._since
-        self._since = now
+        passed_s, self._since = now - self._since, now
+        self._phases[name] = self._phases.get(name, 0.0) + passed_s
+        side = "leaving" if self.move.source == self.port.holdings.desk.worker else "arriving"
+        metrics.move_seconds.labels(side, name).observe(passed_s)
+
+    async def end(self, outcome: str, why: str) -> None:
+        metrics.moves.labels(outcome).inc()
+        await self.say(outcome, why)
 
     async def say(self, state: str, why: str = "", at: float | None = None) -> None:
         """`at`: wall clock, None: now."""
