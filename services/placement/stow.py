@@ -54,10 +54,8 @@ class Stower:
 
     async def _have(self, live: Live, tier: str, name: str, phases: list[PhaseTime]) -> SessionStowed:
         """Its state in `tier`, unless nobody has it."""
-        stowed = Stowed("none")
-        if live.row.worker:
-            with timed(phases, name):
-                stowed = await self._stow(live, tier)
+        with timed(phases, name):
+            stowed = await self._stow(live, tier)
         row = live.row
         told = [*phases, *(PhaseTime(f"{name} {phase.name}", phase.duration_s) for phase in stowed.phases)]
         return SessionStowed(row.id, row.status, row.worker, stowed.tier, stowed.bytes, told)
@@ -65,16 +63,17 @@ class Stower:
     async def _stow(self, live: Live, tier: str) -> Stowed:
         """Of whoever owns it by then. Raises `Refused`."""
         deadline = time.monotonic() + _STOW_WITHIN_S
-        while True:
+        while live.row.worker:
             try:
                 return await self._placement.voice.ask_stow(live.row, tier, deadline - time.monotonic())
             except Refused as refused:
                 late = time.monotonic() + _ASK_AGAIN_S >= deadline
                 if refused.refusal.code == _NO_STATE and live.row.status == "paused":
                     return Stowed("none")
-                if late or not live.row.worker or refused.refusal.code not in _ON_ITS_WAY:
+                if late or refused.refusal.code not in _ON_ITS_WAY:
                     raise
             except (NoAnswer, BusAway):
                 message = f"worker {live.row.worker}, which has the session, doesn't answer"
                 raise Refused("worker_silent", message, "try again in a moment") from None
             await asyncio.sleep(_ASK_AGAIN_S)
+        return Stowed("none")

@@ -35,7 +35,8 @@ class Strays:
         placement, now = self._placement, time.monotonic()
         for worker, copy in list(placement.fleet.copies(now)):
             live = placement.sessions.live.get(copy.session)
-            if live is not None and not live.lock.locked():
+            known = live is not None and copy.epoch <= live.row.epoch and not copy.move_id
+            if live is not None and not known and not live.lock.locked():
                 await self._take_in(live, worker, copy, now)
 
     async def _take_in(self, live: Live, worker: str, copy: CopyReport, now: float) -> None:
@@ -69,7 +70,7 @@ class Strays:
         if live is None:
             known = settled and not sessions.may_exist(copy.session)
             return notice.unneeded(None, worker, copy, {}, moving=False) if known else None
-        if not settled and not live.row.worker:
+        if live.row.worker == worker or not (settled or live.row.worker):
             return None
         others = self._placement.fleet.holders(copy.session, now)
         return notice.unneeded(live.row, worker, copy, others, moving=live.move is not None)
