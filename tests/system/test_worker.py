@@ -10,7 +10,6 @@ import av
 import numpy as np
 import pytest
 
-from services.worker.loading import host_slot_bytes
 from shared import codec
 from shared.bus import ERROR_HEADER, Refused
 from shared.contracts.fleet import CheckPrompt, Drain, Own
@@ -113,7 +112,7 @@ async def test_a_paused_session_leaves_the_device_for_another_and_comes_back_as_
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
     """One copy on the device, two more in host memory; the longest unused goes when those are full too."""
-    pool_gib = str(3.5 * host_slot_bytes(TINY) / 2**30)
+    pool_gib = str(3.5 * TINY.state_bytes / 2**30)
     program = worker_program(nats_server.url, tmp_path, MORTAL, slots="1", host_pool_gib=pool_gib)
     program.start(lambda: True)
     try:
