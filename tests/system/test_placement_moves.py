@@ -20,7 +20,7 @@ from tests.fixtures.waiting import until
 def placement(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     folder = tmp_path_factory.mktemp("placement")
     url = f"sqlite+aiosqlite:///{folder / 'db.sqlite'}"
-    program = placement_program(nats_server.url, url, folder, command_timeout_s=0.5)
+    program = placement_program(nats_server.url, url, folder, command_timeout_s=0.5, worker_silent_s=2)
     program.start(lambda: True)
     yield program
     program.kill()

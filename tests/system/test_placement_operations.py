@@ -1,24 +1,32 @@
 """What operators ask of placement, beyond single moves, with workers that speak the wire."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from shared.bus import Refused
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.placement_wire import World, placement_program
+from tests.fixtures.process import Program
 from tests.fixtures.waiting import until
 
 
-@pytest.fixture
-async def world(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[World]:
-    url = f"sqlite+aiosqlite:///{tmp_path / 'db.sqlite'}"
-    program = placement_program(nats_server.url, url, tmp_path, command_timeout_s=0.5)
+@pytest.fixture(scope="module")
+def placement(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    folder = tmp_path_factory.mktemp("placement")
+    url = f"sqlite+aiosqlite:///{folder / 'db.sqlite'}"
+    program = placement_program(nats_server.url, url, folder, command_timeout_s=0.5)
     program.start(lambda: True)
+    yield program
+    program.kill()
+
+
+@pytest.fixture
+async def world(nats_server: NatsServer, placement: Program) -> AsyncIterator[World]:
     async with World(nats_server.url) as world:
         yield world
-    program.kill()
+        for session in (await world.page(live_only=True)).sessions:
+            await world.close(session.id)
 
 
 async def refused(world: World, worker: str) -> tuple[str, str]:
