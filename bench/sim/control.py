@@ -20,7 +20,6 @@ TICK_S = 0.02
 _LONGEST_S = 1.0
 _ROUNDS = 3
 """Without boot time what was ordered serves at once: placed anew, at most so often in a tick."""
-_RATE_MEMORY_S = 60.0
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -55,7 +54,6 @@ class Control:
         self._tick_at_s = math.inf
         self._changed = False
         self._rho_max = 0.0
-        self._freed_per_s = 0.0
 
     # What has changed, and when to look.
 
@@ -132,13 +130,14 @@ class Control:
             else:
                 seen[name] = _seen_session(session, self.world.profile.move_s)
         self._stale.clear()
+        meter, spell_s = self.world.meter, self._spell_s()
         return placement_view.View(
             now_s=self.world.now_s,
             workers=tuple([worker.seen_placement for worker in self._fleet.workers.values()]),
             sessions=tuple(seen.values()),
             chunk_s=self.world.profile.chunk_s,
-            freed_per_s=self._freed_per_s,
-            spell_s=self._spell_s(),
+            freed_per_s=(meter.active - meter.queued) / spell_s,
+            spell_s=spell_s,
         )
 
     def _spell_s(self) -> float:
