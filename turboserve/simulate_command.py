@@ -46,7 +46,7 @@ _Positive = click.FloatRange(0, min_open=True)
     show_default=True,
     help="Share of boots that fail.",
 )
-@click.option("--min-gpus", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--min-gpus", type=click.IntRange(0), default=1, show_default=True, help="Fewest GPUs to keep.")
 @click.option(
     "--max-gpus", type=click.IntRange(1), help="[fixed fleets: what the peak takes; others: twice that]"
 )
@@ -57,7 +57,9 @@ _Positive = click.FloatRange(0, min_open=True)
     show_default=True,
     help="GPUs that are only sold together.",
 )
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed gives the same result."
+)
 @click.option("--latency-target-ms", type=_Positive, help="[the profile's]")
 @click.option(
     "--set", "given", multiple=True, metavar="NAME=VALUE", help="A setting of the policy: --set rho=0.8"
