@@ -24,8 +24,7 @@ def measure(loaded: Runner, rung: Rung, sizes: list[int], chunks: int) -> dict[i
     state = loaded.open(seed=1, prompt="", first_chunk=0)
     for _ in range(1 + math.ceil(rung.window_latent_frames / loaded.spec.latent_frames_per_chunk)):
         _chunk(loaded, rung, [state])
-    exported = loaded.export(state)
-    states = [state, *(loaded.restore(exported) for _ in range(max(sizes) - 1))]
+    states = [state, *(loaded.twin(state) for _ in range(max(sizes) - 1))]
     steps: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(chunks):
         for size in sizes:

@@ -109,7 +109,7 @@ def _curve(runner: Runner, state: State, rung: Rung, alone_s: float, max_rows: i
     states, most = [state], min(max_rows, runner.spec.slots or max_rows)
     while rows <= most and time.monotonic() < deadline:
         try:
-            states += [_twin(runner, state) for _ in range(rows - len(states))]
+            states += [runner.twin(state) for _ in range(rows - len(states))]
             step_s = min(_step_together(runner, states, rung) for _ in range(_MEASURED_TOGETHER))
         except RuntimeError as error:  # the device's memory, or the model's slots
             logger.info("no more than %d rows together: %s", points[-1][0], error)
@@ -119,14 +119,6 @@ def _curve(runner: Runner, state: State, rung: Rung, alone_s: float, max_rows: i
             break
         best_rate, rows = rows / max(step_s, 1e-9), 2 * rows
     return Curve(kind_of(rung), tuple(points))
-
-
-def _twin(runner: Runner, state: State) -> State:
-    """Another state in a place of its own, as full as this one."""
-    twin = runner.reserve()
-    runner.memory(twin)[:] = runner.memory(state)
-    runner.take_over(twin, runner.counters(state))
-    return twin
 
 
 def _one_chunk(runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings) -> _Chunk:

@@ -69,6 +69,13 @@ class Runner:
     def take_over(self, state: State, counters: Counters) -> None:
         self._model.take_over(state, counters)
 
+    def twin(self, state: State) -> State:
+        """Another one in a place of its own, for whoever tries the model out. Between two chunks only."""
+        twin = self.reserve()
+        self.memory(twin)[:] = self.memory(state)
+        self.take_over(twin, self.counters(state))
+        return twin
+
     def set_prompt(self, state: State, prompt: str) -> None:
         self._model.set_prompt(state, prompt)
 
