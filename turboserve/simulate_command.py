@@ -58,7 +58,11 @@ _Positive = click.FloatRange(0, min_open=True)
     help="GPUs that are only sold together.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed gives the same result."
+    "--seed",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="The same seed gives the same result.",
 )
 @click.option("--latency-target-ms", type=_Positive, help="[the profile's]")
 @click.option(
