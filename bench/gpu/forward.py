@@ -104,7 +104,7 @@ def _profile(lab: Lab, form: Form, out: Path) -> None:
             work()
         if lab.setting.device.type == "cuda":
             torch.cuda.synchronize()
-    key = "cuda_time_total" if lab.setting.device.type == "cuda" else "cpu_time_total"
+    key = "self_device_time_total" if lab.setting.device.type == "cuda" else "self_cpu_time_total"
     out.mkdir(parents=True, exist_ok=True)
     table = seen.key_averages().table(sort_by=key, row_limit=_TOP, max_name_column_width=90)
     (out / "forward-profile.txt").write_text(f"two forwards, {form}\n{table}\n")

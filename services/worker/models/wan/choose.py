@@ -28,6 +28,7 @@ from services.worker.models.wan.transformer import Rows
 logger = logging.getLogger(__name__)
 
 _TRIED_SLOTS = 2
+_MOST_SLOTS_WITH_GRAPHS = 16
 _EIGHT_BITS_TOLERANCE = 0.3  # tells wrong from coarse; how coarse is measured by the benchmark
 
 
@@ -80,7 +81,7 @@ class Chooser:
         if base.pieces == "plain":
             return
         windows: tuple[str, ...] = (
-            ("gather", "turned", "slots") if wishes.window is None else (wishes.window,)
+            ("turned", "slots", "gather") if wishes.window is None else (wishes.window,)
         )
         if rows > 1:  # which are read in place by one row alone
             windows = tuple(dict.fromkeys("gather" if w == "turned" else w for w in windows))
@@ -88,10 +89,16 @@ class Chooser:
             form = replace(base, window=window)
             if not self._swift.room_for(form):
                 continue
-            if window == "slots" and wishes.window is None and not usable(self._device):
+            if wishes.window is None and not self._worth_trying(window):
                 continue
             by_kernel = window.startswith("slots")
             yield replace(form, shape=self._shape(rows, window)) if by_kernel else form
+
+    def _worth_trying(self, window: str) -> bool:
+        """A graph for every slot is too much where slots are many, as they are where pictures are small."""
+        if window == "turned":
+            return self._kv.shape[0] <= _MOST_SLOTS_WITH_GRAPHS
+        return window != "slots" or usable(self._device)
 
     def _best(self, what: str, rows: int, forms: list[Form], *, forced: bool) -> Form:
         """The others' results must agree with the first one's. `forced`: it is chosen only where none of them

@@ -102,10 +102,11 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._aside = torch.cuda.Stream(device)  # one, since products keep a workspace for every stream
 
     def __call__(self, work: Callable[[], Tensor], *, warm: bool) -> tuple[Replay, Tensor]:
         """Other threads may use the device meanwhile."""
-        aside = torch.cuda.Stream(self._device)
+        aside = self._aside
         aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(aside):
             for _ in range(0 if warm else _WARM_UPS):

@@ -19,7 +19,7 @@ from services.worker.models.wan.swift import Swift
 from services.worker.models.wan.transformer import Transformer
 from services.worker.models.wan.turned import EightBits, Workspace
 
-_MOST_GRAPHS = 64
+_MOST_GRAPHS = 128
 
 
 def workspace_bytes(config: WanConfig, wishes: Wishes, device: torch.device) -> int:
@@ -37,6 +37,8 @@ def made_stepper(
 ) -> Stepper:
     """On a GPU this takes seconds: forms are compared. `noise`: of one chunk's latents."""
     kv, cross = pool["kv"], pool["cross"]
+    if kv.device.type == "cuda":
+        torch.cuda.set_device(kv.device)  # Triton's kernels and captures go to the thread's present device
     cuda, in_place = kv.device.type == "cuda", _in_place(wishes, kv.device)
     eight = wishes.window == "slots8"
     swift = Swift(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -70,12 +71,17 @@ class Stepper:
         """
         passes = [state.passes[0] for state in states]
         job = self._job(states, passes)
-        self._make_windows(job, states, passes)
-        inputs = self._inputs(states, passes, latents)
-        if self._captured(job, inputs):
-            assert self._graphs is not None
-            return self._graphs.run(job, inputs).clone()
-        return self._compute(job, inputs)
+        with self._current():
+            self._make_windows(job, states, passes)
+            inputs = self._inputs(states, passes, latents)
+            if self._captured(job, inputs):
+                assert self._graphs is not None
+                return self._graphs.run(job, inputs).clone()
+            return self._compute(job, inputs)
+
+    def _current(self) -> contextlib.AbstractContextManager[object]:
+        """Kernels that aren't torch's own go to the thread's present device."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
 
     def _job(self, states: Sequence[State], passes: Sequence[Pass]) -> _Job:
         fed, seen = passes[0].shape
