@@ -26,9 +26,9 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     `cold_tier_max_age_s` goes, and the oldest beyond `cold_tier_max_gib`: as the cell's first worker has it.
 
     `transfer_host`: the address under which other workers reach this one, over which sessions move (in
-    Kubernetes the pod's). `move_patience_s`: how long a session that moves stands still at most before it goes
-    on here; everything else of a move waits in proportion. `move_checksums`: whether what was sent is compared
-    with what arrived; it costs time in the pause.
+    Kubernetes the pod's); "auto": what this machine's name stands for. `move_patience_s`: how long a session
+    that moves stands still at most before it goes on here; everything else of a move waits in proportion.
+    `move_checksums`: whether what was sent is compared with what arrived; it costs time in the pause.
 
     `encode_preset`: libx264's; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
     better. `encode_max_bits_per_pixel`: bounds what noisy pictures cost.

@@ -38,6 +38,7 @@ def test_without_nats_it_gives_up_and_says_where_it_looked() -> None:
         ({"model": "nonesuch"}, "no model 'nonesuch'"),
         ({"model_loader": "no.such.module"}, "TURBOSERVE_WORKER_MODEL_LOADER=no.such.module"),
         ({"device": "abacus"}, "TURBOSERVE_WORKER_DEVICE=abacus: abacus can't be used"),
+        ({"transfer_host": "192.0.2.1"}, "TURBOSERVE_WORKER_TRANSFER_HOST=192.0.2.1"),
         ({"host_pool_gib": "1e6"}, "TURBOSERVE_WORKER_HOST_POOL_GIB=1e+06: only"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from services.worker.transfer.tcp import TcpTransport
 from shared.bus import Bus, Refused
 from shared.contracts.moves import LinkOpening, OpenLink
 from shared.contracts.subjects import OPEN_LINK
+from shared.process import StartupError
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,10 @@ class Transfer(NamedTuple):
 
 
 def transports_of(device: str, host: str) -> list[Transport]:
-    """What this worker can offer. `host`: the address under which others reach it."""
-    offered: list[Transport] = [TcpTransport(host)]
+    """What this worker can offer. `host`: the address under which others reach it, or "auto". Raises
+    `StartupError`.
+    """
+    offered: list[Transport] = [_tcp(host)]
     if device.startswith("cuda"):
         import torch
 
@@ -44,6 +48,19 @@ def transports_of(device: str, host: str) -> list[Transport]:
         if nccl_available():
             offered.insert(0, NcclTransport(torch.device(device)))
     return offered
+
+
+def _tcp(host: str) -> TcpTransport:
+    try:
+        transport = TcpTransport(socket.gethostbyname(socket.gethostname()) if host == "auto" else host)
+        transport.invite()
+    except OSError as error:
+        raise StartupError(
+            f"TURBOSERVE_WORKER_TRANSFER_HOST={host}: {error}; give an address of this machine that other"
+            " workers reach"
+        ) from None
+    transport.close()
+    return transport
 
 
 class Links:
