@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from services.worker.models.conformance import check
 from services.worker.models.protocol import ModelSpec, Part, PastChunk, Rung
+from tests.fixtures.tiny_model import TinyModel
 from turboserve.cli import main
 
 SPEC = ModelSpec(
@@ -234,6 +235,10 @@ def failed(model: Any) -> str:
 
 def test_a_sound_model_passes() -> None:
     assert failed(Little()) == ""
+
+
+def test_the_tests_own_model_passes_without_torch_in_it() -> None:
+    assert failed(TinyModel()) == ""
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from services.worker.models.conformance import check
 from services.worker.models.conformance.tensors import Saved, restore, save
 from services.worker.models.protocol import PastChunk, Rung, SessionModel
 from services.worker.models.slots import NoSlot
@@ -46,6 +47,14 @@ def test_spec_is_what_the_frames_are() -> None:
     assert spec.weights_digest == "random:1"
     assert "random weights" in model.prompt_warnings(PROMPT)[0]
     assert spec.state_bytes == model.memory(state).nbytes
+
+
+@pytest.mark.parametrize("recipe", [LONGLIVE, KREA])
+def test_every_promise_is_kept(recipe: Recipe) -> None:
+    """With two slots, which is all that the checks may take."""
+    assert not [
+        result for result in check(tiny.model(recipe, slots=2), long_run_chunks=2) if not result.passed
+    ]
 
 
 @pytest.mark.parametrize("recipe", [LONGLIVE, SELF_FORCING, KREA])
