@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from services.worker.models.slots import Layout
 from services.worker.models.wan.config import (
     KREA,
     LONGLIVE,
@@ -17,7 +18,6 @@ from services.worker.models.wan.config import (
 )
 from services.worker.models.wan.passes import chunk_passes, noise_level, place_of, recache, window_of
 from services.worker.models.wan.session import regions
-from services.worker.models.wan.slots import row_bytes
 from services.worker.models.wan.taehv import TaehvDecoder
 from services.worker.models.wan.vae import VaeDecoder
 
@@ -40,7 +40,7 @@ def test_bytes_of_a_session(
         decoders = TaehvDecoder(), VaeDecoder()
     rows = [{r.name: r.size_bytes for r in regions(config, decoder, torch.bfloat16)} for decoder in decoders]
     assert [row["decoder"] for row in rows] == [67_092_480, 1_888_573_440]
-    assert [row_bytes(regions(config, d, torch.bfloat16)) for d in decoders] == [small, fine]
+    assert [Layout(regions(config, d, torch.bfloat16)).row_bytes for d in decoders] == [small, fine]
 
 
 def test_small_geometry_of_the_papers_demo() -> None:
