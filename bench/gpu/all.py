@@ -2,6 +2,9 @@
 
     python -m bench.gpu.all --minutes 8 --out DIR
 
+Where nothing can be installed, unpacked wheels on PYTHONPATH will do: msgspec always; av for encoding, nccl4py for
+NCCL between processes (without it moves go over TCP). torch, Triton, numpy, psutil and pytest are expected.
+
 Writes DIR/PART.json, DIR/PART.log and DIR/summary.txt as it goes, so that a run cut off leaves what it had.
 """
 

@@ -129,3 +129,26 @@ def test_what_is_turned_is_what_is_gathered() -> None:
         seen, _ = pieces.gather(case.rows, 1, case.table)
         ordered = every[2, 1][case.rows.places[0]].flatten(0, 1)
         torch.testing.assert_close(ordered, seen[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("eight_bits", [False, True])
+@pytest.mark.parametrize("seen", [44, 33, 32])
+def test_attention_finds_its_slots(seen: int, eight_bits: bool) -> None:
+    """Whole blocks of keys, and a last one that isn't."""
+    from services.worker.models.wan.kernels.attention import Shape, by_slot, turn_values
+
+    places, tokens, heads, dim = 4, 11, 2, 32
+    q = normal(2, 21, heads, dim, dtype=torch.float32)
+    keys, values = (normal(SLOTS, 44, heads, dim, dtype=torch.float32, seed=seed) for seed in (1, 2))
+    slots = torch.tensor([2, 0], device=DEVICE)
+    order = torch.tensor([[3, 1, 0, 2], [0, 1, 2, 3]], device=DEVICE)
+    k, v = (part[slots][:, :seen].transpose(1, 2) for part in (keys, values))
+    if eight_bits:
+        ring = values.view(SLOTS, 1, places, tokens, heads, dim)
+        values = torch.zeros(SLOTS, 1, heads, dim, 44, device=DEVICE, dtype=E4M3)
+        turn_values(ring, values, slots, order, 0, 4)
+        keys, values = keys.to(E4M3), values[:, 0]
+    made = by_slot(q, keys, values, slots, seen, Shape(16, 16, 2, 4))
+    wanted = torch.nn.functional.scaled_dot_product_attention(q.transpose(1, 2), k, v).transpose(1, 2)
+    off = (made - wanted).norm() / wanted.norm()
+    assert off < (0.2 if eight_bits else 2e-3)
