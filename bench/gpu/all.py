@@ -2,8 +2,9 @@
 
     python -m bench.gpu.all --minutes 8 --out DIR
 
-Where nothing can be installed, unpacked wheels on PYTHONPATH will do: msgspec always; av for encoding, nccl4py for
-NCCL between processes (without it moves go over TCP). torch, Triton, numpy, psutil and pytest are expected.
+Where nothing can be installed, unpacked wheels on PYTHONPATH will do: msgspec always; av for encoding,
+nccl4py for NCCL between processes (without it moves go over TCP). torch, Triton, numpy, psutil and pytest
+are expected.
 
 Writes DIR/PART.json, DIR/PART.log and DIR/summary.txt as it goes, so that a run cut off leaves what it had.
 """
@@ -38,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.all", description=__doc__)
     parser.add_argument("--minutes", type=float, default=8.0, help="no part begins or goes on after so long")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", help="these parts, in this order")
+    parser.add_argument(
+        "--only", nargs="*", choices=[name for name, _ in PARTS], help="these parts, in this order"
+    )
     parser.add_argument("--tiny", action="store_true", help="a rehearsal")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
