@@ -51,7 +51,9 @@ class Made(NamedTuple):
 
 @dataclass(slots=True)
 class _Chunk:
-    """One chunk under way on the device."""
+    """One chunk under way. `state` None: it is off the device, whose place may be somebody else's by the time
+    it is encoded.
+    """
 
     order: Order
     state: State
@@ -137,12 +139,13 @@ class Engine:
             return [under_way.get(copy) or self.roster.begin(copy) for copy in chosen]
 
     def _candidate(self, copy: Copy, stepping: Order | None) -> Candidate:
-        """One without a place on the device, where none can be had, has to wait; so has one whose state is
-        still coming, as long as there are others to step.
+        """One without a place on the device, where none can be had, has to wait; so has one whose former
+        state a move still holds, and one whose state is still coming, as long as there are others to step.
         """
         candidate, states = self.roster.candidate(copy, stepping), self.states
         placed = stepping is not None or states.has_place(copy) or states.room() > 0
-        waiting = not placed or (bool(self._chunks) and states.coming(copy))
+        coming = bool(self._chunks) and states.coming(copy)
+        waiting = not placed or coming or states.outdated(copy)
         return candidate._replace(held=True) if waiting else candidate
 
     def _fetch_ahead(self) -> None:
@@ -242,6 +245,7 @@ class Engine:
             chunk.latents = self.runner.latents(chunk.state)
         del self._chunks[copy]
         self.states.copy_behind(copy)
+        chunk.state = None
         self._room.acquire()
         encoder.submit(self._encode, chunk, frames, started)
 
@@ -255,6 +259,7 @@ class Engine:
             encode_s = time.perf_counter() - started
             self.deliver(Made(chunk.order, media, _timings(chunk, encode_s), chunk.span, chunk.latents))
         except Exception as error:  # noqa: BLE001 one chunk fails, not the thread
+            chunk.span.end()
             self._fail(chunk.order, error)
         finally:
             self._room.release()

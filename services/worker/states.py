@@ -60,11 +60,16 @@ class States:
     def fetch_ahead(self, copy: Copy) -> None:
         """A chunk of it may begin: if suspended, let its state come, where nobody running has to leave."""
         kept = self._kept.get(copy)
-        if kept is not None and not kept.hot:
-            self.make_ready()
+        if kept is None or kept.hot:
+            return
+        self.make_ready()
+        try:
             if self.tiers.free:
                 self.tiers.fetch(kept)
                 self._tell(copy)
+        except Exception:
+            logger.exception("not fetched", extra={"session": copy.session})
+            self._lose(copy, "it could not be copied back")
 
     def coming(self, copy: Copy) -> bool:
         """Whether its state will be there without anybody's doing, but isn't yet."""
@@ -78,6 +83,11 @@ class States:
     def room(self) -> int:
         """How many copies could get a place on the device besides those that can't lose theirs."""
         return self.tiers.slots - len({*self.under_way, *self._held})
+
+    def outdated(self, copy: Copy) -> bool:
+        """Whether it begins anew, while a move still holds what it was."""
+        kept = self._kept.get(copy)
+        return kept is not None and kept.generation != copy.generation
 
     def has_place(self, copy: Copy) -> bool:
         kept = self._kept.get(copy)

@@ -91,8 +91,9 @@ class Tiers:
     def fetch(self, kept: Kept) -> Copying:
         """A suspended one's way back begins; the caller has made room."""
         assert kept.mirror is not None
-        kept.state = self.take(self.runner.reserve)
-        kept.coming = self.pool.load(kept.mirror, self.runner.memory(kept.state))
+        state = self.runner.reserve()
+        kept.coming = self.pool.load(kept.mirror, self.runner.memory(state))
+        kept.state = self.take(lambda: state)
         return kept.coming
 
     def usable(self, kept: Kept) -> State:

@@ -20,6 +20,7 @@ from services.worker.runner import Runner
 from services.worker.states import States
 from services.worker.tiers import Tiers
 from tests.fixtures.worker_wire import new_own, next_own, steered
+from tests.unit.worker.late import SlotModel
 
 WAIT_S = 30.0
 FAR = 1000
@@ -136,6 +137,27 @@ def test_host_slots_come_back_with_their_sessions(tiny: Runner) -> None:
         assert (bench.pool.free_slots, bench.states.tiers.free) == (3, 1)
 
 
+def test_a_place_is_free_while_its_last_pictures_are_being_encoded() -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    with running(Runner(SlotModel(1), "cpu"), hot=1, host=0) as bench:
+        deliver = bench.engine.deliver
+
+        def slowly(made: Made) -> None:
+            reached.set()
+            assert go_on.wait(WAIT_S)
+            deliver(made)
+
+        bench.engine.deliver = slowly
+        first = bench.open(1)
+        assert reached.wait(WAIT_S)
+        bench.roster.remove(first)
+        second = bench.open(1)
+        bench.look_again()
+        go_on.set()
+        bench.until(lambda: bool(second.error) or second.next_append == 1)
+        assert not second.error
+
+
 def test_without_host_memory_a_displaced_picture_begins_anew(tiny: Runner) -> None:
     with running(tiny, hot=1, host=0) as bench:
         one, two = bench.open(2), bench.open(2)
@@ -164,6 +186,22 @@ def test_a_place_held_for_a_move_is_nobody_elses_until_it_is_let_go(tiny: Runner
         bench.engine.errand(lambda: bench.states.let_go(one)).result(WAIT_S)
         bench.look_again()
         bench.until(lambda: two.next_append == 3)
+
+
+def test_a_picture_that_begins_anew_waits_until_a_move_lets_go_of_the_old_one(tiny: Runner) -> None:
+    with running(tiny, hot=2, host=0) as bench:
+        copy = bench.open(2)
+        bench.until(lambda: copy.next_append == 2)
+        assert bench.engine.errand(lambda: bench.states.hold(copy)).result(WAIT_S)
+        bench.roster.locate(copy, 7)
+        bench.roster.grant(copy, 7)
+        bench.look_again()
+        assert copy.next_chunk == 7
+        bench.engine.errand(lambda: bench.states.let_go(copy)).result(WAIT_S)
+        bench.until(lambda: copy.next_append > 7)
+        state = bench.engine.errand(lambda: bench.states.kept(copy)).result(WAIT_S)
+        assert state is not None
+        assert state.state.origin == 7
 
 
 def test_an_operator_suspends_and_resumes_between_chunks(tiny: Runner) -> None:
