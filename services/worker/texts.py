@@ -79,6 +79,9 @@ class Texts:
             self._give_up(copy, f"nobody encoded the prompt within {_GIVE_UP_S:g} s")
         except ValueError as error:
             self._give_up(copy, str(error))
+        except Exception as error:
+            logger.exception("learning a prompt failed", extra={"session": copy.session})
+            self._give_up(copy, f"{type(error).__name__}: {error}"[:500])
 
     async def _ask(self, own: Own) -> TextEncoded:
         """Until somebody answers; the caller bounds it."""

@@ -53,6 +53,8 @@ class FakeRunner:
     def learn(self, prompt: str, encoded: TextEncoded) -> object:
         if prompt == "wide":
             raise ValueError("the text encoder gives 8 numbers a word; this model reads 4096")
+        if prompt == "odd":
+            raise RuntimeError("nobody thought of that")
         assert encoded.embedding == prompt.encode()
         return Embedding(prompt)
 
@@ -122,6 +124,13 @@ async def test_an_encoder_that_the_model_cannot_read_ends_a_new_session_only() -
     bench.steer("wide")
     await bench.texts.want(bench.copy, WAIT_S)
     assert (bench.copy.state, bench.shown()) == ("running", ("red", Embedding("red")))
+
+
+async def test_whatever_goes_wrong_with_an_embedding_the_session_says_so() -> None:
+    bench = Bench("odd")
+    bench.bus.answers = {"odd": [None]}
+    await bench.texts.want(bench.copy, WAIT_S)
+    assert _failed(bench.copy) == "RuntimeError: nobody thought of that"
 
 
 async def test_trying_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

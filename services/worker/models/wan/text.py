@@ -67,7 +67,15 @@ class EncodedElsewhere:
                 f"the text encoder gives {encoded.dim} numbers a word, of {encoded.dtype}; this model reads"
                 f" {self._dim} of bfloat16: start `turboserve text` with its encoder"
             )
+        expected = encoded.words * self._dim * torch.bfloat16.itemsize
+        if not expected or len(encoded.embedding) != expected:
+            raise ValueError(
+                f"the text encoder sent {len(encoded.embedding)} bytes for {encoded.words} words instead of"
+                f" {expected}: it and this worker are of different versions"
+            )
         numbers = torch.frombuffer(bytearray(encoded.embedding), dtype=torch.bfloat16)
+        if not torch.isfinite(numbers).all():
+            raise ValueError("the text encoder's embedding holds NaN or infinity: check its weights")
         return self._known.setdefault(prompt, numbers.view(encoded.words, encoded.dim))
 
     def knows(self, prompt: str) -> bool:

@@ -1,7 +1,9 @@
 """Embeddings that come from elsewhere: known while they are kept, and read as they are."""
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -35,6 +37,20 @@ def test_a_prompt_is_known_as_long_as_somebody_keeps_it() -> None:
 def test_an_encoder_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match=f"gives {DIM + 1} numbers a word.* reads {DIM}"):
         EncodedElsewhere(tiny.ARCH).learn("red", encoded(torch.zeros(2, DIM + 1), DIM + 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"words": 3}, "bytes for 3 words instead of"),
+        ({"words": 0, "embedding": b""}, "0 bytes for 0 words"),
+        ({"embedding": encoded(torch.full((2, DIM), torch.nan)).embedding}, "NaN or infinity"),
+    ],
+)
+def test_an_embedding_that_is_none_is_refused(changes: dict[str, Any], said: str) -> None:
+    answer = msgspec.structs.replace(encoded(torch.zeros(2, DIM)), **changes)
+    with pytest.raises(ValueError, match=said):
+        EncodedElsewhere(tiny.ARCH).learn("red", answer)
 
 
 def test_a_model_that_reads_embeddings_can_be_tried_without_an_encoder(tmp_path: Path) -> None:
