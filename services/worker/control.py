@@ -100,9 +100,9 @@ class Control:
     async def _drop(self, drop: Drop, _meta: Meta) -> Dropped:
         roster = self.holdings.desk.roster
         copy = roster.get(drop.session)
-        if copy is not None and drop.unless_past is not None:
+        if copy is not None and drop.unless_past is not None and copy.own.epoch <= drop.epoch:
             await self.holdings.appended(copy, _APPENDS_S)
-            if copy.next_chunk > drop.unless_past:
+            if not roster.remove_at(copy, drop.unless_past):
                 return Dropped(held=False)
         self.dropped.note(drop.session, drop.epoch)
         await self.mover.dropped(drop.session, drop.epoch)

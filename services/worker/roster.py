@@ -72,10 +72,23 @@ class Roster:
 
     def remove(self, copy: Copy) -> None:
         with self.changed:
-            copy.gone = True
-            if self._copies.get(copy.session) is copy:
-                del self._copies[copy.session]
-            self._notify()
+            self._remove(copy)
+
+    def remove_at(self, copy: Copy, next_chunk: int) -> bool:
+        """Unless it went on past `next_chunk`, or what it made before isn't in the log: another worker may
+        count on that. One that has ended is of no use to anybody.
+        """
+        with self.changed:
+            stands = copy.next_append == copy.next_chunk <= next_chunk and not copy.arriving
+            if stands or copy.ended:
+                self._remove(copy)
+            return copy.gone
+
+    def _remove(self, copy: Copy) -> None:
+        copy.gone = True
+        if self._copies.get(copy.session) is copy:
+            del self._copies[copy.session]
+        self._notify()
 
     def locate(self, copy: Copy, next_chunk: int, *, seek: bool = False) -> None:
         """The log says where the copy goes on: what was under way is void, and the picture starts anew. With

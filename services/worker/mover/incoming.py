@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -92,8 +91,8 @@ class Incoming:
         except NoRoom as error:
             self.end("freed", str(error))
             raise Refused("no_slot", str(error), "choose another worker") from None
-        except BaseException as error:
-            self.end("freed", f"{type(error).__name__}: {error}")
+        except Exception as error:
+            self.end("freed", str(error) or type(error).__name__)
             raise
         self._follow_up()
         await self._account.say("reserved")
@@ -173,6 +172,10 @@ class Incoming:
     def hear_dropped(self, epoch: int) -> None:
         self.tell(Dropped(epoch))
 
+    def lose_copy(self) -> None:
+        """It was let go, and proves nothing any more."""
+        self.tell(Dropped(self._target.epoch))
+
     def _hear_first(self, won: bool, why: str) -> None:
         self.tell(FirstAppend(won, why))
 
@@ -237,7 +240,9 @@ class Incoming:
 
     async def _free(self, why: str) -> None:
         """The slot is given away only once no thread writes to it any more."""
-        port, copy = self._port, self.copy
+        port = self._port
+        await asyncio.wait({self.reserved})  # or its place would be taken after this
+        copy = self.copy
         for task in self._tasks:
             task.cancel()
         if self._receiving is not None and not self._receiving.done():
@@ -245,8 +250,7 @@ class Incoming:
             await asyncio.wait({self._receiving})
         if copy is not None:
             await port.holdings.let_go(copy)
-            with contextlib.suppress(Exception):  # the engine has ended
-                await port.errand(lambda: port.states.let_go(copy))
+            await port.let_go(copy)
         self._memory = None
         if self._target.boundary is None:
             await port.call_off(self.move.source, self.move, why)

@@ -82,10 +82,12 @@ class Links:
         """Raises `LinkRefused`."""
         return choose_transport(self.names, theirs)
 
-    async def open(self, peer: str, transport: str, wait_s: float) -> None:
-        """Unless there is a link to `peer`. Raises `LinkLost`, `LinkRefused`, or what the bus raises."""
+    async def open(self, peer: str, transport: str, wait_s: float, *, anew: bool = False) -> None:
+        """Unless there is a link to `peer`; `anew`: even so, as that has lost its end. Raises `LinkLost`,
+        `LinkRefused`, or what the bus raises.
+        """
         pairs = self._pairs[transport]
-        if pairs.has(peer):
+        if pairs.has(peer) and not anew:
             return
         wait_s = min(wait_s, _OPEN_S)
         until = time.monotonic() + wait_s
@@ -111,11 +113,6 @@ class Links:
         opening = self._openers.submit(pairs.open, asked.peer, invitation or asked.invitation, until)
         opening.add_done_callback(lambda done: _log_failure(asked.peer, done))
         return LinkOpening(invitation)
-
-    def drop(self, peer: str) -> None:
-        """`peer` doesn't have its end any more."""
-        for pairs in self._pairs.values():
-            pairs.drop(peer)
 
     def send(self, peer: str, transport: str, transfer: Transfer) -> asyncio.Future[None]:
         """Ends with `LinkLost` or `LinkRefused` if it fails."""

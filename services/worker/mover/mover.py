@@ -86,9 +86,13 @@ class Mover:
             outgoing.at_boundary()
 
     def on_leave(self, copy: Copy) -> None:
+        """Let go for whatever reason: also to make room for another."""
         outgoing = self._outgoing
         if outgoing is not None and outgoing.copy is copy:
             outgoing.tell(Failed("its copy here is gone"))
+        for incoming in self._about(copy.session):
+            if incoming.copy is copy:
+                incoming.lose_copy()
 
     async def heed(self, own: Own) -> None:
         """Before an `Own` is carried out. A frozen copy's waits: it may be another worker's already. Raises

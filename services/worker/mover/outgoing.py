@@ -62,6 +62,7 @@ class Outgoing:
         self._generation = copy.generation
         self._shipping: Shipping | None = None
         self._parts: Mapping[str, Part] = {}
+        self._fence: Callable[[], None] = lambda: None
         self._reading: _Reading | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._log_heard: Subscription | None = None
@@ -95,14 +96,14 @@ class Outgoing:
         except NoRoom as error:
             self.end("stayed", str(error))
             raise Refused("no_slot", f"{self.move.session} can't be made ready to leave: {error}") from None
-        except BaseException as error:
-            self.end("stayed", f"{type(error).__name__}: {error}")
+        except Exception as error:
+            self.end("stayed", str(error) or type(error).__name__)
             raise
         if held is None:
             self.end("stayed", "nothing to move")
             raise Refused("nothing_to_move", f"{self.move.session} has no state here yet", "place it anew")
-        memory, fence, self._parts = held
-        self._shipping = Shipping(self._port, self.move, self._transport, memory, fence)
+        memory, self._fence, self._parts = held
+        self._shipping = Shipping(self._port, self.move, self._transport, memory)
         self._account.lap("hold")
 
     def go(self) -> None:
@@ -176,7 +177,7 @@ class Outgoing:
 
     def _hear_boundary(self, reading: _Reading) -> None:
         self._account.lap("close")
-        self._reading, self._parts = reading, reading.parts
+        self._reading, self._parts, self._fence = reading, reading.parts, reading.fence
         self.tell(Boundary(reading.next_chunk, _versions(reading.parts)))
 
     def _late(self) -> None:
@@ -233,10 +234,9 @@ class Outgoing:
         until = self._source.wake_at or time.monotonic()
         try:
             if stage == REST:
-                assert self._reading is not None
-                await self._shipping.send_rest(spans, until, self._reading.fence, self._hand_over())
+                await self._shipping.send_rest(spans, until, self._fence, self._hand_over())
             else:
-                await self._shipping.send_ahead(stage, spans, until)
+                await self._shipping.send_ahead(stage, spans, until, self._fence)
         except FAILURES as error:
             self.tell(Failed(str(error) or type(error).__name__))
             return
@@ -277,8 +277,7 @@ class Outgoing:
         self.settled.set()
         if self._log_heard is not None:
             await unsubscribe(self._log_heard)
-        with contextlib.suppress(Exception):  # the engine has ended
-            await port.errand(lambda: port.states.let_go(copy))
+        await port.let_go(copy)
         port.holdings.desk.roster.leave(copy, False)
         self._shipping = None
         if self.outcome == "stayed":

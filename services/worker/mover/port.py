@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from services.worker import metrics
+from services.worker.copies import Copy
 from services.worker.engine import Engine
 from services.worker.holdings import Holdings
 from services.worker.mover.links import Links
@@ -19,10 +21,13 @@ from shared.contracts.fleet import PhaseTime
 from shared.contracts.moves import CallOff, Compatibility, Move, MoveNews
 from shared.contracts.subjects import CALL_OFF, MOVE_NEWS
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # What may be sent in the pause rather than in another round: a few milliseconds' worth.
 _REST_BYTES = {"nccl": 1 << 30, "tcp": 16 << 20}
+_TRIES = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +47,30 @@ class Port:
         return Patience(5 * unit_s, unit_s, 7 * unit_s, unit_s, _REST_BYTES[transport])
 
     async def errand(self, work: Callable[[], T]) -> T:
-        """Raises what `work` raises, TimeoutError, or `Refused` if the device thread has too much to do."""
+        """Raises what `work` raises, or `Refused` if the device thread has too much to do, or has ended."""
         try:
-            done = self.engine.errand(work)
+            done = asyncio.wrap_future(self.engine.errand(work))
         except RuntimeError as error:
             raise Refused("busy", str(error), "try again in a moment") from None
-        async with asyncio.timeout(5 * self.patience_s):
-            return await asyncio.wrap_future(done)
+        await asyncio.wait({done}, timeout=5 * self.patience_s)
+        if done.cancelled():
+            raise Refused("draining", "this worker stops", "choose another worker")
+        if not done.done():
+            done.cancel()
+            raise Refused("busy", "the device thread is at one step for long", "try again in a moment")
+        return done.result()
+
+    async def let_go(self, copy: Copy) -> None:
+        """Its state was held or reserved: no more. However late the device thread comes to it."""
+        for _ in range(_TRIES):
+            try:
+                done = self.engine.errand(lambda: self.states.let_go(copy))
+            except RuntimeError:
+                await asyncio.sleep(self.patience_s)
+                continue
+            await asyncio.wait({asyncio.wrap_future(done)}, timeout=5 * self.patience_s)
+            return
+        logger.error("the device thread hangs: a state stays held", extra={"session": copy.session})
 
     async def call_off(self, worker: str, move: Move, why: str) -> None:
         desk = self.holdings.desk

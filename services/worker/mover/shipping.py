@@ -22,31 +22,33 @@ FAILURES = (LinkLost, LinkRefused, Refused, NoAnswer, BusAway, TimeoutError)
 
 @dataclass(slots=True)
 class Shipping:
-    """`memory`: the state's, held. `fence` returns once the device is done with it as it was held. Whatever
-    fails raises one of `FAILURES`.
+    """`memory`: the state's, held. Every `fence` returns once the device has done what the spans' versions
+    speak of. Whatever fails raises one of `FAILURES`.
     """
 
     port: Port
     move: Move
     transport: str
     memory: Any
-    fence: Callable[[], None]
     _covered: list[Span] = field(default_factory=list)
 
     async def link(self, wait_s: float) -> None:
         await self.port.links.open(self.move.target, self.transport, wait_s)
 
-    async def send_ahead(self, stage: int, spans: list[Span], until: float) -> None:
+    async def send_ahead(
+        self, stage: int, spans: list[Span], until: float, fence: Callable[[], None]
+    ) -> None:
         """While the session goes on. `until`: monotonic."""
         announced = Stage(self.move.move_id, stage, spans, _wall(until))
         try:
-            await self._send(announced, until, self.fence)
+            await self._send(announced, until, fence)
         except Refused as error:
             if error.refusal.code != "no_link":
                 raise
-            self.port.links.drop(self.move.target)  # the target has closed its end since the last move
-            await self.link(until - time.monotonic())
-            await self._send(announced, until, self.fence)
+            # The target has closed its end since the last move.
+            left_s = until - time.monotonic()
+            await self.port.links.open(self.move.target, self.transport, left_s, anew=True)
+            await self._send(announced, until, fence)
 
     async def send_rest(
         self, spans: list[Span], until: float, fence: Callable[[], None], hand_over: HandOver
@@ -71,7 +73,8 @@ class Shipping:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if asking.done() and not sending.done():
                 asking.result()
-            await sending
+            await asyncio.wait({sending})  # to await it would cancel it with this task, and not its thread
+            sending.result()
         finally:
             await self._finish(asking, sending)
 
@@ -85,7 +88,9 @@ class Shipping:
         asking.cancel()
         if not sending.done():
             self.port.links.abort(self.move.target)
-        await asyncio.gather(asking, sending, return_exceptions=True)
+        await asyncio.wait({asking, sending})
+        for done in (asking, sending):
+            _ = done.cancelled() or done.exception()  # told already, or of no interest any more
 
 
 def _checksum_behind(fence: Callable[[], None], buffers: list[Any]) -> str:

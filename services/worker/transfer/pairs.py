@@ -35,13 +35,12 @@ class Pairs:
         return self._transport.invite()
 
     def has(self, peer: str) -> bool:
-        """Whether `use` would find a link to `peer` that seems healthy; a dead one is closed."""
+        """Whether `use` would find a link to `peer` that seems healthy. In place of a dead one another is
+        opened, which closes it: that may take a while, and has no place here.
+        """
         with self._changed:
             link = self._idle.get(peer)
-            if link is not None and not link.healthy():
-                self._idle.pop(peer).close()
-                return False
-            return link is not None or peer in self._used
+            return peer in self._used or (link is not None and link.healthy())
 
     def expects(self, peer: str) -> bool:
         """Whether there is a link to `peer`, or one is being opened."""
@@ -85,13 +84,6 @@ class Pairs:
             raise
         finally:
             self._give_back(peer, link)
-
-    def drop(self, peer: str) -> None:
-        """The other side doesn't have the link any more."""
-        with self._changed:
-            link = self._idle.pop(peer, None)
-        if link is not None:
-            link.close()
 
     def abort(self, peer: str) -> None:
         """Whatever waits on the link to `peer`, or is about to, ends with `LinkLost`."""
