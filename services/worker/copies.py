@@ -10,7 +10,9 @@ from shared.contracts.fleet import CopyReport, Own
 from shared.contracts.session import Input
 
 FAILED, SUPERSEDED = "failed", "superseded"
-ENCODING = "encoding"
+ENCODING, REBUILDING = "encoding", "rebuilding"
+STATES = ("running", "paused", "finished", FAILED, SUPERSEDED, ENCODING, REBUILDING)
+"""As a report names them."""
 
 
 def prompt_of(inputs: Sequence[Input]) -> str:
@@ -81,6 +83,15 @@ class Copy:
             return "finished"
         return "paused" if self.own.paused else "running"
 
+    @property
+    def _told(self) -> str:
+        """A running one may have to wait for something."""
+        if self.state != "running":
+            return self.state
+        if self.shows is None:
+            return ENCODING
+        return REBUILDING if self.seeking or self.past else "running"
+
     def report(self) -> CopyReport:
         own = self.own
         return CopyReport(
@@ -88,7 +99,7 @@ class Copy:
             own.tenant,
             own.epoch,
             own.revision,
-            ENCODING if self.shows is None and self.state == "running" else self.state,
+            self._told,
             self.next_append,
             self.granted_through,
             self.error,

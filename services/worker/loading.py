@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import psutil
@@ -16,10 +19,13 @@ from services.worker.runner import NoSuchDevice, Runner
 from services.worker.settings import WorkerSettings
 from shared.process import StartupError
 
+logger = logging.getLogger(__name__)
+
 _MOST_SESSIONS = 64  # active ones, where a setting doesn't say more
 _MOST_HOST_SLOTS = 10_000
 _USABLE = 0.9  # of the device's free memory; the rest is for what a forward needs
 _GIB = 1 << 30
+_NO_MEMORY = ("out of memory", "can't allocate memory")  # torch's words, on a GPU and on a CPU
 
 
 class Loaded(NamedTuple):
@@ -34,14 +40,36 @@ class Loaded(NamedTuple):
 
 def load(settings: WorkerSettings) -> Loaded:
     """Raises `StartupError`."""
-    loaded = _load_model(settings)
-    measured = measure.measure(loaded, encode_settings(settings), settings.max_batch)
+    with _fitting(settings):
+        loaded = _load_model(settings)
+        measured = measure.measure(loaded, encode_settings(settings), settings.max_batch)
     pool = _host_pool(settings, loaded)
     duration_s = measure.chunk_duration_s(loaded.spec)
     wanted = settings.capacity or curve.capacity(measured.default, duration_s, _MOST_SESSIONS)
     hot = _hot_slots(settings.slots, wanted, loaded, _free_bytes(loaded, pool))
+    if settings.capacity > hot:
+        raise StartupError(
+            f"TURBOSERVE_WORKER_CAPACITY={settings.capacity}: every active session needs a hot slot, and"
+            f" there are {hot}; ask for fewer sessions, or for more TURBOSERVE_WORKER_SLOTS"
+        )
     room = Room(hot, residency.host_slots(pool.free_slots))
     return Loaded(loaded, measured, min(wanted, hot), room, pool)
+
+
+@contextlib.contextmanager
+def _fitting(settings: WorkerSettings) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        raise StartupError(
+            f"{settings.model} doesn't fit TURBOSERVE_WORKER_DEVICE={settings.device}: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def encode_settings(settings: WorkerSettings) -> EncodeSettings:
@@ -68,7 +96,15 @@ def _host_pool(settings: WorkerSettings, loaded: Runner) -> HostPool:
             f"{setting}: only {available_bytes / _GIB:.1f} GiB of memory are available; set aside less"
         )
     slot_bytes = loaded.spec.state_bytes
-    return HostPool(min(pool_bytes // slot_bytes, _MOST_HOST_SLOTS), slot_bytes, loaded.device)
+    slots = min(pool_bytes // slot_bytes, _MOST_HOST_SLOTS)
+    if pool_bytes and not residency.host_slots(slots):
+        text = "%s holds no session: one of %s takes %.2f GiB, and one slot stays free; set aside more, or 0"
+        logger.warning(text, setting, loaded.spec.name, slot_bytes / _GIB)
+    try:
+        return HostPool(slots, slot_bytes, loaded.device)
+    except (MemoryError, RuntimeError) as error:
+        reason = f"it can't be set aside and locked: {_first_line(error)}"
+        raise StartupError(f"{setting}: {reason}; set aside less, or raise `ulimit -l`") from None
 
 
 def _free_bytes(loaded: Runner, pool: HostPool) -> int:

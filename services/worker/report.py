@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from services.worker import metrics
+from services.worker.copies import STATES
 from services.worker.device import Device
 from services.worker.models.protocol import ModelSpec
 from services.worker.roster import Roster
@@ -17,7 +18,6 @@ from shared.contracts.subjects import LOAD_REPORT
 
 INTERVAL_S = 0.5
 _AT_MOST_EVERY_S = 0.05
-_COPY_STATES = ("running", "paused", "finished", "failed", "superseded")
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Reporter:
     async def publish(self) -> None:
         self._sequence += 1
         copies = self.roster.reports() if self.roster else []
-        for state in _COPY_STATES:
+        for state in STATES:
             metrics.copies_held.labels(state).set(sum(copy.state == state for copy in copies))
         report = LoadReport(
             worker=self.worker,

@@ -74,8 +74,9 @@ class CopyReport(msgspec.Struct, frozen=True):
     """One session's copy on a worker.
 
     `state`: "running" (has work or waits for credit), "encoding" (new: its prompt is being encoded),
-    "paused", "finished" (max_chunks are in the log), "failed" (with `error`), "superseded" (the log showed
-    another owner). Unknown states count as running.
+    "rebuilding" (its state was lost, and is made anew of what the cold tier has), "paused", "finished"
+    (max_chunks are in the log), "failed" (with `error`), "superseded" (the log showed another owner). Unknown
+    states count as running.
     `tier`: where its state is: "device", "host" (suspended), "none" (not made yet, or lost). `move_id`: the
     move it came by, as long as no chunk of it is in the log (it is *unproven*); `committed`: it was told
     since that it is the owner's.

@@ -40,6 +40,7 @@ def test_without_nats_it_gives_up_and_says_where_it_looked() -> None:
         ({"device": "abacus"}, "TURBOSERVE_WORKER_DEVICE=abacus: abacus can't be used"),
         ({"transfer_host": "192.0.2.1"}, "TURBOSERVE_WORKER_TRANSFER_HOST=192.0.2.1"),
         ({"host_pool_gib": "1e6"}, "TURBOSERVE_WORKER_HOST_POOL_GIB=1e+06: only"),
+        ({"slots": "2", "capacity": "3"}, "TURBOSERVE_WORKER_CAPACITY=3: every active session needs"),
     ],
 )
 def test_what_it_cannot_load_is_named(

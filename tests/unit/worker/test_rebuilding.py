@@ -87,6 +87,7 @@ def test_a_lost_picture_goes_on_with_what_only_an_earlier_prompt_said(
         bench.roster.grant(lost, AFTER - 3)
         bench.look_again()
         assert lost.next_chunk == BEFORE  # it waits to hear what it can be rebuilt from
+        assert lost.report().state == "rebuilding"
         bench.roster.found(lost, lost.generation, memory.past(lost) if rebuilding else ())
         bench.play(lost, AFTER)
     pairs = zip(memory.frames[lost.session], memory.frames[stayed.session], strict=True)
