@@ -13,11 +13,13 @@ from services.placement.facts import HandedBack, HandedOver, OwnerLost
 from services.placement.fleet_view import FleetView
 from shared.contracts.fleet import CopyReport
 from shared.contracts.moves import Move, MoveNews
+from shared.contracts.session import CREDIT_WINDOW
 from shared.store.rows import SessionRow
 
 MOVE_S = 8.0
 """From the proposal until the state must have arrived: more than the two workers' own patience together."""
 _SPENT = frozenset({"failed", "superseded"})
+_WAITING = frozenset({"paused", "encoding", "finished"})
 _OF_SOURCE = frozenset({"copying", "frozen", "stayed", "gone"})
 _OF_TARGET = frozenset({"reserved", "arrived", "owner", "freed"})
 
@@ -92,7 +94,7 @@ def decide(
         return _before_commit(going, row, fleet, now, connected_s)
     if not row.worker:
         return Over("lost", going.freed or row.reason or f"worker {move.target} was lost")
-    if is_proven(_targets_copy(move, fleet)) or going.said(move.target, "owner"):
+    if is_proven(targets_copy(move, fleet)) or going.said(move.target, "owner"):
         return Over("moved")
     return HandBack(going.freed) if going.freed else None
 
@@ -100,7 +102,7 @@ def decide(
 def _before_commit(
     going: Ongoing, row: SessionRow, fleet: FleetView, now: float, connected_s: float
 ) -> Decision | None:
-    move, copy = going.move, _targets_copy(going.move, fleet)
+    move, copy = going.move, targets_copy(going.move, fleet)
     if is_proven(copy) or going.said(move.target, "owner"):
         return Commit()
     if going.freed:
@@ -118,7 +120,8 @@ def _before_commit(
     return None
 
 
-def _targets_copy(move: Move, fleet: FleetView) -> CopyReport | None:
+def targets_copy(move: Move, fleet: FleetView) -> CopyReport | None:
+    """Of the move's epoch, or a later one."""
     copy = fleet.copy(move.target, move.session)
     return copy if copy is not None and copy.epoch >= move.target_epoch else None
 
@@ -128,10 +131,16 @@ def is_proven(copy: CopyReport | None) -> bool:
     return copy is not None and not copy.move_id and copy.state not in _SPENT
 
 
-def is_secure(row: SessionRow, move: Move, fleet: FleetView) -> bool:
-    """Whether a session that makes no chunk now has moved all the same: its target waits for nothing else."""
-    copy = _targets_copy(move, fleet)
-    return row.status == "paused" and copy is not None and copy.committed
+def is_secure(row: SessionRow, copy: CopyReport | None) -> bool:
+    """Whether a copy that came by a move is as good as proven: it knows that it is the owner's, and may make
+    no chunk now, so that the log could tell no more of it. A chunk made by its source meanwhile still would.
+    """
+    return copy is not None and copy.committed and copy.state not in _SPENT and _waits(row, copy)
+
+
+def _waits(row: SessionRow, copy: CopyReport) -> bool:
+    out_of_credit = copy.next_chunk > copy.granted_through + CREDIT_WINDOW
+    return row.status == "paused" or copy.state in _WAITING or out_of_credit
 
 
 def hand_back(row: SessionRow, move: Move, fleet: FleetView, now: float, why: str) -> HandedBack | OwnerLost:

@@ -108,7 +108,7 @@ class Run:
         """A session that makes no chunk now can't prove anything; its target was told that it owns it."""
         row, going = self._live.row, self._going
         late = time.monotonic() - going.since > MOVE_S
-        secure = hand_over.is_secure(row, self.move, self._placement.fleet)
+        secure = hand_over.is_secure(row, hand_over.targets_copy(self.move, self._placement.fleet))
         return going.committed(row) and (secure or late)
 
     async def _until(self, enough: Callable[[], bool]) -> None:

@@ -16,6 +16,7 @@ from services.placement.facts import (
     Watched,
 )
 from services.placement.fleet_view import FleetView
+from services.placement.hand_over import is_secure
 from shared.contracts.fleet import CopyReport, Drop
 from shared.store.rows import SessionRow
 
@@ -130,6 +131,4 @@ def _beside_owner(
         return None
     if not owned.move_id:
         return drop
-    if row.status == "paused" and owned.committed:
-        return Drop(copy.session, copy.epoch, unless_past=owned.next_chunk)
-    return None
+    return Drop(copy.session, copy.epoch, unless_past=owned.next_chunk) if is_secure(row, owned) else None

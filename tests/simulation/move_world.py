@@ -29,6 +29,7 @@ SILENT_S, MOVE_S = 3.0, 8.0
 PATIENCE = Patience(copy_s=4.0, frozen_s=1.0, reserved_s=6.0, proving_s=1.0, rest_bytes=2)
 PLACEMENT = "placement"
 MOST_PENDING = 2
+CREDIT_WINDOW = 2
 
 
 class State(NamedTuple):
@@ -153,6 +154,12 @@ class Held(NamedTuple):
     unproven: str
     committed: bool
     next_chunk: int
+    granted: int
+
+    @property
+    def secure(self) -> bool:
+        """It can't prove itself now: it may make no chunk."""
+        return self.committed and (self.paused or self.next_chunk > self.granted + CREDIT_WINDOW)
 
 
 class Report(NamedTuple):
@@ -171,7 +178,11 @@ class Transfer(NamedTuple):
 
 @dataclass
 class World:
+    """`watched`: viewers are done with what is in the log. `granted`: the last chunk they were done with."""
+
     now: float = 0.0
+    watched: bool = True
+    granted: int = -1
     log: Log = field(default_factory=Log)
     network: list[tuple[str, Any]] = field(default_factory=list)
     transfers: list[Transfer] = field(default_factory=list)
@@ -202,6 +213,7 @@ class Worker:
         self.promise: Promise | None = None
         self.parts: dict[str, tuple[int, int]] = {}
         self.dropped_through = 0
+        self.granted = -1
         self.alive, self.stopped = True, False
 
     @property
@@ -229,9 +241,10 @@ class Worker:
 
     def hear_drop(self, epoch: int, at_most: int | None) -> None:
         if at_most is not None and self.copy is not None:
-            if self.copy.next_chunk > at_most:
-                return
             self.append_all()
+            copy = self.copy
+            if not copy.superseded and (copy.next_chunk > at_most or copy.pending or copy.under_way):
+                return
         self.dropped_through = max(self.dropped_through, epoch)
         self.tell_source(Dropped(epoch))
         self.tell_target(Dropped(epoch))
@@ -377,9 +390,16 @@ class Worker:
         if copy is not None and copy.under_way is None and not copy.superseded:
             self.tell_source(Boundary(copy.next_chunk, self.versions()))
 
+    def hear_viewers(self) -> None:
+        if self.world.watched:
+            self.world.granted = max(self.world.granted, len(self.world.log.entries) - 1)
+        self.granted = self.world.granted
+
     def begin_chunk(self) -> None:
         copy = self.copy
         if copy is None or copy.paused or copy.frozen or copy.superseded or copy.under_way is not None:
+            return
+        if copy.next_chunk > self.granted + CREDIT_WINDOW:
             return
         if len(copy.pending) < MOST_PENDING:
             state = copy.state.advanced(copy.next_chunk, copy.inputs)
@@ -444,6 +464,7 @@ class Worker:
             copy.arrived_by,
             committed,
             copy.next_chunk - len(copy.pending),
+            self.granted,
         )
         return Report(self.name, self.sequence, held)
 
@@ -575,7 +596,7 @@ class Placement:
         held = report.copy if report is not None else None
         if held is None or held.epoch != self.epoch or held.superseded:
             return
-        if held.unproven and not (self.paused and held.committed):
+        if held.unproven and not held.secure:
             return
         at_most = held.next_chunk if held.unproven else None
         for worker in WORKERS:

@@ -165,7 +165,7 @@ class RowPlacement:
             revision,
             state,
             held.next_chunk,
-            -1,
+            held.granted,
             move_id=held.unproven,
             committed=held.committed,
         )

@@ -101,6 +101,12 @@ class Moves(RuleBasedStateMachine):
             self.placement.paused = what == "pause"
         self.placement.round()
 
+    @rule(watched=st.booleans(), heard_by=A_WORKER)
+    def viewers(self, watched: bool, heard_by: str) -> None:
+        """Others hear it later."""
+        self.world.watched = watched
+        self.workers[heard_by].hear_viewers()
+
     @precondition(lambda self: self.placement.move is not None)
     @rule(really=st.integers(0, 9))
     def departure(self, really: int) -> None:
@@ -116,6 +122,7 @@ class Moves(RuleBasedStateMachine):
         for _ in range(count):
             for worker in self.workers.values():
                 if worker.awake:
+                    worker.hear_viewers()
                     worker.begin_chunk()
                     worker.decode_chunk()
                     worker.append_all()
@@ -139,6 +146,7 @@ class Moves(RuleBasedStateMachine):
         self.world.now += passed_s
         for worker in self.workers.values():
             if worker.awake:
+                worker.hear_viewers()
                 worker.tick()
                 if worker.name != unheard:
                     self.placement.hear(worker.report())
@@ -189,7 +197,11 @@ class Moves(RuleBasedStateMachine):
             return
         for worker in self.workers.values():
             worker.stopped = False
-        self.placement.paused = False
+        self.world.watched = False
+        for _ in range(20):
+            self.calm()
+        self.what_makes_no_chunk_is_held_once()
+        self.placement.paused, self.world.watched = False, True
         if not any(worker.alive for worker in self.workers.values()):
             return
         for _ in range(40):
@@ -210,6 +222,11 @@ class Moves(RuleBasedStateMachine):
         self.placement.round()
         self.deliver_all()
         self.chunks(1)
+
+    def what_makes_no_chunk_is_held_once(self) -> None:
+        holders = [worker.name for worker in self.workers.values() if worker.alive and worker.copy]
+        if self.placement.owner in holders and not self.placement.closed:
+            assert holders == [self.placement.owner]
 
     def everything_has_come_to_an_end(self, made: int) -> None:
         live = [worker for worker in self.workers.values() if worker.alive]

@@ -104,12 +104,26 @@ def test_after_the_hand_over(
     assert decided(row, fleet_of(make_copy(), copy), *heard) == expected
 
 
-def test_a_paused_session_has_moved_once_its_target_knows() -> None:
-    paused = make_row("paused", epoch=3, worker="w-2", incarnation="i-2")
-    committed = make_copy(epoch=3, move_id="m-1", committed=True)
-    assert is_secure(paused, MOVE, fleet_of(None, committed))
-    assert not is_secure(paused, MOVE, fleet_of(None, ARRIVED))
-    assert not is_secure(AFTER, MOVE, fleet_of(None, committed))
+COMMITTED = make_copy(epoch=3, move_id="m-1", committed=True, granted_through=8)
+
+
+@pytest.mark.parametrize(
+    ("row", "copy", "secure"),
+    [
+        (make_row("paused", epoch=3, worker="w-2", incarnation="i-2"), COMMITTED, True),
+        (make_row("paused", epoch=3, worker="w-2", incarnation="i-2"), ARRIVED, False),
+        (AFTER, COMMITTED, False),
+        (AFTER, make_copy(epoch=3, move_id="m-1", committed=True, granted_through=7), True),
+        (AFTER, make_copy(epoch=3, move_id="m-1", granted_through=7), False),
+        (AFTER, make_copy(epoch=3, move_id="m-1", committed=True, state="finished"), True),
+        (AFTER, make_copy(epoch=3, move_id="m-1", committed=True, state="failed", granted_through=7), False),
+        (AFTER, None, False),
+    ],
+)
+def test_what_may_make_no_chunk_is_secure_once_its_worker_knows(
+    row: SessionRow, copy: CopyReport | None, secure: bool
+) -> None:
+    assert is_secure(row, copy) is secure
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,8 @@ def test_a_superseded_owner_waits_for_whoever_took_over_to_report() -> None:
 
 
 OLD, OWNED = make_copy(epoch=1), make_copy()
+COMMITTED = make_copy(move_id="m-1", committed=True, granted_through=8)
+OUT_OF_CREDIT = make_copy(move_id="m-1", committed=True, granted_through=7)
 ARRIVED = make_copy(move_id="m-1", next_chunk=10)
 
 
@@ -125,9 +127,14 @@ ARRIVED = make_copy(move_id="m-1", next_chunk=10)
         (ACTIVE, make_copy(state="failed"), None),
         (ACTIVE, make_copy(state="superseded"), None),
         (ACTIVE, ARRIVED, None),
-        (ACTIVE, make_copy(move_id="m-1", committed=True), None),
+        (ACTIVE, make_copy(move_id="m-1", committed=True, granted_through=8), None),
+        (
+            ACTIVE,
+            make_copy(move_id="m-1", committed=True, granted_through=7),
+            Drop(SESSION, 1, unless_past=10),
+        ),
         (PAUSED, ARRIVED, None),
-        (PAUSED, make_copy(move_id="m-1", committed=True), Drop(SESSION, 1, unless_past=10)),
+        (PAUSED, COMMITTED, Drop(SESSION, 1, unless_past=10)),
         (PAUSED, None, Drop(SESSION, 1)),
     ],
 )
