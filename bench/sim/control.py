@@ -82,8 +82,7 @@ class Control:
         """Place, then scale; again while new workers are ready at once. Returns when to ask again."""
         spent_s, ask_again_s = 0.0, _LONGEST_S
         for _ in range(_ROUNDS):
-            if self._changed:
-                spent_s += self._place()
+            spent_s += self._place()
             took_s, ask_again_s = self._scale()
             spent_s += took_s
             if not self._changed:

@@ -69,6 +69,7 @@ class SimWorker:
             latency_s=self.kind.latency_s,
             price_per_s=gpu.price_per_s,
             node=self.node,
+            since_s=now_s,
         )
 
     def pick(self) -> list[SimSession]:

@@ -35,7 +35,7 @@ def to_count(desired: int, view: View, *, undrain: bool = True) -> Change:
         missing -= len(kept)
     missing = min(missing, (view.maximum - len(view.workers)) // view.node_size)
     surplus = max(0, len(staying) - desired // view.node_size)
-    leaving = sorted(staying, key=_cheapest_to_lose)[:surplus]
+    leaving = sorted(staying, key=_cheapest_to_lose)[:surplus] if surplus else []
     gone = [unit for unit in draining if unit not in kept and not _load(unit)]
     gone += [unit for unit in leaving if not _load(unit)]
     return Change(

@@ -110,14 +110,16 @@ def active_in(learned: Learned, ahead_s: float) -> Forecast:
     """
     steps = max(1, math.ceil(ahead_s / _STEP_S))
     step_s = ahead_s / steps
-    stays, returns = (1.0, 0.0), (0.0, 1.0)
+    stay, resume, idle, pause = _step(learned, step_s)
     begins = min(1.0, learned.begin.per_s)
-    newcomer, new = (begins, 1.0 - begins), 0.0
+    # The chance to be active, and to be idle: of one active now, of one idle now, of one that arrives.
+    p, p_idle, q, q_idle, r, r_idle = 1.0, 0.0, 0.0, 1.0, begins, 1.0 - begins
+    new = 0.0
     for _ in range(steps):
-        new += newcomer[0] * step_s
-        stays, returns = _step(learned, stays, step_s), _step(learned, returns, step_s)
-        newcomer = _step(learned, newcomer, step_s)
-    p, q = stays[0], returns[0]
+        new += r * step_s
+        p, p_idle = p * stay + p_idle * resume, p_idle * idle + p * pause
+        q, q_idle = q * stay + q_idle * resume, q_idle * idle + q * pause
+        r, r_idle = r * stay + r_idle * resume, r_idle * idle + r * pause
     arrivals = learned.arrive.per_s
     mean = learned.active * p + learned.idle * q + arrivals * new
     chance = learned.active * p * (1 - p) + learned.idle * q * (1 - q) + arrivals * new
@@ -125,13 +127,10 @@ def active_in(learned: Learned, ahead_s: float) -> Forecast:
     return Forecast(mean, math.sqrt(max(0.0, chance + unsure)))
 
 
-def _step(learned: Learned, state: tuple[float, float], step_s: float) -> tuple[float, float]:
-    """(chance active, chance idle) a step later."""
-    active, idle = state
+def _step(learned: Learned, step_s: float) -> tuple[float, float, float, float]:
+    """Chances within a step: active stays so, idle resumes, idle stays so, active pauses."""
     pause, leave = learned.pause.per_s * step_s, learned.leave.per_s * step_s
     resume, left = learned.resume.per_s * step_s, learned.quit.per_s * step_s
-    pause, resume = pause / (1 + pause + resume), resume / (1 + pause + resume)
-    return (
-        active * max(0.0, 1 - pause - leave) + idle * resume,
-        idle * max(0.0, 1 - resume - left) + active * pause,
-    )
+    both = 1.0 + pause + resume
+    pause, resume = pause / both, resume / both
+    return max(0.0, 1.0 - pause - leave), resume, max(0.0, 1.0 - resume - left), pause

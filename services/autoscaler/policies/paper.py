@@ -9,7 +9,6 @@ worker boots.
 from __future__ import annotations
 
 import math
-import statistics
 from typing import NamedTuple
 
 import msgspec
@@ -34,8 +33,10 @@ TABLE = (Row(0.1, 0.0, 0.9), Row(0.3, 0.0, 0.8), Row(math.inf, 0.0, 0.7))
 
 
 def volatility(samples: tuple[int, ...]) -> float:
-    mean = statistics.fmean(samples) if samples else 0.0
-    return statistics.pstdev(samples) / mean if mean else 0.0
+    if not any(samples):
+        return 0.0
+    mean = sum(samples) / len(samples)
+    return math.sqrt(sum((sample - mean) ** 2 for sample in samples) / len(samples)) / mean
 
 
 def row_of(volatile: float) -> Row:

@@ -48,10 +48,10 @@ def place_pinned(board: Board, session: Session, first: Worker | None) -> bool:
     return True
 
 
-def empty_draining(board: Board) -> None:
-    """Move who is on a draining worker to where there is room within capacity."""
+def empty_draining(board: Board, patience_s: float = 0.0) -> None:
+    """Move who is on a worker that has drained for `patience_s` to where there is room within capacity."""
     for source in board.view.workers:
-        if source.state == "draining":
+        if source.state == "draining" and board.view.now_s - source.since_s >= patience_s:
             for session in list(board.here[source.worker]):
                 if free := board.free(session):
                     board.move(session, source, min(free, key=board.ratio), "its worker is drained")

@@ -8,6 +8,7 @@ moves it takes: of several workers that are equally bad, emptying one gains noth
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 
 import msgspec
 
@@ -27,14 +28,14 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     balance: bool = True
     admit: bool = True
     longest_wait_s: float | None = None
-    stay_s: float = 0.0
+    patience_s: float = 0.5
+    drain_patience_s: float = 5.0
 
     def decide(self, view: View, memory: Memory) -> Decision:
         board = Board(view)
         waiting = self._place(board)
-        empty_draining(board)
-        if self.balance:
-            self._balance(board)
+        empty_draining(board, self.drain_patience_s)
+        memory = self._balance(board, memory) if self.balance else memory
         return board.decision(memory, self._refuse(board, waiting))
 
     def _place(self, board: Board) -> list[Session]:
@@ -76,23 +77,22 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         place = "where its state is" if worker.worker == session.home else "the quickest with it"
         return f"{place}: {board.latency_s(worker) * 1000:.0f} ms a chunk"
 
-    def _balance(self, board: Board) -> None:
+    def _balance(self, board: Board, memory: Memory) -> Memory:
         """All the moves to the least possible worst latency, or none."""
-        if not board.ready:
-            return
-        worst_s = max(board.latency_s(worker) for worker in board.ready)
+        worst_s = max(map(board.latency_s, board.ready), default=0.0)
         least_s = least_worst_s(board)
         if worst_s <= least_s:
-            return
+            return Memory()
+        uneven_s = board.view.now_s if memory.uneven_s is None else memory.uneven_s
         moves = self._moves_to(board, least_s)
-        cost_s = sum(session.move_cost_s for session, _, _ in moves)
         chunks = board.view.spell_s / board.view.chunk_s
-        gain_s = (worst_s - least_s) * chunks - self.eta * cost_s
-        if moves and gain_s > 0.0:
+        cost_s = self.eta * sum(session.move_cost_s for session, _, _ in moves)
+        waited_s = board.view.now_s - uneven_s
+        if (worst_s - least_s) * chunks > cost_s and waited_s >= self.patience_s * len(moves):
+            reason = f"worst latency {worst_s:.3f} s, could be {least_s:.3f} s"
             for session, source, target in moves:
-                board.move(
-                    session, source, target, f"worst latency {worst_s:.3f} s, could be {least_s:.3f} s"
-                )
+                board.move(session, source, target, reason)
+        return Memory(uneven_s=uneven_s)
 
     def _moves_to(self, board: Board, least_s: float) -> list[tuple[Session, Worker, Worker]]:
         """Off every worker above `least_s`, onto those that stay within it; empty if not all can go."""
@@ -118,9 +118,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
 
     def _movable(self, board: Board, source: Worker) -> list[Session]:
         """Cheapest first, then who has been active longest: likely to stay so."""
-        now_s = board.view.now_s
-        able = [s for s in board.here[source.worker] if now_s - s.since_s >= self.stay_s]
-        return sorted(able, key=lambda s: (s.move_cost_s, s.since_s, s.session))
+        return sorted(board.here[source.worker], key=lambda s: (s.move_cost_s, s.since_s, s.session))
 
     def _refuse(self, board: Board, waiting: list[Session]) -> list[Session]:
         """Of new sessions those whose turn would come too late. One that was admitted is never refused."""
@@ -141,9 +139,18 @@ def least_worst_s(board: Board) -> float:
     by_group: dict[str, list[Worker]] = {}
     for worker in board.ready:
         by_group.setdefault(worker.group, []).append(worker)
-    worst_s = 0.0
-    for workers in by_group.values():
-        sessions = sum(board.load(worker) for worker in workers)
-        steps = sorted(w.latency_s[n] for w in workers for n in range(1, w.slots + 1))
-        worst_s = max(worst_s, steps[sessions - 1] if sessions else 0.0)
-    return worst_s
+    return max((_least_of(board, workers) for workers in by_group.values()), default=0.0)
+
+
+def _least_of(board: Board, workers: list[Worker]) -> float:
+    """Filled where it hurts least: the n-th smallest of all their latencies with 1, 2, … sessions."""
+    sessions = sum(map(board.load, workers))
+    if not sessions:
+        return 0.0
+    alike = Counter(worker.latency_s for worker in workers)
+    steps = sorted((value, count) for curve, count in alike.items() for value in curve[1:])
+    for value, count in steps:
+        sessions -= count
+        if sessions <= 0:
+            return value
+    return 0.0

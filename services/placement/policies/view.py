@@ -27,6 +27,7 @@ class Worker(msgspec.Struct, frozen=True):
     price_per_s: float = 1.0
     group: str = ""
     node: str = ""
+    since_s: float = 0.0
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -104,9 +105,12 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """What a policy keeps between two decisions. `turn`: who is next, where they take turns."""
+    """What a policy keeps between two decisions. `turn`: who is next, where they take turns. `uneven_s`:
+    since when the worst latency is above the least possible one, None: it isn't.
+    """
 
     turn: int = 0
+    uneven_s: float | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -1,0 +1,3 @@
+"""Every policy on every trace of the yardstick, with the tables and plots of docs/results: `make bench-
+policies`.
+"""

@@ -1,0 +1,95 @@
+"""What is run: policies with their settings, in groups that answer one question each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from bench.sim.simulate import Options
+from bench.traces.events import Event
+from bench.traces.statistics import peak_active
+
+SHAPES = ("bursts", "wave", "steady", "spikes", "heavy", "long")
+SEEDS = (1, 2, 3)
+DEFAULT_Z = 2.5
+
+
+class Case(msgspec.Struct, frozen=True):
+    """`group`: "same fleet" and "elastic" without boot time, "boot" with it, "ablation". `whole`: on the
+    fixed fleet.
+    """
+
+    group: str
+    policy: str
+    settings: dict[str, Any] = {}
+    boot_s: float = 30.0
+    whole: bool = False
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        words = " ".join(f"{name}={value}" for name, value in self.settings.items())
+        return self.label or f"{self.policy} {words}".strip()
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One case on one trace; `told` is what `turboserve simulate` prints."""
+
+    shape: str
+    seed: int
+    case: Case
+    told: dict[str, Any]
+
+
+def cases() -> list[Case]:
+    return [*_same_fleet(), *_elastic(), *_boot(), *_ablations()]
+
+
+def _same_fleet() -> Iterator[Case]:
+    for policy in ("fixed-rr", "fixed-ll", "memory-greedy", "ll-resume", "paper", "turboserve"):
+        yield Case("same fleet", policy, {}, 0.0, whole=True)
+
+
+def _elastic() -> Iterator[Case]:
+    yield Case("elastic", "ll-resume", {}, 0.0, whole=True)
+    yield Case("elastic", "paper", {"rho": 1.0, "hold_s": 0.0}, 0.0)
+    yield Case("elastic", "paper", {"rho": 0.9, "hold_s": 5.0}, 0.0)
+    yield Case("elastic", "turboserve", {}, 0.0)
+
+
+def _boot() -> Iterator[Case]:
+    yield Case("boot", "ll-resume", whole=True)
+    for rho in (None, 0.5, 0.6, 0.7, 0.8, 0.9):
+        for hold_s in (5.0, 30.0, 120.0):
+            yield Case("boot", "paper", {"rho": rho, "hold_s": hold_s})
+    for target in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        yield Case("boot", "hpa", {"target": target})
+    for z in (0.0, 1.0, 1.5, 2.0, DEFAULT_Z, 3.0, 4.0, 6.0, 9.0):
+        yield Case("boot", "turboserve", {"z": z})
+
+
+def _ablations() -> Iterator[Case]:
+    off: dict[str, dict[str, Any]] = {
+        "without forecast": {"forecast": False},
+        "without holding": {"hold_boots": 0.0},
+        "without un-draining": {"undrain": False},
+        "without moves for latency": {"balance": False},
+        "without patience": {"patience_s": 0.0, "drain_patience_s": 0.0},
+        "without admission": {"admit": False},
+    }
+    for label, settings in off.items():
+        yield Case("ablation", "turboserve", settings, label=label)
+
+
+def options(case: Case, events: list[Event], capacity: int = 2) -> Options:
+    """`capacity`: of the default profile's GPU."""
+    fleet = -(-peak_active(events) // capacity) if case.whole else None
+    return Options(
+        policy=case.policy,
+        boot_s=case.boot_s,
+        settings=case.settings,
+        min_gpus=fleet or 1,
+        max_gpus=fleet,
+    )
