@@ -24,6 +24,7 @@ PARTS = {
     "coalescing": "bench.gpu.coalescing:large",
     "start": "bench.gpu.start:run",
     "cycles": "bench.gpu.cycles:run",
+    "system": "bench.gpu.system.command:part",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -41,9 +42,12 @@ class Loaded(NamedTuple):
 def load(settings: WorkerSettings) -> Loaded:
     """Raises `StartupError`."""
     with _fitting(settings):
-        loaded = _load_model(settings)
-        measured = measure.measure(loaded, encode_settings(settings), settings.max_batch)
-    pool = _host_pool(settings, loaded)
+        with _timed("model"):
+            loaded = _load_model(settings)
+        with _timed("measurements"):
+            measured = measure.measure(loaded, encode_settings(settings), settings.max_batch)
+    with _timed("host pool"):
+        pool = _host_pool(settings, loaded)
     duration_s = measure.chunk_duration_s(loaded.spec)
     wanted = settings.capacity or curve.capacity(measured.default, duration_s, _MOST_SESSIONS)
     hot = _hot_slots(settings.slots, wanted, loaded, _free_bytes(loaded, pool))
@@ -70,6 +74,14 @@ def _fitting(settings: WorkerSettings) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def _timed(phase: str) -> Iterator[None]:
+    """What makes a start slow is asked often."""
+    started = time.perf_counter()
+    yield
+    logger.info("loaded: %s in %.2f s", phase, time.perf_counter() - started)
 
 
 def encode_settings(settings: WorkerSettings) -> EncodeSettings:

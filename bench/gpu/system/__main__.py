@@ -1,0 +1,3 @@
+from bench.gpu.system.command import main
+
+main()

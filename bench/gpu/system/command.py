@@ -1,0 +1,178 @@
+"""The command line, the start-up, and parts that fail without taking the others along."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import torch
+
+from bench.gpu.lab import Setting
+from bench.gpu.machine import machine
+from bench.gpu.report import Report
+from bench.gpu.system.fleet import Fleet
+from bench.gpu.system.moves import moves
+from bench.gpu.system.play import play
+from bench.gpu.system.run import Run
+from bench.gpu.system.services import NotStarted, Services
+from turboserve.client import Client
+
+PARTS: dict[str, Callable[[Run], Awaitable[None]]] = {"play": play, "moves": moves}
+_LOADERS = {"tiny": "tests.fixtures.tiny_model"}
+_SHIPPED = {"sprites"}
+
+
+def main(given: list[str] | None = None) -> None:
+    asked = _arguments(given)
+    devices = asked.devices or _devices(asked.workers)
+    report = Report("system", machine(torch.device(devices[0])))
+    report.begin()
+    sys.exit(asyncio.run(_run(asked, devices, report)))
+
+
+def part(setting: Setting, report: Report, out: Path) -> None:
+    """As a part among the others: default options, or a rehearsal on the CPU."""
+    given = ["play", "moves", "--out", str(out)]
+    if setting.tiny:
+        given += "--model tiny --sizes 1 --moves 8 --seconds 4 --settle 2 --minutes 3".split()
+    asked = _arguments(given)
+    if asyncio.run(_run(asked, _devices(asked.workers), report)):
+        raise SystemExit(1)
+
+
+def _arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu.system", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("parts", nargs="*", choices=[*PARTS, []], help="in this order; both unless said")
+    add("--out", type=Path, default=Path("bench-gpu"), help="folder for system.json, logs and metrics")
+    add("--model", default="wan2.1-t2v-1.3b", help="tiny, sprites, or a preset")
+    add("--weights", default="random:0", help="weights_path of a preset")
+    add("--geometry", default="", help="of a preset: WIDTHxHEIGHT, WIDTHxHEIGHTxLATENTFRAMES or small")
+    add("--workers", type=int, default=2)
+    add("--devices", nargs="*", help="one for each worker; cuda:0, cuda:1, … where there are GPUs")
+    add("--worker", action="append", default=[], metavar="NAME=VALUE", help="a setting of the workers")
+    add("--minutes", type=float, default=9.0, help="for everything")
+    add("--start-limit", type=float, default=240.0, help="seconds until all workers are ready")
+    add("--settle", type=float, default=6.0, help="seconds that sessions play before anything counts")
+    add("--steer-every", type=float, default=10.0, help="seconds between a viewer's prompts, about; 0: never")
+    play_options = parser.add_argument_group("play")
+    play_options.add_argument("--rungs", nargs="*", help="those to try; else all of the model's")
+    play_options.add_argument("--sizes", type=int, nargs="*", default=[1, 2, 3, 4], help="sessions a worker")
+    play_options.add_argument("--seconds", type=float, default=30.0, help="that each size plays")
+    move_options = parser.add_argument_group("moves")
+    move_options.add_argument("--rung", default="", help="of the sessions; the model's default unless said")
+    move_options.add_argument("--moves", type=int, default=200)
+    move_options.add_argument("--active", type=int, default=4, help="of six sessions")
+    move_options.add_argument("--beat", type=float, default=0.4, help="seconds from move to move, at least")
+    move_options.add_argument("--rotate-every", type=int, default=5, help="beats from suspend to suspend")
+    asked = parser.parse_args(given)
+    asked.parts = asked.parts or list(PARTS)
+    if asked.workers < 2 and "moves" in asked.parts:
+        parser.error("moves need two workers")
+    return asked
+
+
+def _devices(workers: int) -> list[str]:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [f"cuda:{number % gpus}" if gpus else "cpu" for number in range(workers)]
+
+
+async def _run(asked: argparse.Namespace, devices: list[str], report: Report) -> int:
+    asked.out.mkdir(parents=True, exist_ok=True)
+    services = Services(asked.out, devices, asked.model, _worker_settings(asked))
+    run: Run | None = None
+    failed = False
+    try:
+        with tempfile.TemporaryDirectory() as data:
+            try:
+                run = await _start(asked, services, report, Path(data))
+                for name in asked.parts:
+                    failed |= not await _part(run, name)
+            finally:
+                await _leave(asked.out, services, run, report)
+    except (NotStarted, TimeoutError) as error:
+        report.row("start", f"failed: {error or 'no time left'}"[:2000])
+        failed = True
+    finally:
+        report.write(asked.out)
+    return 1 if failed or run is None or run.problems else 0
+
+
+def _worker_settings(asked: argparse.Namespace) -> dict[str, str]:
+    """Capacity is what the run tries, whatever the worker thinks of it."""
+    settings = {"capacity": str(max([*asked.sizes, asked.active]))}
+    if loader := _LOADERS.get(asked.model):
+        settings["model_loader"] = loader
+    elif asked.model not in _SHIPPED:
+        settings["weights_path"] = asked.weights
+    if asked.geometry:
+        settings["geometry"] = asked.geometry
+    return settings | dict(setting.split("=", 1) for setting in asked.worker)
+
+
+async def _start(asked: argparse.Namespace, services: Services, report: Report, data: Path) -> Run:
+    ends_at = time.monotonic() + 60 * asked.minutes
+    async with asyncio.timeout(min(asked.start_limit, 60 * asked.minutes)):
+        bus = await services.start(data)
+        fleet = Fleet(bus)
+        await fleet.start()
+        try:
+            await fleet.ready(len(services.workers), services.check)
+            await services.answers()
+        except TimeoutError:
+            logs = "\n".join(services.tail(worker) for worker in services.workers)
+            raise NotStarted(f"not ready after {asked.start_limit:.0f} s:\n{logs}") from None
+    run = Run(asked, services, fleet, Client(services.url), report, ends_at)
+    _tell_start(run)
+    return run
+
+
+def _tell_start(run: Run) -> None:
+    for worker, told in sorted(run.fleet.reports.items()):
+        took_s = run.fleet.ready_at[worker] - run.services.started_at[worker]
+        phases = [line.partition("loaded: ")[2] for line in run.services.log_lines(worker, "loaded: ")]
+        run.report.row(f"{worker}: start to ready", f"{took_s:.1f} s ({'; '.join(phases)})", worker, took_s)
+        run.report.row(
+            f"{worker}: {told.device.name or told.device.kind}, state; slots; transports",
+            f"{told.model.state_bytes:,} bytes; {told.slots}; {', '.join(told.transports)}",
+        )
+        run.report.figures[f"{worker} curve"] = [
+            {"rung": point.rung, "rows": point.batch, "chunk_s": point.chunk_s} for point in told.curve
+        ]
+
+
+async def _part(run: Run, name: str) -> bool:
+    """Whether it came to its end; what it found until then has been told."""
+    if run.left_s() < 10:
+        run.report.row(name, "no time left")
+        return False
+    try:
+        async with asyncio.timeout(run.left_s()):
+            await PARTS[name](run)
+    except Exception as error:  # noqa: BLE001 what the other parts find is still wanted
+        run.report.row(name, f"failed: {error!r}"[:600])
+        return False
+    finally:
+        run.report.write(run.asked.out)
+    return True
+
+
+async def _leave(out: Path, services: Services, run: Run | None, report: Report) -> None:
+    folder = out / "metrics"
+    folder.mkdir(exist_ok=True)
+    for name, text in (await services.metrics()).items():
+        (folder / f"{name}.txt").write_text(text)
+    if run is not None:
+        await run.client.close()
+        await run.fleet.close()
+    codes = services.stop()
+    report.figures["exit_codes"] = codes
+    if any(codes.values()):
+        report.notes.append(f"services that did not end well: {codes}")

@@ -1,0 +1,72 @@
+"""What the parts of a run share: the system that was started, what was asked, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.gpu.report import Report, quantile
+from bench.gpu.system.fleet import Fleet
+from bench.gpu.system.services import Services
+from turboserve.client import Client
+
+_APPEND = re.compile(r'^turboserve_worker_stage_seconds_(sum|count)\{stage="append"\} (\S+)', re.MULTILINE)
+
+
+@dataclass
+class Run:
+    asked: argparse.Namespace
+    services: Services
+    fleet: Fleet
+    client: Client
+    report: Report
+    ends_at: float
+    problems: int = 0
+
+    def left_s(self) -> float:
+        return self.ends_at - time.monotonic()
+
+    def problem(self, text: str) -> None:
+        self.problems += 1
+        self.report.figures.setdefault("problems", []).append(text)
+        print(f"  problem: {text}", file=sys.stderr, flush=True)
+
+    def rungs(self) -> list[str]:
+        """Those asked for, or all that the model has."""
+        model = next(iter(self.fleet.reports.values())).model
+        return self.asked.rungs or list(model.rungs)
+
+
+def spread(values_s: Sequence[float]) -> dict[str, float]:
+    """In milliseconds, by nearest rank."""
+    if not values_s:
+        return {"n": 0}
+    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+    told = {name: round(1000 * quantile(values_s, share), 2) for name, share in shares.items()}
+    return {"n": len(values_s), **told, "max": round(1000 * max(values_s), 2)}
+
+
+def words(told: Mapping[str, float]) -> str:
+    if not told["n"]:
+        return "none seen"
+    quantiles = ", ".join(f"{name} {told[name]:.1f}" for name in ("p50", "p95", "p99", "max"))
+    return f"{quantiles} ms of {told['n']}"
+
+
+def appended(before: Mapping[str, str], after: Mapping[str, str]) -> float | None:
+    """Mean seconds that a chunk took into the log between two readings of all metrics."""
+    first, last = _append_totals(before), _append_totals(after)
+    count = last["count"] - first["count"]
+    return (last["sum"] - first["sum"]) / count if count else None
+
+
+def _append_totals(metrics: Mapping[str, str]) -> dict[str, float]:
+    totals = {"sum": 0.0, "count": 0.0}
+    for text in metrics.values():
+        for name, value in _APPEND.findall(text):
+            totals[name] += float(value)
+    return totals
