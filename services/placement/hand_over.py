@@ -17,7 +17,6 @@ from shared.contracts.session import CREDIT_WINDOW
 from shared.store.rows import SessionRow
 
 MOVE_S = 8.0
-"""From the proposal until the state must have arrived: more than the two workers' own patience together."""
 _SPENT = frozenset({"failed", "superseded"})
 _WAITING = frozenset({"paused", "encoding", "finished"})
 _OF_SOURCE = frozenset({"copying", "frozen", "stayed", "gone"})
@@ -26,14 +25,18 @@ _OF_TARGET = frozenset({"reserved", "arrived", "owner", "freed"})
 
 @dataclass(slots=True)
 class Ongoing:
-    """A move under way, in memory alone. `incarnation`: the target's process. `news`: the last of each state,
-    by worker. `freed`: why the target has nothing to go on with, "" as long as it doesn't say so. `answered`:
-    its operator was told that the session has moved; what is left is the target's first chunk.
+    """A move under way, in memory alone.
+
+    `incarnation`: the target's process. `within_s`: from the proposal until the state must have arrived, more
+    than the two workers' own patience together. `news`: the last of each state, by worker. `freed`: why the
+    target has nothing to go on with, "" as long as it doesn't say so. `answered`: its operator was told that
+    the session has moved; what is left is the target's first chunk.
     """
 
     move: Move
     incarnation: str
     since: float
+    within_s: float = MOVE_S
     news: dict[tuple[str, str], MoveNews] = field(default_factory=dict)
     freed: str = ""
     answered: bool = False
@@ -115,8 +118,8 @@ def _before_commit(
         return Commit()
     if (row.worker, row.epoch) != (move.source, move.epoch):
         return CallOff(f"worker {move.source} does not own it any more")
-    if now - going.since > MOVE_S:
-        return CallOff(f"its state was not there after {MOVE_S:g} s")
+    if now - going.since > going.within_s:
+        return CallOff(f"its state was not there after {going.within_s:g} s")
     return None
 
 

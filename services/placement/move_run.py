@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from services.placement import hand_over, metrics
 from services.placement.facts import Event, HandedOver
-from services.placement.hand_over import MOVE_S, CallOff, Commit, HandBack, Ongoing, Over
+from services.placement.hand_over import CallOff, Commit, HandBack, Ongoing, Over
 from services.placement.phases import timed
 from services.placement.sessions import Live
 from shared.bus import BusAway, NoAnswer, Refused
@@ -48,7 +48,7 @@ class Run:
         self._going = going
         self._source = source
         self._target = target
-        self._deadline_at = time.time() + MOVE_S
+        self._deadline_at = time.time() + going.within_s
         self._phases = phases
         self._over: Over | None = None
         self._answer: asyncio.Future[SessionMoved] = asyncio.get_running_loop().create_future()
@@ -74,12 +74,16 @@ class Run:
             if refused.refusal.code == NOTHING_TO_MOVE:
                 await self._place()
             else:
-                self._over = Over("stayed", str(refused))
+                self._over = self._not_begun(str(refused))
         except (NoAnswer, BusAway) as error:
-            self._over = Over("stayed", str(error))
+            self._over = self._not_begun(str(error))
         if self._over is None:
             with timed(self._phases, "carry"):
                 await self._until(lambda: self._going.committed(self._live.row))
+
+    def _not_begun(self, why: str) -> Over | None:
+        """None: it was, and only the answer got lost."""
+        return None if self._going.said(self.move.target, "arrived", "owner") else Over("stayed", why)
 
     async def follow(self) -> None:
         """To the very end, also once its operator was answered."""
@@ -107,7 +111,7 @@ class Run:
     def _may_answer(self) -> bool:
         """A session that makes no chunk now can't prove anything; its target was told that it owns it."""
         row, going = self._live.row, self._going
-        late = time.monotonic() - going.since > MOVE_S
+        late = time.monotonic() - going.since > going.within_s
         secure = hand_over.is_secure(row, hand_over.targets_copy(self.move, self._placement.fleet))
         return going.committed(row) and (secure or late)
 

@@ -1,6 +1,7 @@
 """Moving a session to another worker while it plays: what `hand_over` decides, done and told.
 
-One move at a time leaves a worker, and one comes to it: two would share a link and both take longer.
+One move at a time leaves a worker, and one comes to it: two would share a link and both take longer. Nor do
+two moves go opposite ways between the same two: each worker would refuse the other's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from weakref import WeakValueDictionary
 from services.placement import move_rules
 from services.placement.choose import Room
 from services.placement.facts import MoveProposed
-from services.placement.hand_over import MOVE_S, Ongoing
+from services.placement.hand_over import Ongoing
 from services.placement.move_run import Run
 from services.placement.phases import timed
 from services.placement.sessions import Live
@@ -42,7 +43,7 @@ class Mover:
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
         self._claimed: set[str] = set()
-        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._following: set[asyncio.Task[None]] = set()
 
     async def listen(self) -> None:
@@ -78,14 +79,21 @@ class Mover:
         """
         self._target(live, to)
         with self._claim(live):
-            async with self._turn("from", live.row.worker, turn_s):
+            async with contextlib.AsyncExitStack() as turns:
+                source = live.row.worker
+                await turns.enter_async_context(self._turn(f"from {source}", turn_s))
                 target = self._target(live, to)
-                async with self._turn("to", target, turn_s):
-                    run = await self._begin(live, self._target(live, target))
-                    try:
-                        await run.hand_over()
-                    finally:
-                        self._follow(run)
+                await turns.enter_async_context(self._turn(f"to {target}", turn_s))
+                both = " and ".join(sorted((source, target)))
+                await turns.enter_async_context(self._turn(f"between {both}", turn_s))
+                return await self._handed_over(live, self._target(live, target))
+
+    async def _handed_over(self, live: Live, target: str) -> Run:
+        run = await self._begin(live, target)
+        try:
+            await run.hand_over()
+        finally:
+            self._follow(run)
         return run
 
     @contextlib.contextmanager
@@ -105,14 +113,14 @@ class Mover:
             self._claimed.discard(live.row.id)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, direction: str, worker: str, turn_s: float) -> AsyncIterator[None]:
+    async def _turn(self, where: str, turn_s: float) -> AsyncIterator[None]:
         """First come, first served. Raises `Refused` if it takes too long."""
-        lock = self._turns.setdefault((direction, worker), asyncio.Lock())
+        lock = self._turns.setdefault(where, asyncio.Lock())
         try:
             async with asyncio.timeout(turn_s):
                 await lock.acquire()
         except TimeoutError:
-            message = f"other moves {direction} worker {worker} are under way"
+            message = f"other moves {where} are under way"
             raise Refused("busy", message, "try again in a moment") from None
         try:
             yield
@@ -136,8 +144,8 @@ class Mover:
 
     def _fleet(self) -> tuple[dict[str, LoadReport], dict[str, Room]]:
         placement = self._placement
-        reports = {report.worker: report for report in placement.reports()}
-        return reports, {room.worker: room for room in placement.rooms()}
+        rooms = {room.worker: room for room in placement.rooms()}  # first: who falls silent is in neither
+        return {report.worker: report for report in placement.reports()}, rooms
 
     async def _begin(self, live: Live, target: str) -> Run:
         """The target's epoch is saved before anybody is told of it: it is never given again."""
@@ -151,7 +159,8 @@ class Mover:
         reports, _ = self._fleet()
         if not {row.worker, target} <= reports.keys():
             raise Refused("worker_not_found", "a worker fell silent just now", "try again in a moment")
-        live.move = Ongoing(move, reports[target].incarnation, started)
+        within_s = self._placement.settings.move_s
+        live.move = Ongoing(move, reports[target].incarnation, started, within_s)
         logger.info("moving to %s", target, extra={"session": row.id, "worker": row.worker})
         return Run(self._placement, live, live.move, reports[row.worker], reports[target], phases)
 
@@ -163,7 +172,7 @@ class Mover:
 
     async def settle(self, live: Live) -> None:
         """Wait until the session is in nobody's hands but its owner's, or that has taken too long."""
-        deadline = time.monotonic() + MOVE_S
+        deadline = time.monotonic() + self._placement.settings.move_s
         while time.monotonic() < deadline and (
             live.row.id in self._claimed or (live.move is not None and not live.move.answered)
         ):

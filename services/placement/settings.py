@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from services.placement.hand_over import MOVE_S
 from shared.ids import check_name
 from shared.settings import PositiveSeconds, ServiceSettings
 
@@ -28,6 +29,7 @@ class PlacementSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unkno
     unwatched_pause_s: PositiveSeconds = 30.0
     unwatched_close_s: PositiveSeconds = 600.0
     command_timeout_s: PositiveSeconds = 2.0
+    move_s: PositiveSeconds = MOVE_S
     ended_log_linger_s: PositiveSeconds = 60.0
     lease_ttl_s: Annotated[float, Meta(ge=1, le=60)] = 4.0
     default_model: str = "sprites"

@@ -45,6 +45,7 @@ PASSING = frozenset(
 # These of a session that is on its way: whoever owns it in a moment will answer.
 _ON_ITS_WAY = frozenset({"busy", "moved", "freezing", "freed"})
 _ASK_AGAIN_S = 0.03
+_BUSY_S = 3.0
 
 
 class Voice:
@@ -149,11 +150,22 @@ class Voice:
         await self._repeated(MOVE_OUT.at(cell=self._cell, worker=move.source), order)
 
     async def _repeated(self, address: RequestAddress[Any, Any], message: msgspec.Struct) -> None:
-        """Once more if no answer came: request or answer may have got lost."""
-        try:
-            await self._bus.request(address, message, self._timeout_s)
-        except NoAnswer:
-            await self._bus.request(address, message, self._timeout_s)
+        """Once more if no answer came: request or answer may have got lost. For a while, where the worker has
+        still to end another move.
+        """
+        busy_until, unanswered = time.monotonic() + _BUSY_S, 0
+        while True:
+            try:
+                await self._bus.request(address, message, self._timeout_s)
+                return
+            except NoAnswer:
+                unanswered += 1
+                if unanswered > 1:
+                    raise
+            except Refused as refused:
+                if refused.refusal.code != "busy" or time.monotonic() > busy_until:
+                    raise
+                await asyncio.sleep(_ASK_AGAIN_S)
 
     async def call_off(self, worker: str, move_id: str, why: str) -> None:
         await self._bus.publish(CALL_OFF.at(cell=self._cell, worker=worker), CallOff(move_id, why))
