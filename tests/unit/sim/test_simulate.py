@@ -117,7 +117,7 @@ def test_the_same_inputs_give_the_same_result(policy: str) -> None:
 
 @pytest.mark.parametrize("policy", ["turboserve", "paper"])
 def test_without_boot_time_the_bound_is_reached_and_never_passed(policy: str) -> None:
-    settings = {"rho": 1.0, "hold_s": 0.0} if policy == "paper" else {}
+    settings = {"rho": 1.0, "hold_s": 0.0} if policy == "paper" else {"drain_patience_s": 0.0}
     told = simulate(
         generate("steady", 3, duration_s=300.0), Options(policy=policy, boot_s=0.0, settings=settings)
     )
