@@ -67,6 +67,7 @@ def _value(value: str) -> str:
 
 
 def _help(text: str, default: object) -> str:
+    default = str(default).lower() if isinstance(default, bool) else default
     shown = "" if default in (None, "", msgspec.NODEFAULT) else f"[{default}]"
     return " ".join(filter(None, (text[:1].upper() + text[1:], shown)))
 

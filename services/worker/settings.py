@@ -10,27 +10,29 @@ from shared.settings import PositiveSeconds, ServiceSettings
 
 
 class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
-    """`worker_id` "": a new one. `model`: what it serves. `model_loader`: the module whose `load_model`
-    makes the model. `device`: "auto" (a GPU if there is one), or as torch names it. `weights_path` "":
-    the weights that come with the model.
+    """`worker_id` "": a new one. `model`: what it serves: "sprites", "wan2.1-t2v-1.3b" or "wan2.1-t2v-14b".
+    `model_loader`: the module whose `load_model` makes the model; another one brings other models. `device`:
+    "auto" (a GPU if there is one), or as torch names it. `weights_path` "": the weights that come with the
+    model; Wan's don't, so it takes a folder with them, or random:SEED to try out its speed.
 
     `max_batch`: rows stepped together at most, where a measurement at start says that it pays.
 
-    `capacity` 0: as many active sessions as a measurement at start says. `slots`: copies on the device; 0:
-    what keeps up and two to spare, as far as its memory goes. `host_pool_gib`: host memory set aside at start
-    for copies that left the device, paused ones first; 0: none. `write_behind`: copy there what chunks change
-    while the session plays, as long as there is room, so that it can leave at once. `drain_s`: how long a
-    worker told to stop finishes the chunks in hand.
+    `capacity` 0: as many active sessions as a measurement at start says. `slots`: sessions on the device,
+    each active one among them; 0: what keeps up and two to spare, as far as its memory goes. `host_pool_gib`:
+    host memory set aside at start for sessions that left the device, paused ones first; 0: none.
+    `write_behind`: copy there what chunks change while the session plays, as long as there is room, so that
+    it can leave at once. `drain_s`: how long a worker told to stop finishes the chunks in hand.
 
-    `cold_tier`: keep what lost sessions are rebuilt from in a stream of NATS, in files. What is older than
-    `cold_tier_max_age_s` goes, and the oldest beyond `cold_tier_max_gib`: as the cell's first worker has it.
+    `cold_tier`: keep what lost sessions are rebuilt from in a stream of NATS, in files.
+    `cold_tier_max_age_s`: how long it is kept there, as the cell's first worker says. `cold_tier_max_gib`:
+    the room for it, beyond which the oldest goes, as the cell's first worker says.
 
     `transfer_host`: the address under which other workers reach this one, over which sessions move (in
     Kubernetes the pod's); "auto": what this machine's name stands for. `move_patience_s`: how long a session
     that moves stands still at most before it goes on here; everything else of a move waits in proportion.
     `move_checksums`: whether what was sent is compared with what arrived; it costs time in the pause.
 
-    `encode_preset`: libx264's; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
+    `encode_preset`: of libx264; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
     better. `encode_max_bits_per_pixel`: bounds what noisy pictures cost.
     """
 
