@@ -20,6 +20,10 @@ _SESSIONS = 6
 _OPEN_S = 60.0
 _CLOSE_S = 20.0
 _BACK_S = 30.0
+_PROVEN_S = 10.0
+_LOOK_S = 0.02
+_CARRIED = ("propose", "reserve", "order", "carry")
+"""Of a move's phases: those until the target may go on."""
 
 
 @dataclass
@@ -122,7 +126,8 @@ class _Crowd:
         self._run = run
         self._at: dict[str, str] = {}
         self._suspended: list[Spectator] = []
-        self._turn = 0
+        self._touched: dict[str, float] = {}
+        self._restored: dict[str, float] = {}
         self._watching: list[asyncio.Task[Watched]] = []
 
     async def open(self) -> None:
@@ -149,15 +154,20 @@ class _Crowd:
         return [seen for seen in ended if isinstance(seen, Watched)]
 
     async def move(self, half: _Half) -> None:
-        """From the worker with most active sessions to that with fewest; sessions take turns."""
+        """From the worker with most active sessions to that with fewest: the one that was left alone longest
+        of those that made a chunk where they are now. Before that a session can't be moved again.
+        """
         active = [viewer for viewer in self.viewers if viewer not in self._suspended]
         load = Counter(dict.fromkeys(self._run.services.workers, 0))
         load.update(self._at[viewer.session] for viewer in active)
         source = max(load, key=lambda worker: load[worker])
         target = min((w for w in load if w != source), key=lambda worker: load[worker])
         theirs = [viewer for viewer in active if self._at[viewer.session] == source]
-        self._turn += 1
-        viewer = theirs[self._turn % len(theirs)]
+        viewer = min(theirs, key=lambda viewer: (self._touched.get(viewer.session, 0.0), viewer.session))
+        async with asyncio.timeout(_PROVEN_S):
+            while viewer.worker != source:
+                await asyncio.sleep(_LOOK_S)
+        self._touch(viewer)
         asked_at, started = time.time(), time.perf_counter()
         try:
             moved = await self._run.client.move(viewer.session, target)
@@ -179,12 +189,12 @@ class _Crowd:
         back = self._suspended[0]
         active = [viewer for viewer in self.viewers if viewer not in self._suspended]
         beside = [v for v in active if self._at[v.session] == self._at[back.session]] or active
-        self._turn += 1
-        await self.suspend(half, beside[self._turn % len(beside)])
+        await self.suspend(half, min(beside, key=lambda viewer: self._restored.get(viewer.session, 0.0)))
         await self.restore(half, back)
 
     async def suspend(self, half: _Half, viewer: Spectator) -> None:
         viewer.suspended()
+        self._touch(viewer)
         self._suspended.append(viewer)
         try:
             half.suspends.append(await self._run.client.suspend(viewer.session))
@@ -193,6 +203,8 @@ class _Crowd:
 
     async def restore(self, half: _Half, viewer: Spectator) -> None:
         self._suspended.remove(viewer)
+        self._touch(viewer)
+        self._restored[viewer.session] = time.monotonic()
         viewer.restored()
         try:
             stowed = await self._run.client.restore(viewer.session)
@@ -201,6 +213,9 @@ class _Crowd:
             return
         half.restores.append(stowed)
         self._at[viewer.session] = stowed.worker or self._at[viewer.session]
+
+    def _touch(self, viewer: Spectator) -> None:
+        self._touched[viewer.session] = time.monotonic()
 
     async def _look(self, viewer: Spectator) -> None:
         """Where it is after a move that didn't happen."""
@@ -251,12 +266,14 @@ def _tell_moves(run: Run, half: _Half) -> None:
     report.row("bytes sent, median", f"{sorted(sizes)[len(sizes) // 2]:,}", "sent_bytes", sizes)
     pauses = spread([each.moved.pause_s for each in done])
     report.row("pause: frozen to the target able to go on", words(pauses), "pause", pauses)
+    going = spread([_whole_s([p for p in each.moved.phases if p.name in _CARRIED]) for each in done])
+    report.row("decision to the target going on", words(going), "going", going)
     whole = spread([_whole_s(each.moved.phases) for each in done])
-    report.row("decision to moved, as placement tells it", words(whole), "whole", whole)
+    report.row("decision to its proof, as placement tells it", words(whole), "whole", whole)
     calls = spread([each.call_s for each in done])
     report.row("the operator's whole HTTP call", words(calls), "call", calls)
     begun = spread([s for each in done if (s := _first_begun_s(each)) is not None])
-    report.row("decision to the target's first chunk begun (when due)", words(begun), "begun", begun)
+    report.row("decision to the target's first chunk begun, once due", words(begun), "begun", begun)
     _tell_phases(run, "move", [each.moved.phases for each in done])
 
 
@@ -303,8 +320,9 @@ def _whole_s(phases: Sequence[Phase]) -> float:
 
 
 def _first_begun_s(move: _Move) -> float | None:
-    """None: the viewer saw no chunk of the target's before the next move."""
+    """None: it was suspended before that. A chunk is begun when credit for it is there, not before."""
     for seen in move.viewer.seen.chunks_seen:
         if seen.at > move.asked_at and seen.worker == move.moved.target:
-            return max(0.0, seen.begun_at - move.asked_at)
+            took_s = seen.begun_at - move.asked_at
+            return took_s if 0 <= took_s < 2 * move.viewer.seen.chunk_duration_s else None
     return None

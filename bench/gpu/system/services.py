@@ -119,7 +119,7 @@ class Services:
         self._run(name, [sys.executable, "-m", "turboserve", service, *given])
 
     def _run(self, name: str, command: list[str]) -> None:
-        with self._log(name).open("ab") as log:
+        with self._log(name).open("wb") as log:
             self.started_at[name] = time.monotonic()
             self._running[name] = subprocess.Popen(
                 command,

@@ -1,7 +1,8 @@
 """Links between two GPUs through NCCL's own communicators, by nccl4py.
 
-Written against nccl4py 0.6's documentation and source, and **not yet run on a GPU**. What it guards
-against: a blocking initialisation wedges in C when the peer dies, so initialisation is non-blocking and
+Written against nccl4py 0.6's source, whose names and whose errors it uses were looked at one by one, and
+**not yet run on a GPU**. "In progress" is no error to it, and configurations of newer headers suit an older
+library. What this guards against: a blocking initialisation wedges in C when the peer dies, so initialisation is non-blocking and
 polled; a receive without a sender never ends, so completion is polled too; more than 256 operations in one
 group hang. The communicator is aborted at the first lateness. A peer that dies can
 still poison the CUDA context, which the worker must take as the loss of its device.
@@ -41,7 +42,7 @@ class NcclTransport:
     opens_alone = True  # to make a communicator beside transfers in flight can deadlock
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device = torch.device("cuda", device.index or 0)  # as tensors on it say it
 
     def invite(self) -> bytes:
         import nccl.core
@@ -80,8 +81,12 @@ class NcclLink:
         self._lost = False
 
     def wait_ready(self, deadline_at: float) -> None:
-        """Until NCCL's last non-blocking call is done. Raises `LinkLost`."""
+        """Until the communicator is there. Raises `LinkLost`."""
         self._poll(lambda: True, deadline_at)
+        # nccl4py compares every buffer's device with it, and is not to ask NCCL within a group.
+        if self._communicator.device.device_id != self._device.index:
+            self._give_up()
+            raise LinkLost(f"NCCL opened the link on another device than {self._device}")
 
     def send(self, buffers: Sequence[Buffer], tag: bytes, deadline_at: float) -> None:
         self._check(buffers)
@@ -94,7 +99,9 @@ class NcclLink:
         with torch.cuda.stream(self._stream):
             label = torch.empty(len(tag), dtype=torch.uint8, device=self._device)
         self._run(self._communicator.recv, [label, *buffers], deadline_at)
-        if bytes(label.cpu().tolist()) != tag:
+        with torch.cuda.stream(self._stream):  # on the present one this would wait for the sessions' steps
+            came = bytes(label.cpu().tolist())
+        if came != tag:
             self._give_up()
             raise LinkLost("the peer sent another transfer: its tag is not the expected one")
 
