@@ -117,6 +117,24 @@ async def test_news_alone_carry_a_move(world: World) -> None:
     await until(lambda: session not in source.copies, "the source's copy to go")
 
 
+async def test_a_session_without_credit_has_moved_once_its_target_knows(world: World) -> None:
+    source, target, session = await pair(world)
+    target.watched, target.plan = False, "wait"
+    assert (await world.move(session, "w-2")).outcome == "moved"
+    assert target.copies[session].move_id == f"{session}.2", "no chunk, no proof"
+    await until(lambda: session not in source.copies, "the source's copy to go")
+    assert source.drops[-1].unless_past == 4
+
+
+async def test_a_worker_that_ends_another_move_is_asked_again(world: World) -> None:
+    source, _, session = await pair(world)
+    source.plan = "refuse busy"
+    moving = asyncio.create_task(world.move(session, "w-2"))
+    await until(lambda: source.orders > 1, "the order to be repeated")
+    source.plan = "prove"
+    assert (await moving).outcome == "moved"
+
+
 async def test_a_paused_session_moves_too_and_its_first_chunk_proves_it(world: World) -> None:
     source, target, session = await pair(world)
     await world.pause(session)
