@@ -3,6 +3,7 @@
 # make check  lint, types, and which module may import which
 # make lock   pins and hashes anew after a change in pyproject.toml (UPGRADE=1: newest of everything)
 # make test-gpu, make bench-gpu PART=…   on a GPU machine, by its own Python and torch: GPU_PYTHON=python3
+# make bench-policies   every policy on every trace, simulated: docs/results/policies.md (an hour of one core; RESULTS=folder)
 # make clean  removes the environment and the caches, never the data
 # Each sets up what it needs by itself.                           (PYTHON=python3.12, TORCH="torch==… --index-url …")
 
@@ -18,11 +19,12 @@ UPGRADE ?=
 GPU_PYTHON ?= python3
 PART ?= forward
 OUT ?= bench-gpu
+RESULTS ?= docs/results
 
 export PYTHON TORCH CHROMIUM
 BIN := .venv/bin
 
-.PHONY: help up test check test-gpu bench-gpu lock clean venv runtime chromium
+.PHONY: help up test check test-gpu bench-gpu bench-policies lock clean venv runtime chromium
 .NOTPARALLEL:
 
 help:
@@ -59,6 +61,9 @@ chromium:
 UV_LOCK := UV_CACHE_DIR=.cache/uv $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 UV_LOCK_PROJECT := $(UV_LOCK) pyproject.toml requirements/unlisted.in --overrides requirements/without-torch.txt
+
+bench-policies: venv
+	@exec $(BIN)/python -m bench.policies --out '$(RESULTS)'
 
 lock: venv
 	@echo "lock: requirements/" && $(UV_LOCK) requirements/bootstrap.in -o requirements/bootstrap.lock

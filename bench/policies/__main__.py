@@ -35,7 +35,7 @@ def main() -> None:
     kept = given.out / "runs.jsonl"
     if given.anew:
         kept.unlink(missing_ok=True)
-    runs = _runs(kept, [(s, n, c) for c in cases() for s in given.shapes for n in given.seeds], given.jobs)
+    runs = _runs(kept, [(s, n, c) for n in given.seeds for c in cases() for s in given.shapes], given.jobs)
     report.write(runs, given.out)
 
 

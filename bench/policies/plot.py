@@ -10,6 +10,9 @@ _COLUMNS = 3
 _COLOURS = {"ll-resume": "#888888", "paper": "#c0392b", "hpa": "#d68910", "turboserve": "#1f618d"}
 
 
+_FONT = 'font-family="sans-serif" font-size="11"'
+
+
 class Point(NamedTuple):
     """`cost`: GPU-seconds against the bound's."""
 
@@ -24,7 +27,7 @@ def frontiers(points: Sequence[Point], title: str) -> str:
     rows = -(-len(shapes) // _COLUMNS)
     width, height = _COLUMNS * _WIDTH, rows * _HEIGHT + 40
     body = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" {_FONT}>',
         f'<rect width="{width}" height="{height}" fill="white"/>',
         *(
             f'<text x="{10 + 120 * n}" y="16" fill="{colour}">● {policy}</text>'
@@ -50,7 +53,7 @@ def _panel(points: Sequence[Point], shape: str, title: str) -> str:
 
     right, floor = _WIDTH - 12, _HEIGHT - _MARGIN
     marks = [
-        f'<circle cx="{x(p.cost):.1f}" cy="{y(p.value):.1f}" r="3.2" fill="{_COLOURS[p.policy]}" fill-opacity="0.8"/>'
+        f'<circle cx="{x(p.cost):.1f}" cy="{y(p.value):.1f}" r="3" fill="{_COLOURS[p.policy]}"/>'
         for p in points
     ]
     ticks = [
