@@ -1,16 +1,16 @@
 """Links between two GPUs through NCCL's own communicators, by nccl4py.
 
-Written against nccl4py 0.6's source, whose names and whose errors it uses were looked at one by one, and
-**not yet run on a GPU**. "In progress" is no error to it, and configurations of newer headers suit an older
-library. What this guards against: a blocking initialisation wedges in C when the peer dies, so initialisation is non-blocking and
-polled; a receive without a sender never ends, so completion is polled too; more than 256 operations in one
-group hang. The communicator is aborted at the first lateness. A peer that dies can
-still poison the CUDA context, which the worker must take as the loss of its device.
+Written against nccl4py 0.6: every name it uses was looked up there, "in progress" is no error to it, and its
+configuration suits an older NCCL; **not yet run on a GPU**. What it guards against: a blocking initialisation
+wedges in C when the peer dies, so initialisation is non-blocking and polled; a receive without a sender never
+ends, so completion is polled too; more than 256 operations in one group hang. The communicator is aborted at
+the first lateness. A peer that dies can still poison the CUDA context, which the worker must take as the loss
+of its device.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +20,8 @@ import torch
 from services.worker.transfer.link import Buffer, LinkLate, LinkLost, LinkRefused, rank_of
 from services.worker.transfer.memory import check_buffers
 
+logger = logging.getLogger(__name__)
+
 _ID_BYTES = 128
 _POLL_S = 0.0005
 _OPERATIONS_PER_GROUP = 128
@@ -27,12 +29,23 @@ _MAX_CTAS = 8  # of the GPU's multiprocessors, while sessions go on beside a tra
 
 
 def nccl_available() -> bool:
-    """Whether this process can offer NCCL. A folder named `nccl` on the path would shadow the package."""
-    try:
-        found = importlib.util.find_spec("nccl.core") is not None
-    except ModuleNotFoundError:
+    """Whether this process can offer NCCL. Loads it, which takes a moment: once, at start. A folder named
+    `nccl` on the path would shadow the package.
+    """
+    if not torch.cuda.is_available():
         return False
-    return found and torch.cuda.is_available()
+    try:
+        import nccl.core
+
+        library = nccl.core.get_version().libnccl
+    except ModuleNotFoundError as error:
+        logger.info("sessions move without NCCL: %s", error)
+        return False
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        logger.warning("sessions move without NCCL, which can't be used here: %s", error)
+        return False
+    logger.info("NCCL: %s", library or "its library is missing")
+    return library is not None
 
 
 class NcclTransport:
