@@ -154,10 +154,14 @@ class Wan:
 
     @torch.inference_mode()
     def forward(self, states: Sequence[State]) -> None:
-        """One forward of each: rows that feed and see equally many frames go together."""
+        """One forward of each: rows that feed and see equally many frames go together. Nobody moves on
+        before all could.
+        """
         ordered = sorted(states, key=self.batch_key)
-        for _, rows in groupby(ordered, key=self.batch_key):
-            self._forward_alike(list(rows))
+        alike = [list(rows) for _, rows in groupby(ordered, key=self.batch_key)]
+        made = [self._stepped(rows) for rows in alike]
+        for rows, latents in zip(alike, made, strict=True):
+            _move_on(rows, latents)
 
     @torch.inference_mode()
     def decode_later(self, state: State) -> Later:
@@ -226,22 +230,15 @@ class Wan:
         self.set_prompt(state, shown)
         self._take_text(state)
         state.passes = (recache(self._config.recipe, state.frames, sink_too=True),)
-        self._forward_alike([state])
+        _move_on([state], self._stepped([state]))
         self._warm_decoder(state)
         state.versions.wrote(self._parts)
         if prompt != shown:
             self.set_prompt(state, prompt)
         return state
 
-    def _forward_alike(self, states: list[State]) -> None:
-        made = self._stepper.step(states, [self._fed(state) for state in states])
-        for state, latent in zip(states, made, strict=True):
-            done, *rest = state.passes
-            state.passes = tuple(rest)
-            if done.denoises:
-                state.latent = latent
-            if not rest:
-                state.versions.wrote(state.writes)
+    def _stepped(self, states: list[State]) -> Tensor:
+        return self._stepper.step(states, [self._fed(state) for state in states])
 
     def _fed(self, state: State) -> Tensor:
         following = state.passes[0]
@@ -305,6 +302,17 @@ class Wan:
             sink_chunks=-(-recipe.sink_frames // geometry.chunk_latent_frames),
             text_encoder=self._encoder.name,
         )
+
+
+def _move_on(states: Sequence[State], made: Tensor) -> None:
+    """After a forward of these that made the latents of each."""
+    for state, latent in zip(states, made, strict=True):
+        done, *rest = state.passes
+        state.passes = tuple(rest)
+        if done.denoises:
+            state.latent = latent
+        if not rest:
+            state.versions.wrote(state.writes)
 
 
 def _under_way(latent: Tensor | None) -> Tensor:

@@ -97,6 +97,36 @@ def test_rows_of_one_forward_are_as_alone() -> None:
         torch.testing.assert_close(kept(together, one), kept(alone, other), atol=5e-4, rtol=1e-3)
 
 
+def test_a_forward_that_fails_for_some_rows_moves_nobody_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crowd(model: Wan) -> list[State]:
+        young, older = (model.open(seed=n, prompt=PROMPT) for n in range(2))
+        chunks(model, older, 5)
+        for state in (young, older):
+            model.begin_chunk(state, model.spec.rungs[0])
+        return [young, older]
+
+    def end(model: Wan, state: State) -> Saved:
+        for _ in range(5):
+            model.forward([state])
+        model.decode(state)
+        return save(model, state)
+
+    model, undisturbed = tiny.model(), tiny.model()
+    both, step = crowd(model), model._stepper.step
+
+    def only_young(states: list[State], latents: list[torch.Tensor]) -> torch.Tensor:
+        if both[1] in states:
+            raise RuntimeError("no room for so long a window")
+        return step(states, latents)
+
+    monkeypatch.setattr(model._stepper, "step", only_young)
+    with pytest.raises(RuntimeError, match="no room"):
+        model.forward(both)
+    assert [len(state.passes) for state in both] == [5, 5]
+    one, other = end(model, both[0]), end(undisturbed, crowd(undisturbed)[0])
+    assert (one.memory == other.memory).all()
+
+
 def test_rows_at_one_batch_shape_are_bit_equal_whoever_is_beside_them() -> None:
     def beside(others: tuple[int, int]) -> Saved:
         model = tiny.model(slots=3)
