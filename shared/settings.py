@@ -20,7 +20,8 @@ from shared.ids import DEFAULT_CELL, NAME_PATTERN
 
 SERVICES = ("gateway", "placement", "autoscaler", "worker", "text")
 _PREFIX = "TURBOSERVE_"
-_FOREIGN = frozenset({"TURBOSERVE_URL", "TURBOSERVE_TEST_SEED"})  # the client library's, the test run's
+_FOREIGN = frozenset({"TURBOSERVE_URL", "TURBOSERVE_TEST_SEED", "TURBOSERVE_WAN"})
+"""The client library's, the test run's, the Wan models'."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=86_400)]

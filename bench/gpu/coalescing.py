@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from bench.gpu.errors import twin
-from bench.gpu.lab import LARGE, SMALL, Setting, fill_window, seconds, settle
+from bench.gpu.lab import LARGE, Setting, fill_window, seconds, settle
 from bench.gpu.report import Report
-from services.worker.models.wan.config import Geometry
+from services.worker.models.wan.config import SMALL, Geometry
 from services.worker.models.wan.model import Wan
 from services.worker.models.wan.session import State
 

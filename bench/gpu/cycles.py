@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from bench.gpu.lab import SMALL, Setting, chunk, settle
+from bench.gpu.lab import Setting, chunk, settle
 from bench.gpu.report import Report
+from services.worker.models.wan.config import SMALL
 from services.worker.offload import HostPool
 
 _CYCLES, _WARM_UP, _REHEARSED = 1000, 100, 20

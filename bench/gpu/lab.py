@@ -28,8 +28,6 @@ from services.worker.models.wan.transformer import Transformer
 from services.worker.models.wan.turned import EightBits, Workspace
 
 LARGE = Geometry()
-SMALL = Geometry(208, 112, 1)
-"""91 tokens a latent frame, one latent frame a chunk."""
 _TINY = Architecture("tiny", layers=2, dim=64, ffn_dim=128, heads=2, text_tokens=8, text_dim=32)
 
 

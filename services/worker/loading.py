@@ -13,7 +13,7 @@ import psutil
 from services.worker import curve, measure, residency, runner
 from services.worker.encode import EncodeSettings
 from services.worker.measure import Measured
-from services.worker.models import UnknownModel, WeightsError
+from services.worker.models import GeometryError, UnknownModel, WeightsError
 from services.worker.offload import HostPool
 from services.worker.residency import Room
 from services.worker.runner import NoSuchDevice, Runner
@@ -90,9 +90,13 @@ def encode_settings(settings: WorkerSettings) -> EncodeSettings:
 
 def _load_model(settings: WorkerSettings) -> Runner:
     try:
-        return runner.load(settings.model_loader, settings.model, settings.device, settings.weights_path)
+        return runner.load(
+            settings.model_loader, settings.model, settings.device, settings.weights_path, settings.geometry
+        )
     except (UnknownModel, WeightsError) as error:
         raise StartupError(str(error)) from error
+    except GeometryError as error:
+        raise StartupError(f"TURBOSERVE_WORKER_GEOMETRY={settings.geometry}: {error}") from None
     except NoSuchDevice as error:
         raise StartupError(f"TURBOSERVE_WORKER_DEVICE={settings.device}: {error}") from None
     except ImportError as error:

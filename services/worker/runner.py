@@ -127,12 +127,14 @@ class Runner:
             sys.modules["torch"].cuda.current_stream(self.device).synchronize()
 
 
-def load(loader: str, name: str, device: str, weights_path: str) -> Runner:
-    """Import the model's code and weights. Raises what `loader.load_model` raises; `NoSuchDevice`;
-    ImportError if there is no such loader.
+def load(loader: str, name: str, device: str, weights_path: str, geometry: str = "") -> Runner:
+    """Import the model's code and weights. `geometry` "": the model's own; else the loader must take one.
+    Raises what `loader.load_model` raises; `NoSuchDevice`; ImportError if there is no such loader.
     """
     device = _choose_device(device)
-    model = importlib.import_module(loader).load_model(name, device=device, weights_path=weights_path)
+    chosen = {"geometry": geometry} if geometry else {}
+    load_model = importlib.import_module(loader).load_model
+    model = load_model(name, device=device, weights_path=weights_path, **chosen)
     if (torch := sys.modules.get("torch")) is not None:  # models without torch exist
         torch.set_num_threads(1)
     return Runner(model, device)

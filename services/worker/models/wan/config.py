@@ -5,18 +5,17 @@ Nothing here touches torch, so that placement figures and tests can be had witho
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
+
+from services.worker.models import GeometryError
 
 LATENT_CHANNELS = 16
 SPACE_FACTOR = 8
 TIME_FACTOR = 4
 PATCH = 2
 FPS = 16.0
-
-
-class GeometryError(ValueError):
-    """A picture or window no model of this family can make. The message says which and what would do."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,19 @@ class Geometry:
     def first_chunk_frames(self) -> int:
         """The first latent frame of a picture is one pixel frame."""
         return self.chunk_frames - (TIME_FACTOR - 1)
+
+
+SMALL = Geometry(208, 112, 1)
+"""91 tokens a latent frame, one of them a chunk."""
+
+
+def geometry_of(text: str) -> Geometry:
+    """From "832x480", "832x480x3" (with the latent frames of a chunk) or "small". Raises `GeometryError`."""
+    if text == "small":
+        return SMALL
+    if (found := re.fullmatch(r"(\d{1,5})x(\d{1,5})(?:x(\d{1,2}))?", text)) is None:
+        raise GeometryError(f"{text!r}; write WIDTHxHEIGHT, WIDTHxHEIGHTxLATENTFRAMES or small")
+    return Geometry(*(int(number) for number in found.groups() if number is not None))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.worker.models.wan.config import GeometryError, Recipe
+from services.worker.models import GeometryError
+from services.worker.models.wan.config import Recipe
 
 TIMESTEPS = 1000.0
 

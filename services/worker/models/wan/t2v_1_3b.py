@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from services.worker.models.wan.config import LONGLIVE, SELF_FORCING, WAN_1_3B
+from services.worker.models.wan.config import LONGLIVE, SELF_FORCING, WAN_1_3B, Geometry
 from services.worker.models.wan.model import Wan
 from services.worker.models.wan.preset import load_preset
 
 
-def load(device: str, weights_path: str = "") -> Wan:
+def load(device: str, weights_path: str = "", geometry: Geometry | None = None) -> Wan:
     recipe = LONGLIVE if weights_path.startswith("random:") else SELF_FORCING
-    return load_preset(WAN_1_3B, recipe, device, weights_path)
+    return load_preset(WAN_1_3B, recipe, device, weights_path, geometry=geometry)

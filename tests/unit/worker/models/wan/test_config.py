@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from services.worker.models import GeometryError, load_model
 from services.worker.models.slots import Layout
 from services.worker.models.wan.config import (
     KREA,
@@ -12,9 +13,9 @@ from services.worker.models.wan.config import (
     WAN_14B,
     Architecture,
     Geometry,
-    GeometryError,
     Recipe,
     WanConfig,
+    geometry_of,
 )
 from services.worker.models.wan.passes import chunk_passes, noise_level, place_of, recache, window_of
 from services.worker.models.wan.session import regions
@@ -115,3 +116,17 @@ def test_krea_makes_its_context_anew_and_has_no_clean_pass() -> None:
     assert [p.shape for p in later] == [(3, 3)] + [(3, 6)] * 4
     assert later[0].from_ring
     assert later[1].seen[:3] == later[0].seen
+
+
+def test_a_worker_is_told_its_geometry_in_words() -> None:
+    assert geometry_of("832x480") == Geometry()
+    assert geometry_of("64x32x1") == Geometry(64, 32, 1)
+    assert geometry_of("small").frame_tokens == 91
+    with pytest.raises(GeometryError, match="write WIDTHxHEIGHT"):
+        geometry_of("832*480")
+    with pytest.raises(GeometryError, match=r"nearest is 832×480"):
+        load_model("wan2.1-t2v-1.3b", weights_path="random:0", geometry="830x480")
+    with pytest.raises(GeometryError, match="no room for 13"):
+        load_model("wan2.1-t2v-1.3b", weights_path="random:0", geometry="832x480x13")
+    with pytest.raises(GeometryError, match="sprites has one picture size"):
+        load_model("sprites", geometry="small")
