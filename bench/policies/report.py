@@ -121,7 +121,8 @@ def _elastic(runs: Sequence[Run]) -> str:
 
     others = [run for run in some if run.case.policy != "ll-resume"]
     return (
-        "\n## No boot time, a fleet that follows\n\nSaved, % of what the bound saves against the fixed fleet:\n\n"
+        "\n## No boot time, a fleet that follows\n\n"
+        "Saved, % of what the bound saves against the fixed fleet:\n\n"
         + _table("policy", others, saved, ".1f")
         + "\nBeyond capacity, %:\n\n"
         + _table("policy", others, _beyond, ".2f")
@@ -164,8 +165,8 @@ _COMPARED: tuple[tuple[str, Value, float], ...] = (
 _FRONTIERS = """
 ## Frontiers, boot time 30 s
 
-For every setting of `paper` and `hpa` on every trace that uses at least as many GPU-seconds as our cheapest: is there
-a setting of ours that uses no more (1 % counts as equal) and is as good?
+For every setting of `paper` and `hpa` on every trace that uses at least as many GPU-seconds as our cheapest:
+is there a setting of ours that uses no more (1 % counts as equal) and is as good?
 
 | of | equal within | traces with a setting that ours doesn't reach | which |
 |---|---|---|---|"""
@@ -183,8 +184,8 @@ def _frontier(runs: Sequence[Run]) -> str:
     falls = [fall for some in traces.values() for fall in _falls(some)]
     lines.append(
         "\nAt no more GPU-seconds than each setting of `paper`, p99 chunk latency is "
-        f"{statistics.fmean(falls) if falls else 0.0:.1f} % lower on average (of {len(falls)} settings and traces; "
-        "those cheaper than anything of ours aren't counted).\n"
+        f"{statistics.fmean(falls) if falls else 0.0:.1f} % lower on average "
+        f"(of {len(falls)} settings and traces; those cheaper than anything of ours aren't counted).\n"
     )
     return "\n".join(lines)
 

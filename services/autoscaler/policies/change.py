@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.autoscaler.policies.view import Change, View, Worker
 
@@ -25,25 +25,54 @@ def clamp(desired: int, view: View) -> int:
 
 def to_count(desired: int, view: View, *, undrain: bool = True) -> Change:
     """`desired` is within the limits already. `undrain` False: what drains is let go, come what may."""
+    return _to(desired, view, dict.fromkeys((kind.kind for kind in view.kinds), 1), undrain)
+
+
+def to_capacity(desired: int, view: View, *, undrain: bool = True) -> Change:
+    """As much capacity as `desired` workers of the cheapest kind have, on whatever kinds there are; dear
+    ones go first.
+    """
+    return _to(
+        desired * view.kinds[0].capacity, view, {kind.kind: kind.capacity for kind in view.kinds}, undrain
+    )
+
+
+def _to(wanted: int, view: View, weight: Mapping[str, int], undrain: bool) -> Change:
+    """`weight`: what a worker of each kind counts towards `wanted`."""
     units = _units(view)
     staying = [unit for unit in units if not _draining(unit)]
-    missing = desired // view.node_size - len(staying)
     draining = [unit for unit in units if _draining(unit)]
+    have = sum(_weight(unit, weight) for unit in staying)
     kept: list[list[Loaded]] = []
-    if missing > 0 and undrain:
-        kept = sorted(draining, key=_fullest_first)[:missing]
-        missing -= len(kept)
+    for unit in sorted(draining, key=_fullest_first) if undrain else ():
+        if have < wanted:
+            kept.append(unit)
+            have += _weight(unit, weight)
+    missing = math.ceil((wanted - have) / (weight[view.kinds[0].kind] * view.node_size))
     missing = min(missing, (view.maximum - len(view.workers)) // view.node_size)
-    surplus = max(0, len(staying) - desired // view.node_size)
-    leaving = sorted(staying, key=_cheapest_to_lose)[:surplus] if surplus else []
-    gone = [unit for unit in draining if unit not in kept and not _load(unit)]
-    gone += [unit for unit in leaving if not _load(unit)]
+    leaving = _surplus(staying, have - wanted, view, weight)
+    gone = [unit for unit in (*draining, *leaving) if unit not in kept and not _load(unit)]
     return Change(
         start={view.kinds[0].kind: missing * view.node_size} if missing > 0 else {},
         undrain=_names(kept),
         drain=_names([unit for unit in leaving if _load(unit)]),
         release=_names(gone),
     )
+
+
+def _surplus(
+    staying: list[list[Loaded]], surplus: int, view: View, weight: Mapping[str, int]
+) -> list[list[Loaded]]:
+    """Units that can go: together they count no more than `surplus`."""
+    if surplus <= 0:
+        return []
+    dear = {kind.kind: kind.price_per_s / kind.capacity for kind in view.kinds}
+    leaving: list[list[Loaded]] = []
+    for unit in sorted(staying, key=lambda unit: _cheapest_to_lose(unit, dear)):
+        if (counts := _weight(unit, weight)) <= surplus:
+            leaving.append(unit)
+            surplus -= counts
+    return leaving
 
 
 def _units(view: View) -> list[list[Loaded]]:
@@ -66,10 +95,17 @@ def _fullest_first(unit: Sequence[Loaded]) -> tuple[int, str]:
     return -_load(unit), unit[0][0].worker
 
 
-def _cheapest_to_lose(unit: Sequence[Loaded]) -> tuple[bool, int, float, str]:
-    """What boots, the newest first; then the least loaded."""
-    worker = unit[0][0]
-    return worker.state != "booting", _load(unit), -worker.since_s, worker.worker
+def _weight(unit: Sequence[Loaded], weight: Mapping[str, int]) -> int:
+    return sum(weight[worker.kind] for worker, _ in unit)
+
+
+def _cheapest_to_lose(
+    unit: Sequence[Loaded], dear: Mapping[str, float]
+) -> tuple[bool, bool, float, int, float, str]:
+    """What boots, the newest first; then what is empty; then the dearest for a session, the least loaded."""
+    worker, load = unit[0][0], _load(unit)
+    booting = worker.state == "booting"
+    return not booting, load > 0, -dear[worker.kind], load, -worker.since_s, worker.worker
 
 
 def _names(units: Sequence[Sequence[Loaded]]) -> tuple[str, ...]:

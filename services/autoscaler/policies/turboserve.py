@@ -8,7 +8,7 @@ import math
 
 import msgspec
 
-from services.autoscaler.policies.change import clamp, to_count
+from services.autoscaler.policies.change import clamp, to_capacity
 from services.autoscaler.policies.forecast import Learned, active_in, first, learn
 from services.autoscaler.policies.hold import Wanted, most, remember
 from services.autoscaler.policies.view import Decision, View
@@ -41,7 +41,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         desired = clamp(most(wanted), view)
         if most(wanted) > count:
             reason += f"; {most(wanted)} were wanted {view.now_s - wanted[0][0]:.0f} s ago"
-        change = to_count(desired, view, undrain=self.undrain)
+        change = to_capacity(desired, view, undrain=self.undrain)
         return Decision(desired, change, reason, TurboserveMemory(learned, wanted))
 
     def _learn(self, view: View, memory: TurboserveMemory | None) -> Learned:
