@@ -21,6 +21,7 @@ from services.worker.mover.port import Port
 from services.worker.report import Reporter
 from services.worker.roster import Roster
 from services.worker.settings import WorkerSettings
+from services.worker.shelf import Shelf
 from services.worker.states import States
 from services.worker.texts import Texts
 from services.worker.tiers import Tiers
@@ -60,9 +61,9 @@ def assemble(process: Process[WorkerSettings], reporter: Reporter, log: ChunkLog
     cold = _cold(process, model.spec)
     desk = Desk(process.bus, log, roster, model.spec, settings.cell, process.instance, cold)
     holdings = Holdings(desk, loaded.room, on_empty=process.stopping.set)
-    states = States(Tiers(model, loaded.pool, loaded.room.hot), settings.write_behind)
+    states = States(Shelf(Tiers(model, loaded.pool, loaded.room.hot)), settings.write_behind)
     if cold is not None:
-        states.on_lost = lost
+        states.shelf.on_lost = lost
         process.spawn("cold tier", cold.run())
     encode = loading.encode_settings(settings)
     engine = Engine(model, states, roster, encode, deliver, loaded.measured.curves(), cold is not None)

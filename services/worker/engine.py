@@ -86,7 +86,7 @@ class Engine:
     _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_FRAMES_WAITING))
 
     def __post_init__(self) -> None:
-        self.states.under_way = self._chunks
+        self.states.shelf.under_way = self._chunks
         self.errands = Errands(self.roster.changed)
 
     @overload
@@ -105,7 +105,7 @@ class Engine:
             while True:
                 stopping = self._stopping
                 self.errands.run()
-                self.states.make_ready()
+                self.states.shelf.make_ready()
                 self._fetch_ahead()
                 self._tell_boundaries()
                 if orders := self._next_batch():
@@ -143,7 +143,7 @@ class Engine:
         state a move still holds, and one whose state is still coming, as long as there are others to step.
         """
         candidate, states = self.roster.candidate(copy, stepping), self.states
-        placed = stepping is not None or states.has_place(copy) or states.room() > 0
+        placed = stepping is not None or states.has_place(copy) or states.shelf.room() > 0
         coming = bool(self._chunks) and states.coming(copy)
         waiting = not placed or coming or states.outdated(copy)
         return candidate._replace(held=True) if waiting else candidate

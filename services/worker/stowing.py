@@ -14,7 +14,7 @@ from services.worker.tiers import DEVICE, NONE, Kept
 from shared.contracts.fleet import PhaseTime
 
 if TYPE_CHECKING:
-    from services.worker.states import States
+    from services.worker.shelf import Shelf
 
 
 class Stowed(NamedTuple):
@@ -28,21 +28,21 @@ class Stowed(NamedTuple):
 class Stowing(Later[Stowed]):
     """`wanted`: "device" or "host". A state that is busy (a chunk under way, a move) is waited for."""
 
-    def __init__(self, states: States, copy: Copy, wanted: str) -> None:
-        self._states, self._copy, self._wanted = states, copy, wanted
+    def __init__(self, shelf: Shelf, copy: Copy, wanted: str) -> None:
+        self._shelf, self._copy, self._wanted = shelf, copy, wanted
         self._copying: Copying | None = None
         self._phases: list[PhaseTime] = []
         self._since = time.perf_counter()
 
     def poll(self) -> Stowed | None:
-        kept = self._states.kept(self._copy)
+        kept = self._shelf.kept.get(self._copy)
         if kept is None:
             return self._done(NONE)
         if self._copying is not None:
             return self._end(kept, self._copying) if self._copying.over else None
         if kept.hot == (self._wanted == DEVICE) or kept.reserved:
             return self._done(self._copy.tier)
-        if self._states.busy(self._copy):
+        if self._shelf.busy(self._copy):
             return None
         self._copying = self._begin(kept)
         return self._done(self._copy.tier) if self._copying is None else self.poll()
@@ -50,11 +50,11 @@ class Stowing(Later[Stowed]):
     def _begin(self, kept: Kept) -> Copying | None:
         """None: there is no room."""
         if self._wanted == DEVICE:
-            copying = self._states.take_in(self._copy, kept)
+            copying = self._shelf.take_in(self._copy, kept)
             self._phase("take")
         else:
             self._phase("wait")
-            copying = self._states.take_out(self._copy, kept)
+            copying = self._shelf.take_out(self._copy, kept)
         return copying
 
     def _end(self, kept: Kept, copying: Copying) -> Stowed:
@@ -63,10 +63,10 @@ class Stowing(Later[Stowed]):
         self._phases.append(PhaseTime("copy", copying.duration_s))
         self._since += copying.duration_s
         if self._wanted == DEVICE:
-            self._states.tiers.usable(kept)
+            self._shelf.tiers.usable(kept)
             self._phase("adopt")
         else:
-            self._states.tiers.settle()
+            self._shelf.tiers.settle()
             self._phases.append(PhaseTime("free", max(0.0, seen_s - copying.duration_s)))
         return self._done(self._copy.tier)
 

@@ -17,6 +17,7 @@ from services.worker.engine import Engine, Made
 from services.worker.offload import HostPool
 from services.worker.roster import Roster
 from services.worker.runner import Runner
+from services.worker.shelf import Shelf
 from services.worker.states import States
 from services.worker.tiers import Tiers
 from tests.fixtures.worker_wire import new_own, next_own, steered
@@ -32,7 +33,7 @@ class Bench:
     def __init__(self, model: Runner, hot: int, host: int) -> None:
         self.roster = Roster(1.0, lambda: None)
         self.pool = HostPool(host, model.spec.state_bytes, "cpu")
-        self.states = States(Tiers(model, self.pool, hot))
+        self.states = States(Shelf(Tiers(model, self.pool, hot)))
         curves = {"": Curve("all", ((1, 1.0), (2, 1.5)))}
         self.engine = Engine(model, self.states, self.roster, EncodeSettings(), self._deliver, curves)
         self.made: dict[str, list[bytes]] = {}
@@ -63,7 +64,7 @@ class Bench:
             self.engine.errand(lambda: True).result(WAIT_S)
 
     def suspended(self) -> int:
-        return sum(not kept.hot for kept in self.states._kept.values())
+        return sum(not kept.hot for kept in self.states.shelf.kept.values())
 
 
 @contextmanager
@@ -199,9 +200,8 @@ def test_a_picture_that_begins_anew_waits_until_a_move_lets_go_of_the_old_one(ti
         assert copy.next_chunk == 7
         bench.engine.errand(lambda: bench.states.let_go(copy)).result(WAIT_S)
         bench.until(lambda: copy.next_append > 7)
-        state = bench.engine.errand(lambda: bench.states.kept(copy)).result(WAIT_S)
-        assert state is not None
-        assert state.state.origin == 7
+        counters = bench.engine.errand(lambda: bench.states.counters(copy)).result(WAIT_S)
+        assert counters["origin"] == 7
 
 
 def test_an_operator_suspends_and_resumes_between_chunks(tiny: Runner) -> None:

@@ -34,7 +34,7 @@ class Memory:
         self.frames: dict[str, list[npt.NDArray[np.float64]]] = defaultdict(list)
         self._deliver = bench.engine.deliver
         bench.engine.deliver, bench.engine.keep_latents = self.deliver, True
-        bench.states.on_lost = bench.roster.lost
+        bench.states.shelf.on_lost = bench.roster.lost
 
     def deliver(self, made: Made) -> None:
         assert made.latents is not None

@@ -14,6 +14,7 @@ from services.worker import runner
 from services.worker.copies import Copy, Order
 from services.worker.models.protocol import SessionModel, State
 from services.worker.runner import Runner
+from services.worker.shelf import Shelf
 from services.worker.states import NoRoom, States
 from services.worker.stowing import Stowed
 from services.worker.tiers import Tiers
@@ -71,8 +72,7 @@ class World:
         self.pool = LatePool(host, model.spec.state_bytes)
         self.played = [Played(key, reference) for key in range(count)]
         self.under_way: dict[Copy, None] = {}
-        self.states = States(Tiers(Runner(model, "cpu"), self.pool, slots), under_way=self.under_way)
-        self.states.on_lost = self._lost
+        self.states = States(Shelf(Tiers(Runner(model, "cpu"), self.pool, slots), self.under_way, self._lost))
         self.stowing: list[Callable[[], Stowed | None]] = []
         self.now = 0.0
 
@@ -84,7 +84,7 @@ class World:
         self.now += 1
         self.pool.advance(self.chance, self.chance.randrange(12))
         self.stowing = [poll for poll in self.stowing if poll() is None]
-        self.states.make_ready()
+        self.states.shelf.make_ready()
         self.states.forget()
         hot = [one for one in self.played if self.states.has_place(one.copy)]
         assert len(hot) <= self.states.tiers.slots
@@ -96,7 +96,7 @@ class World:
         if one.order is None:
             if self.under_way:
                 states.fetch_ahead(one.copy)
-            placed = states.has_place(one.copy) or states.room() > 0
+            placed = states.has_place(one.copy) or states.shelf.room() > 0
             if placed and not (self.under_way and states.coming(one.copy)):
                 one.copy.used_at = self.now
                 try:
@@ -160,8 +160,8 @@ class World:
             self.pool._memory.shape[0],
             self.states.tiers.slots,
         )
-        assert not self.states._kept
-        assert not self.states._held
+        assert not self.states.shelf.kept
+        assert not self.states.shelf.held
 
 
 def states_decode(states: States, state: State) -> Frames:
@@ -185,15 +185,15 @@ def act(world: World, action: str, number: int) -> None:
         one.copy.own = steered(own, PROMPTS[number % 3])
     elif action in {"host", "device"}:
         world.stowing.append(states.stow(one.copy, action).poll)
-    elif action == "hold" and world.states.room() > 1:
+    elif action == "hold" and world.states.shelf.room() > 1:
         states.hold(one.copy)
     elif action == "go":
         states.let_go(one.copy)
-    elif action == "carry" and not (states._held & {one.copy}):
+    elif action == "carry" and not (states.shelf.held & {one.copy}):
         other = world.played[(number + 1) % len(world.played)]
-        if other is not one and other.copy not in states._held:
+        if other is not one and other.copy not in states.shelf.held:
             world.carry(one, other)
-    elif action == "new" and not one.order and one.copy not in states._held:
+    elif action == "new" and not one.order and one.copy not in states.shelf.held:
         one.copy.generation += 1
         one.lost()
     world.settle()
@@ -269,7 +269,7 @@ def test_a_state_that_is_held_stays_also_when_its_copy_is_gone() -> None:
     world.states.forget()
     memory = world.states.memory(one.copy).copy()
     assert memory.any()
-    assert world.states.room() == 0
+    assert world.states.shelf.room() == 0
     world.states.let_go(one.copy)
     assert not world.states.reserve(other.copy).any(), "its bytes went with it"
     world.states.let_go(other.copy)
@@ -280,7 +280,7 @@ def test_a_state_that_is_held_stays_also_when_its_copy_is_gone() -> None:
 def test_in_full_host_memory_mirrors_of_the_hot_give_way_and_then_the_longest_suspended() -> None:
     world = World(SlotModel(1), TinyModel(), 1, 2, 0, 1)
     lost: list[int] = []
-    world.states.on_lost = lambda copy: lost.append(copy.key)
+    world.states.shelf.on_lost = lambda copy: lost.append(copy.key)
     played = [Played(key, TinyModel()) for key in range(4)]
     for now, one in enumerate(played):
         world.now = one.copy.used_at = now
