@@ -12,8 +12,9 @@ import msgspec
 
 from services.worker.commit import Arrival
 from services.worker.copies import Copy
-from services.worker.mover.links import Transfer
+from services.worker.mover.chores import Chores
 from services.worker.mover.port import Account, Port
+from services.worker.mover.receiving import Receiving
 from services.worker.moving.decisions import Forget, Free, Own, Start, TargetDecision
 from services.worker.moving.facts import (
     Complete,
@@ -29,17 +30,9 @@ from services.worker.moving.patience import REST
 from services.worker.moving.target import reserve, target_step
 from services.worker.states import NoRoom
 from services.worker.transfer.link import LinkLost, LinkRefused
-from services.worker.transfer.manifest import (
-    ManifestRefused,
-    Span,
-    check_spans,
-    checksum_of,
-    cut,
-    merge,
-    tag_of,
-)
+from services.worker.transfer.manifest import ManifestRefused
 from shared.bus import Refused
-from shared.contracts.moves import HandOver, Reserve, Stage
+from shared.contracts.moves import Reserve, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +49,10 @@ class Incoming:
         self._patience = port.patience("tcp")
         self._account = Account(port, asked.move)
         self._target = reserve(asked.move, self._patience, time.monotonic())
-        self._memory: Any = None
-        self._fence: Callable[[], None] | None = None
-        self._covered: list[Span] = []
-        self._stages: set[int] = set()
-        self._hand_over: HandOver | None = None
-        self._counters: dict[str, Any] = {}
-        self._receiving: asyncio.Future[None] | None = None
+        self._receiving: Receiving | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores = Chores(self.move.session, lambda why: self.tell(Failed(why)))
         self._loop = asyncio.get_running_loop()
         self.reserved = self._loop.create_task(self._reserve(), name=f"move {self.move.move_id}")
 
@@ -87,7 +74,9 @@ class Incoming:
             if before is not None:  # it has ended
                 await port.holdings.let_go(before)
             self.copy = copy = await port.holdings.reserve(self._asked.own)
-            self._memory, self._fence = await port.errand(lambda: self._reserve_memory(copy))
+            memory, fence = await port.errand(lambda: self._reserve_memory(copy))
+            state_bytes = self._asked.compatibility.state_bytes
+            self._receiving = Receiving(port.links, self.move, state_bytes, memory, fence)
         except NoRoom as error:
             self.end("freed", str(error))
             raise Refused("no_slot", str(error), "choose another worker") from None
@@ -105,53 +94,26 @@ class Incoming:
 
     def hear_stage(self, stage: Stage) -> None:
         """The bytes are on their way: take them. Raises `Refused`."""
-        fence = self._fence
-        if fence is None or not self.receiving or self._ending is not None:
+        if self._receiving is None or not self.receiving or self._ending is not None:
             raise Refused("freed", f"move {self.move.move_id} is not receiving any more")
-        left_s = stage.deadline_at - time.time()
-        if left_s <= 0:
-            raise Refused("too_late", "the stage's deadline has passed")
-        self._check(stage)
-        tag, until = tag_of(self.move.move_id, stage.stage), time.monotonic() + left_s
-        transfer = Transfer(cut(self._memory, stage.spans), tag, until, fence)
-        arriving = self._port.links.receive(self.move.source, transfer)
-        self._receiving = arriving
-        if not self._stages:
+        first = not self._receiving.begun
+        arriving = self._receiving.take(stage)
+        if first:
             self._account.lap("link")
-        self._stages.add(stage.stage)
-        self._covered = merge([*self._covered, *stage.spans])
-        self._spawn(self._receive(stage, arriving))
+        self._chores.begin(self._receive(self._receiving, stage, arriving))
         if stage.hand_over is not None:
-            self._hand_over = stage.hand_over
             self.tell(Promised(stage.hand_over.next_chunk))
 
-    def _check(self, stage: Stage) -> None:
-        try:
-            check_spans(stage.spans, self._asked.compatibility.state_bytes)
-            if (stage.stage == REST) != (stage.hand_over is not None) or stage.stage in self._stages:
-                raise ManifestRefused(f"stage {stage.stage} came twice, or not with what belongs to it")
-            if stage.hand_over is not None:
-                self._counters = msgspec.msgpack.decode(stage.hand_over.counters, type=dict[str, Any])
-        except ManifestRefused as error:
-            raise Refused("bad_spans", str(error)) from None
-        except msgspec.DecodeError as error:
-            raise Refused("bad_counters", f"the state's counters can't be read: {error}") from None
-
-    async def _receive(self, stage: Stage, arriving: asyncio.Future[None]) -> None:
+    async def _receive(self, receiving: Receiving, stage: Stage, arriving: asyncio.Future[None]) -> None:
         try:
             await asyncio.shield(arriving)
-            if stage.checksum:
-                await self._verify(stage.checksum)
+            await receiving.verify(stage.checksum)
         except (LinkLost, LinkRefused, ManifestRefused) as error:
             self.tell(Failed(str(error)))
             return
         if stage.stage == REST:
             self._account.lap("receive")
             self.tell(Complete())
-
-    async def _verify(self, checksum: str) -> None:
-        if await asyncio.to_thread(checksum_of, cut(self._memory, self._covered)) != checksum:
-            raise ManifestRefused(f"other bytes arrived by move {self.move.move_id} than were sent")
 
     # Facts.
 
@@ -184,7 +146,7 @@ class Incoming:
     def _carry_out(self, decision: TargetDecision) -> None:
         match decision:
             case Start(_, epoch):
-                self._spawn(self._start(epoch))
+                self._chores.begin(self._start(epoch))
             case Own():
                 self.end("owner", "")
             case Free(why):
@@ -200,26 +162,27 @@ class Incoming:
             self._timer = self._loop.call_later(left_s, self.tell, Tick())
 
     async def _start(self, epoch: int) -> None:
-        port, copy, hand_over = self._port, self.copy, self._hand_over
+        port, copy, receiving = self._port, self.copy, self._receiving
         assert copy is not None
+        assert receiving is not None
+        hand_over = receiving.hand_over
         assert hand_over is not None
         own = msgspec.structs.replace(hand_over.own, epoch=epoch, move_id=self.move.move_id)
         port.holdings.desk.roster.land(copy, own, hand_over, self.move.move_id)
         arrival = Arrival(hand_over.unappended, self._patience.proving_s, self._hear_first)
         port.holdings.begin(copy, arrival)
         try:
-            await port.errand(lambda: self._adopt(copy, hand_over.shown))
+            await port.errand(lambda: self._adopt(copy, receiving.counters, hand_over.shown))
         except Exception as error:
             logger.exception("the state that came can't be used", extra={"session": self.move.session})
             self.tell(FirstAppend(False, f"the state that came can't be used: {error}"))
             return
-        self._memory = None
         self._account.lap("adopt")
         await self._account.say("arrived")
 
-    def _adopt(self, copy: Copy, shown: str) -> None:
+    def _adopt(self, copy: Copy, counters: dict[str, Any], shown: str) -> None:
         """On the device thread, which may begin a chunk of it at once."""
-        self._port.states.adopt(copy, self._counters, shown)
+        self._port.states.adopt(copy, counters, shown)
         self._port.holdings.desk.roster.arrive(copy)
 
     # The end.
@@ -242,16 +205,12 @@ class Incoming:
         """The slot is given away only once no thread writes to it any more."""
         port = self._port
         await asyncio.wait({self.reserved})  # or its place would be taken after this
-        copy = self.copy
-        for task in self._tasks:
-            task.cancel()
-        if self._receiving is not None and not self._receiving.done():
-            port.links.abort(self.move.source)
-            await asyncio.wait({self._receiving})
-        if copy is not None:
-            await port.holdings.let_go(copy)
-            await port.let_go(copy)
-        self._memory = None
+        await self._chores.stop(self._patience.frozen_s)
+        if self._receiving is not None:
+            await self._receiving.stop()
+        if self.copy is not None:
+            await port.holdings.let_go(self.copy)
+            await port.let_go(self.copy)
         if self._target.boundary is None:
             await port.call_off(self.move.source, self.move, why)
         logger.info("reservation freed: %s", why, extra={"session": self.move.session})
@@ -259,15 +218,3 @@ class Incoming:
     async def closed(self) -> None:
         if self._ending is not None:
             await asyncio.wait({self._ending})
-
-    def _spawn(self, work: Any) -> None:
-        task: asyncio.Task[None] = self._loop.create_task(self._guarded(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _guarded(self, work: Any) -> None:
-        try:
-            await work
-        except Exception as error:
-            logger.exception("a move failed", extra={"session": self.move.session})
-            self.tell(Failed(f"{type(error).__name__}: {error}"))

@@ -10,19 +10,16 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-import msgspec
 from nats.aio.subscription import Subscription
 
 from services.worker.copies import Copy
 from services.worker.dropped import DroppedEpochs
 from services.worker.holdings import unsubscribe
+from services.worker.mover import gate
 from services.worker.mover.incoming import Incoming
 from services.worker.mover.outgoing import Outgoing
 from services.worker.mover.port import Port
 from services.worker.moving.facts import Dropped, Failed, Told
-from services.worker.refusals import refuse_unfit
-from services.worker.transfer.link import LinkRefused
-from services.worker.transfer.manifest import ManifestRefused, check_compatible
 from shared.bus import Meta, Refused
 from shared.contracts.fleet import Own
 from shared.contracts.moves import (
@@ -152,31 +149,14 @@ class Mover:
 
     def _refuse_reservation(self, asked: Reserve) -> None:
         """Raises `Refused`."""
-        move, desk = asked.move, self.port.holdings.desk
+        move = asked.move
         self._refuse_old(move, asked.deadline_at)
-        self._refuse_unfit(asked)
+        gate.refuse_unfit_state(self.port, asked)
         if any(incoming.receiving for incoming in self._incoming.values()):
             raise Refused("busy", "another session is arriving here", "try again in a moment")
         if self._outgoing is not None and self._outgoing.move.target == move.source:
             raise Refused("busy", f"a session is leaving for {move.source}", "try again in a moment")
-        if move.target_epoch <= self.dropped_epochs.through(move.session):
-            told = f"this worker was told to drop epoch {move.target_epoch} of {move.session}"
-            raise Refused("stale", told)
-        held = desk.roster.get(move.session)
-        if held is not None and not held.ended:
-            raise Refused("busy", f"this worker still holds a copy of {move.session}", "have it dropped")
-
-    def _refuse_unfit(self, asked: Reserve) -> None:
-        """What no free slot would help."""
-        move, desk = asked.move, self.port.holdings.desk
-        if (move.session, move.target) != (asked.own.session, desk.worker):
-            raise Refused("bad_move", f"{move.move_id} is not a move of {asked.own.session} to {desk.worker}")
-        own = msgspec.structs.replace(asked.own, deadline_at=asked.deadline_at)
-        refuse_unfit(own, desk.spec, time.time())
-        try:
-            check_compatible(asked.compatibility, self.port.compatibility)
-        except ManifestRefused as error:
-            raise Refused("incompatible", str(error), "choose another worker") from None
+        gate.refuse_held(self.port, move, self.dropped_epochs.through(move.session))
 
     async def _move_out(self, order: MoveOut, _meta: Meta) -> MovingOut:
         outgoing = self._outgoing
@@ -197,20 +177,10 @@ class Mover:
             raise Refused("busy", "another session is leaving", "try again in a moment")
         if any(i.receiving and i.move.source == move.target for i in self._incoming.values()):
             raise Refused("busy", f"a session is arriving from {move.target}", "try again in a moment")
-        copy = self.port.holdings.desk.roster.get(move.session)
-        if copy is None or copy.arriving or copy.gone:
-            raise Refused("no_copy", f"this worker holds no copy of {move.session}")
-        if copy.own.epoch != move.epoch or copy.ended or copy.move_id:
-            state = copy.ended or (f"unproven since {copy.move_id}" if copy.move_id else "there")
-            raise Refused("stale", f"the copy of {move.session} has epoch {copy.own.epoch} and is {state}")
-        try:
-            return copy, self.port.links.choose(order.transports)
-        except LinkRefused as error:
-            raise Refused("no_transport", str(error)) from None
+        return gate.leaving_copy(self.port, move), gate.chosen_transport(self.port, order)
 
     def _refuse_old(self, move: Move, deadline_at: float) -> None:
-        if time.time() > deadline_at:
-            raise Refused("too_late", "the request's deadline has passed", "repeat it with a new one")
+        gate.refuse_late(deadline_at)
         if move.move_id in self._over:
             raise Refused("stale", f"move {move.move_id} is over")
 

@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-import msgspec
-from nats.aio.subscription import Subscription
+from collections.abc import Callable
+from typing import Any
 
 from services.worker.copies import Copy
-from services.worker.holdings import unsubscribe
-from services.worker.models.protocol import Part
+from services.worker.mover import readings
+from services.worker.mover.chores import Chores
+from services.worker.mover.log_watch import LogWatch
 from services.worker.mover.port import Account, Port
+from services.worker.mover.readings import Held, Reading, versions
 from services.worker.mover.shipping import FAILURES, Shipping
 from services.worker.moving.decisions import Forget, Freeze, GoOn, Send, SourceDecision
 from services.worker.moving.facts import Boundary, Dropped, Failed, Logged, Sent, SourceFact, Tick, Told
-from services.worker.moving.patience import REST, PartVersion
+from services.worker.moving.patience import REST
 from services.worker.moving.source import Source, begin, source_step
 from services.worker.states import NoRoom
 from services.worker.transfer.manifest import Span, merge
-from shared.bus import BusAway, Refused
+from shared.bus import Refused
 from shared.contracts.moves import HandOver, MoveOut
-from shared.contracts.stream import ChunkReady
-from shared.contracts.subjects import CHUNK_READY
 
 logger = logging.getLogger(__name__)
-
-_LOOK_S = 0.5  # into the log, before a late move is given up
-
-
-class _Reading(NamedTuple):
-    """The state at a boundary. `fence`: returns once the device is done with it. `at`: wall clock."""
-
-    next_chunk: int
-    parts: Mapping[str, Part]
-    counters: bytes
-    shown: str
-    fence: Callable[[], None]
-    at: float
 
 
 class Outgoing:
@@ -61,13 +44,11 @@ class Outgoing:
         self._source: Source | None = None
         self._generation = copy.generation
         self._shipping: Shipping | None = None
-        self._parts: Mapping[str, Part] = {}
-        self._fence: Callable[[], None] = lambda: None
-        self._reading: _Reading | None = None
+        self._newest: Held | Reading | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._log_heard: Subscription | None = None
+        self._log = LogWatch(port.holdings.desk, copy, lambda epoch: self.tell(Logged(epoch)))
         self._ending: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores = Chores(self.move.session, lambda why: self.tell(Failed(why)))
         self._loop = asyncio.get_running_loop()
         port.holdings.desk.roster.leave(copy, True)
         self.held = self._loop.create_task(self._hold(), name=f"move {self.move.move_id}")
@@ -84,15 +65,8 @@ class Outgoing:
     async def _hold(self) -> None:
         """Keep the state in its place. Raises `Refused` if there is none to carry."""
         states, copy = self._port.states, self.copy
-
-        def hold() -> tuple[Any, Callable[[], None], Mapping[str, Part]] | None:
-            """What a part's version is before it is read is right: if it changes, it is sent again."""
-            if not states.hold(copy):
-                return None
-            return states.memory(copy), states.fence(), states.parts(copy)
-
         try:
-            held = await self._port.errand(hold)
+            held = await self._port.errand(lambda: readings.hold(states, copy))
         except NoRoom as error:
             self.end("stayed", str(error))
             raise Refused("no_slot", f"{self.move.session} can't be made ready to leave: {error}") from None
@@ -102,31 +76,28 @@ class Outgoing:
         if held is None:
             self.end("stayed", "nothing to move")
             raise Refused("nothing_to_move", f"{self.move.session} has no state here yet", "place it anew")
-        memory, self._fence, self._parts = held
-        self._shipping = Shipping(self._port, self.move, self._transport, memory)
+        self._newest = held
+        self._shipping = Shipping(self._port, self.move, self._transport, held.memory)
         self._account.lap("hold")
 
     def go(self) -> None:
         if self._ending is None:
-            self._spawn(self._begin())
+            self._chores.begin(self._begin())
 
     async def _begin(self) -> None:
-        desk, copy = self._port.holdings.desk, self.copy
+        assert self._shipping is not None
+        assert self._newest is not None
         try:
             await self._account.say("copying")
-            self._log_heard = await desk.bus.subscribe(
-                CHUNK_READY, self._hear_ready, cell=desk.cell, tenant=copy.own.tenant, session=copy.session
-            )
-            assert self._shipping is not None
+            await self._log.begin()
             await self._shipping.link(self._patience.copy_s)
             self._account.lap("link")
         except FAILURES as error:
             self.tell(Failed(f"no link to {self.move.target}: {error}"))
             return
         if self._ending is None:
-            self._source, decisions = begin(
-                self.move, _versions(self._parts), self._patience, time.monotonic()
-            )
+            parts = versions(self._newest.parts)
+            self._source, decisions = begin(self.move, parts, self._patience, time.monotonic())
             self._carry_out(decisions)
 
     # Facts.
@@ -149,9 +120,6 @@ class Outgoing:
             case Dropped(epoch) if epoch >= self.move.epoch:
                 self.end("gone", "dropped")
 
-    def _hear_ready(self, ready: ChunkReady, _meta: object) -> None:
-        self.tell(Logged(ready.epoch))
-
     def at_boundary(self) -> None:
         """On the device thread: the frozen copy has no chunk there."""
         copy, states = self.copy, self._port.states
@@ -159,14 +127,7 @@ class Outgoing:
             if copy.ended or copy.gone or copy.generation != self._generation:
                 self._from_device(self.tell, Failed("the copy ended, or began anew"))
                 return
-            reading = _Reading(
-                copy.next_chunk,
-                states.parts(copy),
-                msgspec.msgpack.encode(states.counters(copy)),
-                states.shown(copy),
-                states.fence(),
-                time.time(),
-            )
+            reading = readings.read(states, copy)
             self._from_device(self._hear_boundary, reading)
         except Exception as error:
             logger.exception("reading a state failed", extra={"session": self.move.session})
@@ -175,25 +136,19 @@ class Outgoing:
     def _from_device(self, call: Callable[..., None], *arguments: Any) -> None:
         self._loop.call_soon_threadsafe(call, *arguments)
 
-    def _hear_boundary(self, reading: _Reading) -> None:
+    def _hear_boundary(self, reading: Reading) -> None:
         self._account.lap("close")
-        self._reading, self._parts, self._fence = reading, reading.parts, reading.fence
-        self.tell(Boundary(reading.next_chunk, _versions(reading.parts)))
+        self._newest = reading
+        self.tell(Boundary(reading.next_chunk, versions(reading.parts)))
 
     def _late(self) -> None:
         if self.frozen:
-            self._spawn(self._look_into_the_log())
+            self._chores.begin(self._look_before_giving_up())
         else:
             self.tell(Tick())
 
-    async def _look_into_the_log(self) -> None:
-        """The target's chunk may be there though nobody said so."""
-        desk = self._port.holdings.desk
-        with contextlib.suppress(BusAway, TimeoutError):
-            async with asyncio.timeout(_LOOK_S):
-                last = await desk.log.last(self.copy.own.tenant, self.copy.session)
-                if last is not None and last.chunk.worker != desk.worker:
-                    self.tell(Logged(last.chunk.epoch))
+    async def _look_before_giving_up(self) -> None:
+        await self._log.look()
         self.tell(Tick())
 
     # Decisions.
@@ -204,8 +159,8 @@ class Outgoing:
                 case Send(stage, names):
                     self._send(stage, names)
                 case Freeze():
-                    assert self._reading is not None
-                    self._spawn(self._account.say("frozen", at=self._reading.at))
+                    assert isinstance(self._newest, Reading)
+                    self._chores.begin(self._account.say("frozen", at=self._newest.at))
                 case GoOn(why):
                     self.end("stayed", why)
                 case Forget():
@@ -225,29 +180,32 @@ class Outgoing:
     def _send(self, stage: int, names: tuple[str, ...]) -> None:
         if stage != REST:
             self._port.holdings.desk.roster.thaw(self.copy)
-        spans = merge(span for name in names for span in self._parts[name].spans)
-        self._spawn(self._ship(stage, spans))
+        assert self._newest is not None
+        spans = merge(span for name in names for span in self._newest.parts[name].spans)
+        self._chores.begin(self._ship(stage, spans, self._newest))
 
-    async def _ship(self, stage: int, spans: list[Span]) -> None:
+    async def _ship(self, stage: int, spans: list[Span], newest: Held | Reading) -> None:
         assert self._shipping is not None
         assert self._source is not None
         until = self._source.wake_at or time.monotonic()
         try:
             if stage == REST:
-                await self._shipping.send_rest(spans, until, self._fence, self._hand_over())
+                assert isinstance(newest, Reading)
+                await self._shipping.send_rest(spans, until, newest.fence, self._hand_over(newest))
             else:
-                await self._shipping.send_ahead(stage, spans, until, self._fence)
+                await self._shipping.send_ahead(stage, spans, until, newest.fence)
         except FAILURES as error:
             self.tell(Failed(str(error) or type(error).__name__))
             return
         self._account.sent_bytes += sum(end - start for start, end in spans)
         self._account.lap("rest" if stage == REST else "copy")
         self.tell(Sent(stage))
+        if stage == REST:  # others may need the state's place; if it stays, it may come back to one
+            await self._port.let_go(self.copy)
 
-    def _hand_over(self) -> HandOver:
+    def _hand_over(self, reading: Reading) -> HandOver:
         """Commands that came before the freeze are in it; later ones wait."""
-        assert self._reading is not None
-        copy, reading = self.copy, self._reading
+        copy = self.copy
         return HandOver(
             reading.next_chunk,
             copy.own,
@@ -270,13 +228,13 @@ class Outgoing:
 
     async def _close(self, why: str) -> None:
         port, copy = self._port, self.copy
-        await self._stop_sending()
+        # Before the copy goes on: what it changes may not be sent as what it was at the freeze.
+        await self._chores.stop(self._patience.frozen_s)
         if self.outcome == "gone":
             await port.holdings.let_go(copy)
         port.holdings.desk.roster.thaw(copy)
         self.settled.set()
-        if self._log_heard is not None:
-            await unsubscribe(self._log_heard)
+        await self._log.end()
         await port.let_go(copy)
         port.holdings.desk.roster.leave(copy, False)
         self._shipping = None
@@ -286,33 +244,6 @@ class Outgoing:
         await self._account.end(self.outcome, why)
         self._on_over()
 
-    async def _stop_sending(self) -> None:
-        """Before the copy goes on: what it changes may not be sent as what it was at the freeze."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._patience.frozen_s)
-
     async def closed(self) -> None:
         if self._ending is not None:
             await asyncio.wait({self._ending})
-
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = self._loop.create_task(self._guarded(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _guarded(self, work: Any) -> None:
-        try:
-            await work
-        except Exception as error:
-            logger.exception("a move failed", extra={"session": self.move.session})
-            self.tell(Failed(f"{type(error).__name__}: {error}"))
-
-
-def _versions(parts: Mapping[str, Part]) -> dict[str, PartVersion]:
-    return {
-        name: PartVersion(part.version, sum(end - start for start, end in part.spans))
-        for name, part in parts.items()
-    }
