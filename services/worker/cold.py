@@ -96,7 +96,9 @@ class Cold:
         self._failing = True
 
     async def past(self, own: Own, next_chunk: int) -> tuple[PastChunk, ...]:
-        """What the state that makes `next_chunk` can be rebuilt from, oldest first. Empty: nothing fits."""
+        """What the state that makes `next_chunk` can be rebuilt from, oldest first. Empty: nothing fits, or
+        whatever went wrong: the session waits for this, so it always answers.
+        """
         try:
             async with asyncio.timeout(SEEK_S):
                 await self._settle(own.session)
@@ -107,7 +109,9 @@ class Cold:
         except (BusAway, TimeoutError, ValueError) as error:
             text = str(error) or f"no answer within {SEEK_S:g} s"
             logger.warning("cold tier: %s", text, extra={"session": own.session})
-            return ()
+        except Exception:
+            logger.exception("cold tier: not read", extra={"session": own.session})
+        return ()
 
     async def idle(self) -> None:
         """Until all that was kept is there, or given up: before a worker ends, with a deadline of its own."""

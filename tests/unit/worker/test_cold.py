@@ -112,6 +112,15 @@ async def test_what_nobody_understands_begins_anew(bus: Bus) -> None:
         assert await tier.past(own, 1) == ()
 
 
+async def test_whatever_goes_wrong_the_session_is_answered(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise LookupError("nobody thought of that")
+
+    monkeypatch.setattr(LatentLog, "past", fail)
+    async with running(bus) as tier:
+        assert await tier.past(new_own(), 1) == ()
+
+
 async def test_a_store_that_hangs_costs_a_bounded_wait_and_keeps_the_newest(
     fresh_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
