@@ -226,7 +226,10 @@ def test_priority_goes_first_and_tenants_share(view: View, extra: int) -> None:
 class Cloud:
     """A fleet that does as it is told, with sessions spread evenly, for policies of its size."""
 
-    def __init__(self, name: str, boot_s: float, node_size: int, maximum: int, **given_settings: Any) -> None:
+    def __init__(
+        self, name: str, boot_s: float, node_size: int, maximum: int, spare: int = 0, **given_settings: Any
+    ) -> None:
+        self.spare = spare
         self.policy = fleet_policies.named(name, given_settings)
         self.boot_s, self.node_size, self.maximum = boot_s, node_size, maximum
         self.workers: dict[str, fleet.Worker] = {}
@@ -271,6 +274,7 @@ class Cloud:
             minimum=0,
             maximum=self.maximum,
             node_size=self.node_size,
+            spare=self.spare,
             frozen=frozen,
         )
 
@@ -325,7 +329,7 @@ def test_a_fleet_keeps_to_its_limits_and_to_whole_nodes(
 @settings(max_examples=60)
 def test_a_fleet_does_not_flap(name: str, hold_s: float, demand: list[tuple[int, int, int]]) -> None:
     """Within its hold (ours: a boot time) after growing, a fleet doesn't shrink: one reversal at most."""
-    given_settings = {"hold_s": hold_s} if name == "paper" else {}
+    given_settings: dict[str, Any] = {"hold_s": hold_s} if name == "paper" else {}
     cloud, now_s = Cloud(name, 30.0, 1, maximum=12, **given_settings), 0.0
     grew_s, before = -1000.0, None
     for past_s, active, idle in demand:
@@ -348,6 +352,15 @@ def test_a_frozen_fleet_stays(name: str) -> None:
     for active in (24, 0, 3):
         cloud.step(400.0 + active, active, 0, frozen=True)
         assert cloud.staying() == size
+
+
+@pytest.mark.parametrize("name", ["paper", "turboserve"])
+def test_spare_workers_are_kept_and_don_t_add_up(name: str) -> None:
+    bare, spare = Cloud(name, 0.0, 1, maximum=12), Cloud(name, 0.0, 1, maximum=12, spare=2)
+    for now_s in range(200):
+        bare.step(float(now_s), 6, 0)
+        spare.step(float(now_s), 6, 0)
+    assert spare.staying() == bare.staying() + 2
 
 
 def test_what_drains_is_taken_back_before_anything_is_bought() -> None:

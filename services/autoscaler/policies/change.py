@@ -18,7 +18,7 @@ def clamp(desired: int, view: View) -> int:
     """Within the operator's limits, and whole nodes: up to the next, unless that is more than may be had."""
     if view.frozen:
         return sum(worker.state != "draining" for worker in view.workers)
-    limited = max(view.minimum, min(desired + view.spare, view.maximum))
+    limited = max(view.minimum, min(desired, view.maximum))
     nodes = min(math.ceil(limited / view.node_size), view.maximum // view.node_size)
     return nodes * view.node_size
 

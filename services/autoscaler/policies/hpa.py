@@ -23,8 +23,8 @@ class HpaMemory(msgspec.Struct, frozen=True):
 
 
 class Hpa(msgspec.Struct, frozen=True, tag="hpa"):
-    """`target`: utilisation to keep, active sessions against capacity. `stabilise_s`: its window for
-    shrinking.
+    """It knows no spare workers: a lower target is its way to have some. `target`: utilisation to keep,
+    active sessions against capacity. `stabilise_s`: its window for shrinking.
     """
 
     target: float = 0.7

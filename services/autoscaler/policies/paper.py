@@ -80,7 +80,7 @@ class Paper(msgspec.Struct, frozen=True, tag="paper"):
         least = self._least(view, rho, row.weight if self.weight is None else self.weight)
         wanted = remember(before.wanted, view.now_s, least, self.hold_s)
         have = sum(worker.state != "draining" for worker in view.workers)
-        held = most(wanted)
+        held = most(wanted) + view.spare
         # Out only when some worker is above the target after placement; in when the hold is over.
         desired = clamp(held if held < have or view.rho_max > rho or view.queued else have, view)
         reason = f"{view.active} active at ρ̂ {rho:g}: {least}; highest load ratio {view.rho_max:.2f}"

@@ -38,7 +38,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         count = math.ceil(needed / kind.capacity - 1e-9)
         wanted = memory.wanted if memory is not None else ()
         wanted = remember(wanted, view.now_s, count, self.hold_boots * kind.boot_s)
-        desired = clamp(most(wanted), view)
+        desired = clamp(most(wanted) + view.spare, view)
         if most(wanted) > count:
             reason += f"; {most(wanted)} were wanted {view.now_s - wanted[0][0]:.0f} s ago"
         change = to_capacity(desired, view, undrain=self.undrain)
