@@ -25,6 +25,7 @@ from turboserve.client import Client
 PARTS: dict[str, Callable[[Run], Awaitable[None]]] = {"play": play, "moves": moves}
 _LOADERS = {"tiny": "tests.fixtures.tiny_model"}
 _SHIPPED = {"sprites"}
+_HOST_POOL_GIB = "24"  # six states of 3.6 GB
 
 
 def main(given: list[str] | None = None) -> None:
@@ -111,7 +112,7 @@ def _worker_settings(asked: argparse.Namespace) -> dict[str, str]:
     if loader := _LOADERS.get(asked.model):
         settings["model_loader"] = loader
     elif asked.model not in _SHIPPED:
-        settings["weights_path"] = asked.weights
+        settings |= {"weights_path": asked.weights, "host_pool_gib": _HOST_POOL_GIB}
     if asked.geometry:
         settings["geometry"] = asked.geometry
     return settings | dict(setting.split("=", 1) for setting in asked.worker)
@@ -165,10 +166,8 @@ async def _part(run: Run, name: str) -> bool:
 
 
 async def _leave(out: Path, services: Services, run: Run | None, report: Report) -> None:
-    folder = out / "metrics"
-    folder.mkdir(exist_ok=True)
-    for name, text in (await services.metrics()).items():
-        (folder / f"{name}.txt").write_text(text)
+    told = (await services.metrics()).items()
+    (out / "metrics.txt").write_text("".join(f"## {name}\n{text}\n" for name, text in told))
     if run is not None:
         await run.client.close()
         await run.fleet.close()
