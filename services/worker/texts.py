@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _ASK_S = 20.0  # a CPU takes seconds for a prompt, and others may be in line
 _PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0)
 _GIVE_UP_S = 600.0
+_LONG_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,11 @@ class Texts:
 
     async def _encode(self, copy: Copy, own: Own) -> None:
         try:
+            since = time.monotonic()
             async with asyncio.timeout(_GIVE_UP_S):
                 encoded = await self._ask(own)
+            if (took_s := time.monotonic() - since) > _LONG_S:
+                logger.info("a prompt was encoded after %.1f s", took_s, extra={"session": copy.session})
             self.roster.show(copy, own, self.runner.learn(prompt_of(own.inputs), encoded))
         except TimeoutError:
             self._give_up(copy, f"nobody encoded the prompt within {_GIVE_UP_S:g} s")
