@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.5
 _LAST_WORD_S = 0.3
-NOTHING_TO_MOVE = "nothing_to_move"
-"""The source's refusal: its copy has no state yet."""
+_WITHOUT_STATE = frozenset({"nothing_to_move", "better_rebuilt"})
+"""The source's refusals: its copy has no state yet, or the link is too slow for it."""
 
 
 class Run:
@@ -71,8 +71,8 @@ class Run:
             with timed(self._phases, "order"):
                 await voice.ask_move_out(move, self._target.transports, self._deadline_at)
         except Refused as refused:
-            if refused.refusal.code == NOTHING_TO_MOVE:
-                await self._place()
+            if refused.refusal.code in _WITHOUT_STATE:
+                await self._place(str(refused))
             else:
                 self._over = self._not_begun(str(refused))
         except (NoAnswer, BusAway) as error:
@@ -148,11 +148,11 @@ class Run:
         except Refused as refused:
             logger.info("a move waits for the store: %s", refused, extra={"session": self.move.session})
 
-    async def _place(self) -> None:
-        """There is no state to carry: the target begins the session, or resumes it, as its next owner."""
-        await self._call_off("there is nothing to move")
+    async def _place(self, why: str) -> None:
+        """Without its state: the target begins the session, rebuilds it or resumes it, as its next owner."""
+        await self._call_off(why)
         self._live.move = None
-        self._over = Over("placed")
+        self._over = Over("placed", why)
         try:
             await self._placement.happen(self._live, self._commit())
         except Refused as refused:

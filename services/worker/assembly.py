@@ -6,6 +6,7 @@ import asyncio
 from typing import NamedTuple
 
 from services.worker import loading, measure, report
+from services.worker.carry import Picture
 from services.worker.cold import Cold
 from services.worker.commit import Desk
 from services.worker.control import Control
@@ -82,9 +83,19 @@ def _port(process: Process[WorkerSettings], holdings: Holdings, engine: Engine, 
         engine,
         engine.states,
         compatibility_of(report.model_report(model.spec)),
+        _picture(loaded, rebuilt=holdings.desk.cold is not None),
         settings.move_patience_s,
         settings.move_checksums,
     )
+
+
+def _picture(loaded: Loaded, *, rebuilt: bool) -> Picture:
+    """A chunk's share of the window is what it changes. To rebuild is one forward for each chunk of it."""
+    spec, pace = loaded.runner.spec, loaded.measured.default
+    chunks = max(1, spec.recent_chunks + spec.sink_chunks)
+    rebuild_s = chunks / pace.curve.rate(1) if rebuilt else None
+    chunk_s = measure.chunk_duration_s(spec)
+    return Picture(spec.state_bytes, spec.state_bytes // chunks, chunk_s, rebuild_s)
 
 
 def _cold(process: Process[WorkerSettings], spec: ModelSpec) -> Cold | None:

@@ -147,8 +147,8 @@ class MoveSession(msgspec.Struct, frozen=True):
 
 
 class SessionMoved(msgspec.Struct, frozen=True):
-    """`outcome`: "moved" (with its state), "placed" (there was no state to carry: it begins or resumes
-    there), "stayed" (`why`), "lost" (`why`: after it had moved; it is placed anew). `pause_s`: from the
+    """`outcome`: "moved" (with its state), "placed" (without, `why`: it begins, resumes or is rebuilt there),
+    "stayed" (`why`), "lost" (`why`: after it had moved; it is placed anew). `pause_s`: from the
     freeze until the target could go on.
     """
 

@@ -18,13 +18,14 @@ from shared.contracts.fleet import Own
 from shared.contracts.subjects import ENCODE_TEXT
 from shared.contracts.text import EncodeText, TextEncoded
 from tests.fixtures import tiny_umt5, tiny_wan
+from tests.fixtures.move_wire import MoveWire
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
 from tests.fixtures.worker_wire import CELL, WAIT_S, Wire, new_own, steered, worker_program
 
 pytestmark = pytest.mark.timeout(240)  # transformers alone takes seconds to import, twice here
 
-WORKER = "w-wan"
+WORKER, OTHER = "w-wan", "w-wan-2"
 START_S = 100.0
 DIM = tiny_wan.ARCH.text_dim
 
@@ -46,11 +47,24 @@ def text(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> I
 def worker(nats_server: NatsServer, tmp_path: Path) -> Iterator[Program]:
     """Its model is a Wan with published weights, though a tiny one."""
     tiny_wan.save(tmp_path)
-    settings = tiny_wan.SETTINGS | {"weights_path": str(tmp_path), "host_pool_gib": "0"}
-    program = worker_program(nats_server.url, tmp_path, WORKER, **settings)
-    program.start(lambda: True)
+    program = start_worker(nats_server, tmp_path, WORKER)
     yield program
     program.kill()
+
+
+@pytest.fixture
+def other(worker: Program, nats_server: NatsServer, tmp_path: Path) -> Iterator[Program]:
+    """With the same weights."""
+    program = start_worker(nats_server, tmp_path, OTHER)
+    yield program
+    program.kill()
+
+
+def start_worker(nats: NatsServer, folder: Path, name: str) -> Program:
+    settings = tiny_wan.SETTINGS | {"weights_path": str(folder), "host_pool_gib": "0", "move_patience_s": "8"}
+    program = worker_program(nats.url, folder, name, **settings)
+    program.start(lambda: True)
+    return program
 
 
 def start(text: Program) -> None:
@@ -126,3 +140,38 @@ async def test_a_session_goes_on_with_its_prompt_while_the_encoder_is_away(
         assert (await wire.chunks(own.session))[-1].inputs == later.inputs
         await wire.until_copy(WORKER, waiting.session, state="running")
     assert worker.stop() == 0
+
+
+@pytest.mark.usefixtures("worker", "other")
+async def test_a_session_moves_while_its_prompt_waits_for_the_encoder(
+    text: Program, nats_server: NatsServer
+) -> None:
+    """What it shows came with its state; the new one shows there once it is encoded."""
+    async with MoveWire(nats_server.url) as wire:
+        for name in (WORKER, OTHER):
+            await wire.until(lambda name=name: _is_ready(wire, name), START_S)
+        own = own_of("a red ball")
+        async with wire.viewer(own.session):
+            await wire.own(WORKER, brief(own))
+            await wire.until_chunk(own.session, 1)
+            assert text.stop() == 0
+            await wire.own(WORKER, later := brief(steered(own, "a blue cube")))
+            move = await wire.move(later, WORKER, OTHER)
+            await wire.until_news(move, "arrived")
+            await wire.commit(move, later, deadline_at=time.time() + 2.0)
+            await wire.until_news(move, "gone")
+            await wire.until_chunk(own.session, (await wire.chunks(own.session))[-1].index + 1)
+            made = await wire.chunks(own.session)
+            assert (made[-1].worker, made[-1].inputs) == (OTHER, own.inputs)
+            assert [chunk.index for chunk in made] == list(range(made[0].index, made[-1].index + 1))
+
+            start(text)
+            async with asyncio.timeout(WAIT_S):
+                while (newest := (await wire.chunks(own.session))[-1]).inputs != later.inputs:
+                    await wire.until_chunk(own.session, newest.index + 1)
+            shown = await versions(wire, own.session)
+            assert shown == sorted(shown)
+
+
+def _is_ready(wire: Wire, worker: str) -> bool:
+    return worker in wire.reports and wire.reports[worker].state == "ready"

@@ -6,6 +6,8 @@ import time
 
 import msgspec
 
+from services.worker import carry
+from services.worker.carry import Way
 from services.worker.copies import Copy
 from services.worker.mover.port import Port
 from services.worker.refusals import refuse_unfit
@@ -59,3 +61,17 @@ def chosen_transport(port: Port, order: MoveOut) -> str:
         return port.links.choose(order.transports)
     except LinkRefused as error:
         raise Refused("no_transport", str(error)) from None
+
+
+def refuse_slow(port: Port, move: Move, transport: str) -> None:
+    """Where rebuilding it from its latents is quicker than to send the state."""
+    rate = port.rates.bytes_per_s(move.target, transport, time.monotonic())
+    picture = port.picture
+    if carry.way(picture, rate, picture.chunk_s, port.patience_s) is Way.REBUILD:
+        pause_s = carry.sending_pause_s(picture, rate)
+        raise Refused(
+            "better_rebuilt",
+            f"to send {picture.state_bytes:,} bytes of state over {transport} at {rate / 1e9:.2f} GB/s would"
+            f" stop it for {pause_s:.1f} s",
+            "have it rebuilt from its latents",
+        )

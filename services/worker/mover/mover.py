@@ -177,7 +177,9 @@ class Mover:
             raise Refused("busy", "another session is leaving", "try again in a moment")
         if any(i.receiving and i.move.source == move.target for i in self._incoming.values()):
             raise Refused("busy", f"a session is arriving from {move.target}", "try again in a moment")
-        return gate.leaving_copy(self.port, move), gate.chosen_transport(self.port, order)
+        copy, transport = gate.leaving_copy(self.port, move), gate.chosen_transport(self.port, order)
+        gate.refuse_slow(self.port, move, transport)
+        return copy, transport
 
     def _refuse_old(self, move: Move, deadline_at: float) -> None:
         gate.refuse_late(deadline_at)

@@ -187,7 +187,8 @@ class Outgoing:
     async def _ship(self, stage: int, spans: list[Span], newest: Held | Reading) -> None:
         assert self._shipping is not None
         assert self._source is not None
-        until = self._source.wake_at or time.monotonic()
+        began_at = time.monotonic()
+        until = self._source.wake_at or began_at
         try:
             if stage == REST:
                 assert isinstance(newest, Reading)
@@ -197,11 +198,16 @@ class Outgoing:
         except FAILURES as error:
             self.tell(Failed(str(error) or type(error).__name__))
             return
-        self._account.sent_bytes += sum(end - start for start, end in spans)
+        self._note_sent(sum(end - start for start, end in spans), began_at)
         self._account.lap("rest" if stage == REST else "copy")
         self.tell(Sent(stage))
         if stage == REST:  # others may need the state's place; if it stays, it may come back to one
             await self._port.let_go(self.copy)
+
+    def _note_sent(self, sent_bytes: int, began_at: float) -> None:
+        self._account.sent_bytes += sent_bytes
+        now = time.monotonic()
+        self._port.rates.note(self.move.target, self._transport, sent_bytes, now - began_at, now)
 
     def _hand_over(self, reading: Reading) -> HandOver:
         """Commands that came before the freeze are in it; later ones wait."""

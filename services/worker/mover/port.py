@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from services.worker import metrics
+from services.worker.carry import LinkRates, Picture
 from services.worker.copies import Copy
 from services.worker.engine import Engine
 from services.worker.holdings import Holdings
@@ -32,15 +33,19 @@ _TRIES = 60
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """`patience_s`: how long a frozen session waits for the target, and everything else in proportion."""
+    """`picture`: of any session of this worker. `patience_s`: how long a frozen session waits for the target,
+    and everything else in proportion.
+    """
 
     holdings: Holdings
     links: Links
     engine: Engine
     states: States
     compatibility: Compatibility
+    picture: Picture
     patience_s: float
     checksums: bool
+    rates: LinkRates = field(default_factory=LinkRates)
 
     def patience(self, transport: str) -> Patience:
         unit_s = self.patience_s

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker.carry import Picture, Way, sending_pause_s, way
+from services.worker.carry import LinkRates, Picture, Way, sending_pause_s, way
 
 # 480×832, window of 12 latent frames, small decoder: one chunk writes a quarter of the ring.
 WAN = Picture(state_bytes=3_600_000_000, chunk_bytes=870_000_000, chunk_s=0.75, rebuild_s=0.5)
 SPRITES = Picture(state_bytes=12_000_000, chunk_bytes=3_000_000, chunk_s=1.5, rebuild_s=0.2)
 NVLINK, PCIE, GIGABIT = 200e9, 20e9, 0.11e9
-AHEAD_S = 1.0
+AHEAD_S, PATIENCE_S = 1.0, 2.0
 
 seconds = st.floats(0.01, 10.0)
 pictures = st.builds(
@@ -31,7 +31,7 @@ rates = st.floats(1e6, 1e12)
     ],
 )
 def test_links_as_there_are(picture: Picture, link: float, expected: Way) -> None:
-    assert way(picture, link, AHEAD_S) is expected
+    assert way(picture, link, AHEAD_S, PATIENCE_S) is expected
 
 
 def test_the_pause_is_what_the_last_pre_copy_left() -> None:
@@ -47,10 +47,21 @@ def test_a_quicker_link_never_pauses_for_longer(picture: Picture, one: float, ot
     assert pauses[0] <= picture.state_bytes / slow * (1 + 1e-9)
 
 
-@given(pictures, rates, seconds)
-def test_rebuilding_is_only_for_pauses_that_are_seen_and_longer(
-    picture: Picture, link: float, ahead_s: float
+@given(pictures, rates, seconds, seconds)
+def test_rebuilding_is_only_for_longer_pauses_that_are_seen_or_end_the_move(
+    picture: Picture, link: float, ahead_s: float, patience_s: float
 ) -> None:
-    if way(picture, link, ahead_s) is Way.REBUILD:
+    if way(picture, link, ahead_s, patience_s) is Way.REBUILD:
         assert picture.rebuild_s is not None
-        assert sending_pause_s(picture, link) > max(ahead_s, picture.rebuild_s)
+        pause_s = sending_pause_s(picture, link)
+        assert pause_s > max(min(ahead_s, patience_s), picture.rebuild_s)
+
+
+def test_a_link_is_as_fast_as_it_was_lately() -> None:
+    rates = LinkRates()
+    assumed = rates.bytes_per_s("w-2", "tcp", 0.0)
+    rates.note("w-2", "tcp", 1 << 30, 10.0, now=1.0)
+    rates.note("w-2", "tcp", 1000, 0.5, now=2.0)
+    assert rates.bytes_per_s("w-2", "tcp", 3.0) == (1 << 30) / 10.0
+    assert rates.bytes_per_s("w-3", "tcp", 3.0) == rates.bytes_per_s("w-2", "tcp", 1000.0) == assumed
+    assert rates.bytes_per_s("w-2", "nccl", 3.0) > assumed
