@@ -73,8 +73,8 @@ async def moves(run: Run) -> None:
 async def _rehearse(run: Run) -> None:
     """Every way once, so that what is kept from then on (links, graphs, pools) is there."""
     crowd = _Crowd(run, 2)
-    await crowd.open()
     half = _Half()
+    await crowd.open(half)
     for _ in range(4):
         await crowd.move(half)
     await crowd.suspend(half, crowd.viewers[0])
@@ -87,9 +87,7 @@ async def _rehearse(run: Run) -> None:
 async def _half(run: Run, *, moving: bool) -> _Half:
     half, crowd = _Half(), _Crowd(run, _SESSIONS)
     try:
-        await crowd.open()
-        for viewer in crowd.viewers[run.asked.active :]:
-            await crowd.suspend(half, viewer)
+        await crowd.open(half, max(0, _SESSIONS - run.asked.active))
         await asyncio.sleep(run.asked.settle)
         for viewer in crowd.viewers:
             viewer.forget()
@@ -130,18 +128,25 @@ class _Crowd:
         self._restored: dict[str, float] = {}
         self._watching: list[asyncio.Task[Watched]] = []
 
-    async def open(self) -> None:
-        """One after another: how quick openings are is measured elsewhere."""
-        for viewer in self.viewers:
+    async def open(self, half: _Half, suspended: int = 0) -> None:
+        """One after another, the first `suspended` of them to be suspended at once: never more are active
+        than there is room for.
+        """
+        for number, viewer in enumerate(self.viewers):
             task = asyncio.create_task(viewer.watch())
             self._watching.append(task)
             joined = asyncio.create_task(viewer.joined.wait())
-            async with asyncio.timeout(_OPEN_S):
-                await asyncio.wait({task, joined}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, joined}, return_when=asyncio.FIRST_COMPLETED, timeout=_OPEN_S)
             joined.cancel()
-            if not viewer.joined.is_set():
+            if task.done():
                 task.result()
+            if not viewer.joined.is_set():
+                raise TimeoutError(
+                    f"no first chunk of {viewer.session or 'a session'} within {_OPEN_S:.0f} s"
+                )
             self._at[viewer.session] = viewer.worker
+            if number < suspended:
+                await self.suspend(half, viewer)
 
     async def close(self) -> list[Watched]:
         for viewer in self.viewers:
@@ -227,7 +232,7 @@ class _Crowd:
 
 
 def _tell_half(run: Run, name: str, half: _Half) -> None:
-    ratios = [each.ratio for each in half.watched]
+    ratios = [each.ratio for each in half.watched if each.played_s]
     figures: dict[str, Any] = {
         "chunks": half.chunks,
         "late": half.late,

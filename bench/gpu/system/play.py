@@ -55,8 +55,7 @@ async def _spell(run: Run, rung: str, each: int) -> Spell:
     viewers = [Spectator(run.services.url, seed, rung, run.asked.steer_every) for seed in range(count)]
     watching = [asyncio.create_task(viewer.watch()) for viewer in viewers]
     try:
-        async with asyncio.timeout(_OPEN_S):
-            await _joined(viewers, watching)
+        await _joined(viewers, watching)
         await _spread(run, viewers)
         await asyncio.sleep(run.asked.settle)
         opening_stall_s = [viewer.seen.stalled_s for viewer in viewers]
@@ -86,13 +85,12 @@ async def _joined(viewers: Sequence[Spectator], watching: Sequence[asyncio.Task[
     """Raises what a viewer that can't watch raised."""
     for viewer, task in zip(viewers, watching, strict=True):
         joined = asyncio.create_task(viewer.joined.wait())
-        await asyncio.wait({joined, task}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({joined, task}, return_when=asyncio.FIRST_COMPLETED, timeout=_OPEN_S)
         joined.cancel()
-        if not viewer.joined.is_set():
+        if task.done():
             task.result()
-            raise RuntimeError(
-                f"session {viewer.session} ended before its first chunk: {viewer.seen.problems}"
-            )
+        if not viewer.joined.is_set():
+            raise TimeoutError(f"no first chunk of {viewer.session or 'a session'}: {viewer.seen.problems}")
 
 
 async def _spread(run: Run, viewers: Sequence[Spectator]) -> None:
