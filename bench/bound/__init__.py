@@ -19,6 +19,9 @@ costs no boot. Without boot time it is the integral of d.
 **Least worst latency** of M workers alike at a moment: some worker has at least ⌈N/M⌉ sessions and ℓ
 doesn't fall with n, so no placement is below ℓ(⌈N/M⌉), and spreading evenly reaches it.
 
+**Beyond capacity at the start.** Without foresight nothing is ordered before time 0, so until b only what
+was there serves: the sessions above its capacity in [0, b) are beyond it under every such policy.
+
 **Unlike workers.** For the cost, any mix of kinds serves one session for at least min_j price_j/K_j a
 second: the integral of N times that is a bound (a relaxation: fractions of workers, no boot). For the
 latency, filling always the worker whose latency with one more is least is optimal, since each ℓ_j doesn't

@@ -46,6 +46,17 @@ def _level_s(needed: list[tuple[float, float]], boot_s: float, free: bool) -> fl
     return stretches + gaps + first_s
 
 
+def beyond_at_start(demand: Demand, capacity: int, boot_s: float, ready: int) -> float:
+    """Share of all active time that no policy without foresight can serve: before `boot_s` nothing serves
+    but what was there.
+    """
+    whole_s = sum(active * past_s for active, past_s in _held(demand))
+    beyond_s = 0.0
+    for (at_s, active), (until_s, _) in pairwise(demand):
+        beyond_s += max(0, active - capacity * ready) * max(0.0, min(until_s, boot_s) - at_s)
+    return beyond_s / whole_s if whole_s else 0.0
+
+
 def least_cost(demand: Demand, kinds: Sequence[KindOfWorker]) -> float:
     """Of unlike workers, relaxed: fractions of the kind that is cheapest for a session, no boot."""
     cheapest = min(kind.gpu.price_per_s / kind.capacity for kind in kinds)

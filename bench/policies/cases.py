@@ -13,7 +13,10 @@ from bench.traces.statistics import peak_active
 
 SHAPES = ("bursts", "wave", "steady", "spikes", "heavy", "long")
 SEEDS = (1, 2, 3)
-DEFAULT_Z = 2.5
+DEFAULT_Z = 4.0
+CAPACITY = 2
+"""Of the default profile's GPU."""
+BOOT_S = 30.0
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -24,7 +27,7 @@ class Case(msgspec.Struct, frozen=True):
     group: str
     policy: str
     settings: dict[str, Any] = {}
-    boot_s: float = 30.0
+    boot_s: float = BOOT_S
     whole: bool = False
     label: str = ""
 
@@ -66,7 +69,7 @@ def _boot() -> Iterator[Case]:
             yield Case("boot", "paper", {"rho": rho, "hold_s": hold_s})
     for target in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
         yield Case("boot", "hpa", {"target": target})
-    for z in (0.0, 1.0, 1.5, 2.0, DEFAULT_Z, 3.0, 4.0, 6.0, 9.0):
+    for z in (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, DEFAULT_Z, 5.0, 6.0, 7.0, 9.0):
         yield Case("boot", "turboserve", {"z": z})
 
 
@@ -83,9 +86,8 @@ def _ablations() -> Iterator[Case]:
         yield Case("ablation", "turboserve", settings, label=label)
 
 
-def options(case: Case, events: list[Event], capacity: int = 2) -> Options:
-    """`capacity`: of the default profile's GPU."""
-    fleet = -(-peak_active(events) // capacity) if case.whole else None
+def options(case: Case, events: list[Event]) -> Options:
+    fleet = -(-peak_active(events) // CAPACITY) if case.whole else None
     return Options(
         policy=case.policy,
         boot_s=case.boot_s,

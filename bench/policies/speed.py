@@ -1,4 +1,4 @@
-"""How quick the simulator and its decisions are: `python -m bench.policies.speed`. Prints one JSON object a line."""
+"""How quick simulator and decisions are: `python -m bench.policies.speed` prints one JSON object a line."""
 
 from __future__ import annotations
 

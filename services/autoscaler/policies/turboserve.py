@@ -25,7 +25,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     `forecast` False: sized for the load of now. `undrain`: take back what drains before buying.
     """
 
-    z: float = 2.5
+    z: float = 4.0
     hold_boots: float = 1.0
     arrivals_s: float = 25.0
     forecast: bool = True

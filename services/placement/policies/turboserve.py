@@ -28,8 +28,8 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     balance: bool = True
     admit: bool = True
     longest_wait_s: float | None = None
-    patience_s: float = 0.5
-    drain_patience_s: float = 5.0
+    patience_s: float = 1.5
+    drain_patience_s: float = 3.0
 
     def decide(self, view: View, memory: Memory) -> Decision:
         board = Board(view)

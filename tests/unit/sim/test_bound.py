@@ -68,3 +68,9 @@ def test_unlike_workers_cost_no_less_than_the_cheapest_place() -> None:
     cheap = KindOfWorker(Gpu("cheap", ((1, 0.2),), 4, price_per_s=1.0), 0.45)
     assert (dear.capacity, cheap.capacity) == (4, 2)
     assert bound.least_cost([(0.0, 4), (10.0, 0)], [dear, cheap]) == 20.0
+
+
+def test_what_is_asked_for_before_a_first_boot_ends_is_beyond_capacity_under_every_policy() -> None:
+    demand = [(0.0, 6), (20.0, 0), (40.0, 6), (60.0, 0)]
+    assert bound.beyond_at_start(demand, 2, 30.0, ready=1) == (4 * 20) / (6 * 40)
+    assert bound.beyond_at_start(demand, 2, 0.0, ready=0) == 0.0
