@@ -39,10 +39,6 @@ _TEXTURE = 128
 _REACH = 1.5  # a shape's texture covers -1.5..1.5 radii
 
 
-def frames_in(chunks: int) -> int:
-    return FIRST_FRAMES + CHUNK_FRAMES * (chunks - 1)
-
-
 def chunk_of_frames(chunks: int) -> list[int]:
     return [0] * FIRST_FRAMES + [1 + n // CHUNK_FRAMES for n in range(CHUNK_FRAMES * (chunks - 1))]
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from services.worker.models.protocol import ModelSpec, Part, PastChunk, Rung
+from services.worker.models.protocol import Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Pool, Versions
-from services.worker.models.wan.config import FPS, WanConfig
+from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import Wishes
 from services.worker.models.wan.frames import Later, copied_later, pixels
 from services.worker.models.wan.noise_ahead import NoiseAhead, sent
@@ -28,6 +28,7 @@ from services.worker.models.wan.session import (
     places_together,
     regions,
 )
+from services.worker.models.wan.spec import spec_of
 from services.worker.models.wan.start import made_stepper
 from services.worker.models.wan.stepper import Forms
 from services.worker.models.wan.taehv import TaehvDecoder
@@ -35,8 +36,6 @@ from services.worker.models.wan.text import EncodedElsewhere, StandInEncoder, Te
 from services.worker.models.wan.transformer import Transformer
 from shared.contracts.text import TextEncoded
 
-MAX_PROMPT_CHARS = 2000
-FAST_STEPS = 2
 FP8 = "float8_e4m3"
 """A rung's precision: products in eight bits, where the device can."""
 _COUNTERS = ("seed", "chunk", "frames", "prompt", "shown", "new_text")
@@ -75,7 +74,15 @@ class Wan:
         self._noise = NoiseAhead(shape, pinned=self._device.type == "cuda")
         self._stepper = made_stepper(config, transformer, self._pool, self._noise, wishes)
         self._random = digest.startswith(RANDOM)
-        self.spec = self._describe(digest)
+        self.spec = spec_of(
+            config,
+            self._pool,
+            self._dtype,
+            decoder=self._decoder.name,
+            text_encoder=encoder.name,
+            fast_precision=FP8 if self._stepper.fp8_forms.alone.fp8 else "",
+            digest=digest,
+        )
 
     @property
     def pool(self) -> Pool:
@@ -269,39 +276,6 @@ class Wan:
         state = State(self._pool.take(), Versions(self._parts))
         state.lease = weakref.finalize(state, self._pool.give_back, state.slot)
         return state
-
-    def _describe(self, digest: str) -> ModelSpec:
-        config = self._config
-        dtype, kv_dtype = (str(t).removeprefix("torch.") for t in (self._dtype, self._pool["kv"].dtype))
-        geometry, recipe = config.geometry, config.recipe
-        fast = FP8 if self._stepper.fp8_forms.alone.fp8 else ""
-        rungs = [("full", recipe.steps, ""), ("fast", FAST_STEPS, fast)]
-        return ModelSpec(
-            name=config.architecture.name,
-            width=geometry.width,
-            height=geometry.height,
-            fps=FPS,
-            first_chunk_frames=geometry.first_chunk_frames,
-            chunk_frames=geometry.chunk_frames,
-            latent_frames_per_chunk=geometry.chunk_latent_frames,
-            steps=recipe.steps,
-            rungs=tuple(
-                Rung(name, steps, recipe.window_frames, kv_dtype, precision)
-                for name, steps, precision in rungs
-            ),
-            max_prompt_chars=MAX_PROMPT_CHARS,
-            weights_digest=digest,
-            state_bytes=self._pool.row_bytes,
-            architecture=(
-                f"{config.architecture.name}, {recipe.name}: window of {recipe.window_frames} latent frames,"
-                f" sink of {recipe.sink_frames}; {self._decoder.name} decoder"
-            ),
-            dtype=dtype if kv_dtype == dtype else f"{dtype}, K/V {kv_dtype}",
-            slots=self._pool.slots,
-            recent_chunks=-(-(recipe.window_frames - recipe.sink_frames) // geometry.chunk_latent_frames),
-            sink_chunks=-(-recipe.sink_frames // geometry.chunk_latent_frames),
-            text_encoder=self._encoder.name,
-        )
 
 
 def _move_on(states: Sequence[State], made: Tensor) -> None:
