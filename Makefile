@@ -39,10 +39,10 @@ test: venv chromium check
 
 # Nothing is installed: these run where a machine's torch was built for its GPU. PART=all runs every part.
 test-gpu:
-	@PYTHONPATH=. exec $(GPU_PYTHON) -m pytest -q -c tests/gpu/pytest.ini tests/gpu
+	@PYTHONPATH=".$${PYTHONPATH:+:$$PYTHONPATH}" exec $(GPU_PYTHON) -m pytest -q -c tests/gpu/pytest.ini tests/gpu
 
 bench-gpu:
-	@PYTHONPATH=. exec $(GPU_PYTHON) -m $(if $(filter all,$(PART)),bench.gpu.all --minutes 20,bench.gpu $(PART)) --out '$(OUT)'
+	@PYTHONPATH=".$${PYTHONPATH:+:$$PYTHONPATH}" exec $(GPU_PYTHON) -m $(if $(filter all,$(PART)),bench.gpu.all --minutes 20,bench.gpu $(PART)) --out '$(OUT)'
 
 check: venv
 	@echo "check: ruff" && $(BIN)/ruff check -q . && $(BIN)/ruff format -q --check .
