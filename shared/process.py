@@ -30,6 +30,7 @@ from shared.settings import ServiceSettings
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=ServiceSettings)
+R = TypeVar("R")
 
 STATUS_INTERVAL_S = 1.0
 STOP_DEADLINE_S = 10.0
@@ -73,6 +74,14 @@ class Process(Generic[S]):
             logger.critical("task %s failed, stopping", task.get_name(), exc_info=error)
             self.failed = True
             self.stopping.set()
+
+    async def unless_stopped(self, work: asyncio.Future[R]) -> R | None:
+        """What `work` gives, or raises; None if the process is told to stop before. `work` goes on then."""
+        stopped = asyncio.ensure_future(self.stopping.wait())
+        waiting: set[asyncio.Future[Any]] = {work, stopped}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        return work.result() if work.done() else None
 
     async def say(self, state: str, detail: str = "") -> None:
         """Tell the world this service's state, now and every second until the next `say`."""
@@ -153,13 +162,10 @@ async def _main(service: str, instance: str, settings: S, body: Body[S]) -> int:
 async def _connect(process: Process[S]) -> None:
     """Connect to NATS, unless the process is told to stop first."""
     connecting = asyncio.ensure_future(process.bus.connect(process.settings.nats_wait_s))
-    stopped = asyncio.ensure_future(process.stopping.wait())
-    await asyncio.wait({connecting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
+    await process.unless_stopped(connecting)
     if not connecting.done():
         connecting.cancel()
         raise BusAway("told to stop before NATS answered")
-    connecting.result()
 
 
 def _serve_metrics(host: str, port: int) -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from services.text.settings import TextSettings
 from shared.contracts.subjects import ENCODE_TEXT
@@ -43,12 +43,9 @@ async def _body(process: Process[TextSettings]) -> None:
     device = ThreadPoolExecutor(1, thread_name_prefix=_THREAD)
     try:
         loading = asyncio.get_running_loop().run_in_executor(device, _load, settings)
-        stopped = asyncio.ensure_future(process.stopping.wait())
-        waiting: set[asyncio.Future[Any]] = {loading, stopped}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if loading.done():
-            await _serve(process, loading.result(), device)
+        encoder = await process.unless_stopped(loading)
+        if encoder is not None:
+            await _serve(process, encoder, device)
     finally:
         device.shutdown(wait=False, cancel_futures=True)
 

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from services.worker import loading, report
 from services.worker.assembly import Assembly, assemble
@@ -51,7 +50,8 @@ async def serve(process: Process[WorkerSettings]) -> None:
     await log.ensure()
     device = ThreadPoolExecutor(1, thread_name_prefix="device")
     try:
-        loaded = await _load_unless_stopped(process, device)
+        work = asyncio.get_running_loop().run_in_executor(device, loading.load, process.settings)
+        loaded = await process.unless_stopped(work)
         if loaded is not None:
             await _work(process, reporter, log, device, loaded)
     finally:
@@ -101,15 +101,6 @@ async def _finish(worker: Assembly, beating: asyncio.Task[None], drain_s: float)
     worker.engine.abandon()
     await asyncio.wait([beating], timeout=_STEP_END_S)
     await worker.holdings.close()
-
-
-async def _load_unless_stopped(process: Process[WorkerSettings], device: ThreadPoolExecutor) -> Loaded | None:
-    loaded = asyncio.get_running_loop().run_in_executor(device, loading.load, process.settings)
-    stopped = asyncio.ensure_future(process.stopping.wait())
-    waiting: set[asyncio.Future[Any]] = {loaded, stopped}
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    return loaded.result() if loaded.done() else None
 
 
 def _reporter(process: Process[WorkerSettings]) -> Reporter:
