@@ -11,7 +11,7 @@ k}. Covering two needed stretches with a gap g between them takes either g of re
 so at least min(g, b) more. *Reached*: by doing, at each level and gap, whichever is less; a restart fits,
 since it is chosen only where g ≥ b. So the sum over levels of
 
-time with d ≥ k  +  Σ over gaps min(g, b)  +  b for the first start
+    time with d ≥ k  +  Σ over gaps min(g, b)  +  b for the first start
 
 is exact. The same with whole nodes, ⌈N/(K·8)⌉ and 8 GPUs a level. What is ready at time 0 (the minimum)
 costs no boot. Without boot time it is the integral of d.

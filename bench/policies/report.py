@@ -148,7 +148,7 @@ def _boot(runs: Sequence[Run]) -> str:
         run for run in _of(runs, "boot") if run.case.policy != "paper" or run.case.settings["hold_s"] != 120.0
     ]
     return (
-        "\n## Boot time 30 s\n\nBeyond capacity, %, queued and refused counted. The last row is what no policy "
+        "\n## Boot time 30 s\n\nBeyond capacity, %, queued and refused counted. The last row: what no policy "
         "without foresight can serve, since nothing that is ordered is ready within the first boot time:\n\n"
         + _table("policy", shown, _beyond, ".2f", {"unavoidable at the start": _at_start})
         + "\nGPU-seconds against the bound's:\n\n"

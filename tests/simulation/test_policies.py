@@ -364,7 +364,7 @@ def test_spare_workers_are_kept_and_don_t_add_up(name: str) -> None:
 
 
 def test_what_drains_is_taken_back_before_anything_is_bought() -> None:
-    cloud = Cloud("turboserve", 30.0, 1, maximum=12)
+    cloud = Cloud("turboserve", 30.0, 1, maximum=12, forecast=False)
     cloud.workers = {f"w{n}": fleet.Worker(f"w{n}", "h100", "ready", 0.0, f"n{n}") for n in range(3)}
     cloud.workers["w2"] = msgspec.structs.replace(cloud.workers["w2"], state="draining")
     decision = cloud.step(1.0, 5, 0)
