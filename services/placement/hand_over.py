@@ -97,8 +97,11 @@ def decide(
         return _before_commit(going, row, fleet, now, connected_s)
     if not row.worker:
         return Over("lost", going.freed or row.reason or f"worker {move.target} was lost")
-    if is_proven(targets_copy(move, fleet)) or going.said(move.target, "owner"):
+    copy = targets_copy(move, fleet)
+    if is_proven(copy) or going.said(move.target, "owner"):
         return Over("moved")
+    if is_secure(row, copy) and fleet.copy(move.source, move.session) is None:
+        return Over("moved")  # nobody else could make its next chunk
     return HandBack(going.freed) if going.freed else None
 
 
@@ -149,7 +152,8 @@ def _waits(row: SessionRow, copy: CopyReport) -> bool:
 def hand_back(row: SessionRow, move: Move, fleet: FleetView, now: float, why: str) -> HandedBack | OwnerLost:
     """The target can't go on. The source can, if it lives and still has its copy."""
     source, copy = fleet.alive_report(move.source, now), fleet.copy(move.source, row.id)
-    if source is not None and copy is not None and copy.state not in _SPENT and not copy.move_id:
+    unsure = copy is None or copy.state in _SPENT or (copy.move_id and not copy.committed)
+    if source is not None and not unsure:
         return HandedBack(row.epoch, source.worker, source.incarnation)
     return OwnerLost(row.epoch, f"it was moved to worker {move.target}, which could not go on: {why}")
 

@@ -292,7 +292,9 @@ class Worker:
             not self.source.over or self.source.move.move_id == move.move_id
         )
         copy = self.copy
-        if copy is None or copy.superseded or copy.arrived_by or copy.epoch != move.epoch or moving:
+        if copy is None or copy.superseded or copy.epoch != move.epoch or moving:
+            return
+        if copy.arrived_by and not (self.target is not None and self.target.committed):
             return
         self.source, decisions = begin(move, self.versions(), PATIENCE, self.world.now)
         self.carry_out_source(decisions)
@@ -331,6 +333,8 @@ class Worker:
                     self.world.cut(move.move_id)
                 case Forget():
                     self.copy = None
+                    if self.target is not None and self.target.phase == "proving":
+                        self.tell_target(Dropped(self.target.epoch))
 
     def tell_target(self, fact: Any) -> None:
         if self.target is None:

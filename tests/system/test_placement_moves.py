@@ -1,6 +1,7 @@
 """Moves as placement drives them, with workers that speak the wire and move by script."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import msgspec
@@ -71,6 +72,16 @@ async def refused(world: World, session: str, to: str = "") -> tuple[str, str]:
     with pytest.raises(Refused) as caught:
         await world.move(session, to)
     return caught.value.refusal.code, caught.value.refusal.message
+
+
+async def until_moved(world: World, session: str, to: str) -> None:
+    """Placement hears a moment later that the last move has come to its end."""
+    async with asyncio.timeout(15):
+        while True:
+            with contextlib.suppress(Refused):
+                assert (await world.move(session, to)).outcome == "moved"
+                return
+            await asyncio.sleep(0.02)
 
 
 async def test_a_session_moves_with_its_state(world: World) -> None:
@@ -144,11 +155,22 @@ async def test_a_paused_session_moves_too_and_its_first_chunk_proves_it(world: W
     assert target.copies[session].move_id == f"{session}.2", "no chunk, no proof"
     await until(lambda: session not in source.copies, "the source's copy to go")
     assert source.drops[-1].unless_past == 4
-    assert (await refused(world, session, "w-1"))[0] == "busy_moving"
     await world.resume(session)
     await until(lambda: not target.copies[session].move_id, "a first chunk")
     assert await view(world, session) == ("active", "w-2", 2)
     assert (await world.move(session, "w-1")).outcome == "moved"
+
+
+async def test_a_paused_session_moves_again_once_nobody_else_has_its_state(world: World) -> None:
+    source, target, session = await pair(world)
+    await world.pause(session)
+    await until(lambda: source.copies[session].state == "paused", "a paused copy")
+    assert (await world.move(session, "w-2")).outcome == "moved"
+    await until(lambda: session not in source.copies, "the source's copy to go")
+    await until_moved(world, session, "w-1")
+    assert await view(world, session) == ("paused", "w-1", 3)
+    assert source.copies[session].move_id == f"{session}.3"
+    await until(lambda: session not in target.copies, "the source's copy to go")
 
 
 async def test_the_source_stays(world: World) -> None:

@@ -49,7 +49,8 @@ def leaving_copy(port: Port, move: Move) -> Copy:
     copy = port.holdings.desk.roster.get(move.session)
     if copy is None or copy.arriving or copy.gone:
         raise Refused("no_copy", f"this worker holds no copy of {move.session}")
-    if copy.own.epoch != move.epoch or copy.ended or copy.move_id:
+    unsure = bool(copy.move_id) and not copy.committed
+    if copy.own.epoch != move.epoch or copy.ended or unsure:
         state = copy.ended or (f"unproven since {copy.move_id}" if copy.move_id else "there")
         raise Refused("stale", f"the copy of {move.session} has epoch {copy.own.epoch} and is {state}")
     return copy

@@ -126,6 +126,13 @@ def test_what_may_make_no_chunk_is_secure_once_its_worker_knows(
     assert is_secure(row, copy) is secure
 
 
+def test_it_has_moved_for_good_once_nobody_else_has_what_is_secure() -> None:
+    out_of_credit = make_copy(epoch=3, move_id="m-1", committed=True, granted_through=7)
+    assert decided(AFTER, fleet_of(make_copy(), out_of_credit)) is None
+    assert decided(AFTER, fleet_of(None, out_of_credit)) == Over("moved")
+    assert decided(AFTER, fleet_of(None, COMMITTED)) is None
+
+
 @pytest.mark.parametrize(
     ("source", "back"),
     [
@@ -133,6 +140,7 @@ def test_what_may_make_no_chunk_is_secure_once_its_worker_knows(
         (None, False),
         (make_copy(state="superseded"), False),
         (make_copy(move_id="m-0"), False),
+        (make_copy(move_id="m-0", committed=True), True),
     ],
 )
 def test_the_source_gets_it_back_if_it_can_go_on(source: CopyReport | None, back: bool) -> None:
