@@ -177,6 +177,8 @@ _COMPARED: tuple[tuple[str, Value, float], ...] = (
 )
 """What is compared, and how much nearer than that counts as equal."""
 
+_SHOWN = 3
+
 _FRONTIERS = """
 ## Frontiers, boot time 30 s
 
@@ -194,7 +196,7 @@ def _frontier(runs: Sequence[Run]) -> str:
     for name, value, near in _COMPARED:
         behind = {trace: _unbeaten(some, value, near) for trace, some in traces.items()}
         count = sum(bool(some) for some in behind.values())
-        words = ", ".join(f"{s} {n}: {'; '.join(some)}" for (s, n), some in behind.items() if some)
+        words = ", ".join(f"{s} {n}: {_few(some)}" for (s, n), some in behind.items() if some)
         lines.append(f"| {name} | {near:g} | {count} of {len(traces)} | {words or 'none'} |")
     falls = [fall for some in traces.values() for fall in _falls(some)]
     lines.append(
@@ -203,6 +205,11 @@ def _frontier(runs: Sequence[Run]) -> str:
         f"(of {len(falls)} settings and traces; those cheaper than anything of ours aren't counted).\n"
     )
     return "\n".join(lines)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return "; ".join(names[:_SHOWN]) + more
 
 
 def _unbeaten(runs: Sequence[Run], value: Value, near: float) -> list[str]:
