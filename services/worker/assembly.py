@@ -28,6 +28,7 @@ from services.worker.texts import Texts
 from services.worker.tiers import Tiers
 from shared.chunk_log import ChunkLog
 from shared.contracts.moves import compatibility_of
+from shared.contracts.session import CREDIT_WINDOW
 from shared.latent_log import LatentLog, LatentSettings
 from shared.process import Process
 
@@ -84,7 +85,7 @@ def _port(process: Process[WorkerSettings], holdings: Holdings, engine: Engine, 
         engine.states,
         compatibility_of(report.model_report(model.spec)),
         _picture(loaded, rebuilt=holdings.desk.cold is not None),
-        settings.move_patience_s,
+        settings.move_patience_s or CREDIT_WINDOW * measure.chunk_duration_s(model.spec),
         settings.move_checksums,
     )
 

@@ -31,7 +31,8 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
 
     `transfer_host`: the address under which other workers reach this one, over which sessions move (in
     Kubernetes the pod's); "auto": what this machine's name stands for. `move_patience_s`: how long a session
-    that moves stands still at most before it goes on here; everything else of a move waits in proportion.
+    that moves stands still at most before it goes on here, 0: as long as its viewers' credit lasts, two
+    chunks; everything else of a move waits in proportion.
     `move_checksums`: whether what was sent is compared with what arrived; it costs time in the pause.
 
     `encode_preset`: of libx264; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
@@ -57,5 +58,5 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     encode_max_bits_per_pixel: Annotated[float, Meta(gt=0, le=24)] = 1.5
     drain_s: PositiveSeconds = 3.0
     transfer_host: str = "127.0.0.1"
-    move_patience_s: PositiveSeconds = 1.0
+    move_patience_s: Annotated[float, Meta(ge=0)] = 0.0
     move_checksums: bool = False
