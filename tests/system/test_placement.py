@@ -52,11 +52,11 @@ async def test_a_session_from_opening_to_closing(world: World) -> None:
     paused = await world.pause(opened.id)
     assert (paused.status, paused.phase, paused.next_chunk) == ("paused", "user", 5)
     assert await world.pause(opened.id) == paused
-    await until(lambda: worker.copies[opened.id].state == "paused", "a paused copy")
+    await worker.until_copy(opened.id, state="paused")
     resumed = await world.resume(opened.id)
     assert (resumed.status, resumed.worker, resumed.epoch) == ("active", "w-1", 1)
     assert await world.resume(opened.id) == resumed
-    await until(lambda: worker.copies[opened.id].state == "running", "a running copy")
+    await worker.until_copy(opened.id, state="running")
 
     closed = await world.close(opened.id)
     assert (closed.status, closed.worker) == ("closed", "")

@@ -149,14 +149,14 @@ async def test_a_worker_that_ends_another_move_is_asked_again(world: World) -> N
 async def test_a_paused_session_moves_too_and_its_first_chunk_proves_it(world: World) -> None:
     source, target, session = await pair(world)
     await world.pause(session)
-    await until(lambda: source.copies[session].state == "paused", "a paused copy")
+    await source.until_copy(session, state="paused")
     assert (await world.move(session, "w-2")).outcome == "moved"
     assert await view(world, session) == ("paused", "w-2", 2)
     assert target.copies[session].move_id == f"{session}.2", "no chunk, no proof"
     await until(lambda: session not in source.copies, "the source's copy to go")
     assert source.drops[-1].unless_past == 4
     await world.resume(session)
-    await until(lambda: not target.copies[session].move_id, "a first chunk")
+    await target.until_copy(session, move_id="")
     assert await view(world, session) == ("active", "w-2", 2)
     assert (await world.move(session, "w-1")).outcome == "moved"
 
@@ -164,7 +164,7 @@ async def test_a_paused_session_moves_too_and_its_first_chunk_proves_it(world: W
 async def test_a_paused_session_moves_again_once_nobody_else_has_its_state(world: World) -> None:
     source, target, session = await pair(world)
     await world.pause(session)
-    await until(lambda: source.copies[session].state == "paused", "a paused copy")
+    await source.until_copy(session, state="paused")
     assert (await world.move(session, "w-2")).outcome == "moved"
     await until(lambda: session not in source.copies, "the source's copy to go")
     await until_moved(world, session, "w-1")

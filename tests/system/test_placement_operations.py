@@ -42,7 +42,7 @@ async def test_sessions_leave_a_drained_worker_and_none_comes(world: World) -> N
     await until(lambda: {active, paused} <= set(first.copies), "two copies")
     await first.set_copy(active, next_chunk=4)
     await world.pause(paused)
-    await until(lambda: first.copies[paused].state == "paused", "a paused copy")
+    await first.until_copy(paused, state="paused")
     second = await world.worker("w-2", capacity=3)
     await world.ready(capacity=5)
 

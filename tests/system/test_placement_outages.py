@@ -193,7 +193,7 @@ async def test_a_session_nobody_watches_is_paused_resumed_by_a_viewer_and_closed
     world.changes.clear()
     await world.say_viewers(opened.id, 1, granted_through=6)
     await world.until_status(opened.id, "active")
-    await until(lambda: worker.copies[opened.id].granted_through == 6, "the viewer's credit")
+    await until(lambda: worker.owns[-1].granted_through == 6, "the viewer's credit")
     await world.say_viewers(opened.id, 0, granted_through=6)
     assert (await world.until_status(opened.id, "closed")).phase == "unwatched"
 
