@@ -80,7 +80,8 @@ class Viewer:
         ends_at = time.monotonic() + seconds
         while (remaining := ends_at - time.monotonic()) > 0:
             try:
-                message = await asyncio.wait_for(socket.recv(), remaining)
+                async with asyncio.timeout(remaining):
+                    message = await socket.recv()
             except TimeoutError:
                 break
             if isinstance(message, bytes):

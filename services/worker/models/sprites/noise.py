@@ -24,14 +24,11 @@ def draw(seed: int, chunk: int, step: int = 0) -> Tensor:
     return draw_normal(SHAPE, seed, chunk, step)
 
 
-def start_of(noise: Tensor) -> Tensor:
-    """Where a clip with this first-chunk noise [..., 3, 16, 12, 20] starts: [..., 2] in 0..1."""
-    return torch.special.ndtr(noise[..., 0, :2, :2, :2].sum(dim=(-2, -1)) / 2)
-
-
 def with_start(noise: Tensor, start: Tensor) -> Tensor:
-    """The same noise with its corner shifted so that `start_of` gives `start`; Gaussian as long as start
-    is uniform."""
+    """First-chunk noise [..., 3, 16, 12, 20] that says where a clip starts, [..., 2] in 0..1: the same with
+    its corner shifted so that the normal distribution's value at half the corner's sum is `start`. Gaussian
+    as long as start is uniform.
+    """
     shift = torch.special.ndtri(start.clamp(1e-4, 1 - 1e-4)) * 2 - noise[..., 0, :2, :2, :2].sum(dim=(-2, -1))
     noise = noise.clone()
     noise[..., 0, :2, :2, :2] += shift[..., None, None] / 4

@@ -138,7 +138,6 @@ class Recipe:
 SELF_FORCING = Recipe("self-forcing", steps=4, shift=5.0, window_frames=21)
 LONGLIVE = Recipe("longlive", steps=4, shift=5.0, window_frames=12, sink_frames=3, recache_on_prompt=True)
 KREA = Recipe("krea", steps=4, shift=5.0, window_frames=6, context_frames=3)
-RECIPES = {recipe.name: recipe for recipe in (SELF_FORCING, LONGLIVE, KREA)}
 
 
 @dataclass(frozen=True)

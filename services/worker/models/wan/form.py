@@ -69,9 +69,6 @@ class Wishes:
         }
         return replace(form, **forced)
 
-    def allows(self, form: Form) -> bool:
-        return self.on(form) == form
-
 
 def wishes(environment: Mapping[str, str]) -> Wishes:
     """From `TURBOSERVE_WAN="attention=flash graphs=off"`. Raises `UnknownForm`."""
