@@ -48,6 +48,7 @@ _PARAMETERS = {
     "encoder": "Name of the text encoder.",
     "service": "gateway, placement, autoscaler, worker or text.",
     "instance": "Id of one process.",
+    "id": "Id of the decision.",
     "event": f"What happened: {', '.join(EVENT_NAMES)}. The list may grow.",
 }
 _NOTES = {

@@ -142,7 +142,8 @@ class LoadReport(msgspec.Struct, frozen=True):
 
     `incarnation` is new with every process start. `state`: "starting", "ready", "draining", "stopped" (its
     last word). `capacity` is how many active sessions keep up with real time here; `slots` how many copies
-    fit, paused ones included. `transports`: over which it can be linked to other workers, best first.
+    fit, paused ones included. `transports`: over which it can be linked to other workers, best first. `node`:
+    the machine it runs on, as its provider calls it; "": not told.
     """
 
     worker: str
@@ -159,6 +160,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     started_at: float
     media_endpoint: str = ""
     transports: list[str] = []
+    node: str = ""
 
 
 class WorkerExited(msgspec.Struct, frozen=True):
@@ -174,7 +176,9 @@ class WorkerLoad(msgspec.Struct, frozen=True):
     """A worker as placement sees it; `state` is "draining" from the moment an operator asked for it.
 
     `paused`: how many of its copies are. `on_device`, `on_host`: copies by where their state is; on the host
-    they are suspended. `transports`: as the worker reports them.
+    they are suspended. `transports`, `node`, `started_at` (seconds since the epoch): as the worker reports
+    them. `latency_s[n]`: predicted of a chunk with n active sessions, for n from 0 to `slots`; empty: not
+    measured. `kind`: of its device.
     """
 
     worker: str
@@ -188,11 +192,32 @@ class WorkerLoad(msgspec.Struct, frozen=True):
     on_device: int = 0
     on_host: int = 0
     transports: list[str] = []
+    slots: int = 0
+    latency_s: list[float] = []
+    kind: str = ""
+    node: str = ""
+    started_at: float = 0.0
+
+
+class SessionCounts(msgspec.Struct, frozen=True):
+    """What users did since this placement leads; another `placement` counts from 0 again. `arrived_active`
+    are among `arrived`, `departed_active` among `departed`. Active: wants chunks, with or without a worker.
+    """
+
+    arrived: int = 0
+    arrived_active: int = 0
+    activated: int = 0
+    idled: int = 0
+    departed: int = 0
+    departed_active: int = 0
 
 
 class FleetLoad(msgspec.Struct, frozen=True):
     """Placement to the autoscaler (and the gateways' readiness): demand and what serves it. On change and
     every second.
+
+    `rho_max`: the highest ratio of active sessions to capacity of a ready worker, as the last decision left
+    it.
     """
 
     placement: str
@@ -203,6 +228,8 @@ class FleetLoad(msgspec.Struct, frozen=True):
     workers: list[WorkerLoad]
     models: list[ModelReport]
     sent_at: float
+    counts: SessionCounts = SessionCounts()
+    rho_max: float = 0.0
 
 
 class DrainWorker(msgspec.Struct, frozen=True):
@@ -252,7 +279,12 @@ class FleetWorker(msgspec.Struct, frozen=True):
 
 
 class FleetPlan(msgspec.Struct, frozen=True):
-    """The autoscaler's newest decision with its reason and what it acted on. On change and every second."""
+    """The autoscaler's newest decision with its reason and what it acted on. On change and every second.
+
+    `draining`: workers it wants emptied, absolute: placement takes them for draining as long as they are
+    named here, and no longer. `decision`: its id in the log of decisions. `spare`, `frozen`, `dry_run`: as
+    operators set them (`SetFleet`). `would`: what would be done but for `frozen` or `dry_run`, in words.
+    """
 
     autoscaler: str
     desired: int
@@ -261,6 +293,27 @@ class FleetPlan(msgspec.Struct, frozen=True):
     reason: str
     workers: list[FleetWorker]
     sent_at: float
+    draining: list[str] = []
+    policy: str = ""
+    decision: str = ""
+    spare: int = 0
+    frozen: bool = False
+    dry_run: bool = False
+    would: str = ""
+
+
+class SetFleet(msgspec.Struct, frozen=True):
+    """An operator to the autoscaler: these bounds from now on, kept over its restarts. None: as it is.
+
+    `spare`: ready workers to keep beside those needed. `frozen`: the size stays as it is; who ends
+    unexpectedly is replaced. `dry_run`: decide and say so, but start, drain and stop nothing.
+    """
+
+    minimum: int | None = None
+    maximum: int | None = None
+    spare: int | None = None
+    frozen: bool | None = None
+    dry_run: bool | None = None
 
 
 class CheckPrompt(msgspec.Struct, frozen=True):

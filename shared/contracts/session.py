@@ -33,6 +33,7 @@ class OpenSession(msgspec.Struct, frozen=True):
     """Open a session. Repeating it with the same `idempotency_key` returns the session made the first time.
 
     `seed` None: placement draws one. `max_chunks` None: until closed. `rung` "": the model's default rung.
+    `priority`: higher is placed before lower while not all can be, from -10 to 10.
     """
 
     inputs: list[Input]
@@ -41,6 +42,7 @@ class OpenSession(msgspec.Struct, frozen=True):
     max_chunks: int | None = None
     rung: str = ""
     idempotency_key: str = ""
+    priority: int = 0
 
 
 class SessionView(msgspec.Struct, frozen=True):
@@ -48,6 +50,9 @@ class SessionView(msgspec.Struct, frozen=True):
 
     `next_chunk` is advisory (the chunk log is the truth). `worker` is "" while none owns the session.
     `reason` says why a session is closed, failed or paused. `revision` grows with every change of the row.
+    While queued: `position` from 0, `expected_wait_s` (None: not known). `served_rung`: the lower rung it is
+    served at while demand is high, "": the one it asked for. `decision`: the id of the one that placed,
+    moved, stepped or refused it last.
     """
 
     id: str
@@ -70,6 +75,10 @@ class SessionView(msgspec.Struct, frozen=True):
     max_chunks: int | None = None
     warnings: list[str] = []
     position: int | None = None
+    priority: int = 0
+    expected_wait_s: float | None = None
+    served_rung: str = ""
+    decision: str = ""
 
     @property
     def prompt(self) -> str:
@@ -142,9 +151,10 @@ class SessionPage(msgspec.Struct, frozen=True):
 
 class Refusal(msgspec.Struct, frozen=True):
     """Why a request was refused: `code` for programs, `message` what was wrong, `hint` what to do about
-    it.
+    it. `retry_after_s` None: nothing is known of when it would be taken.
     """
 
     code: str
     message: str
     hint: str = ""
+    retry_after_s: float | None = None

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from shared.contracts import fleet, moves, session, stream, text
+from shared.contracts import decisions, fleet, moves, session, stream, text
 from shared.ids import InvalidName, check_name, check_session_id
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -129,6 +129,8 @@ DRAIN_WORKER = Request("ts.{cell}.fleet.drain", fleet.DrainWorker, fleet.WorkerD
 MOVE_SESSION = Request("ts.{cell}.fleet.move", moves.MoveSession, moves.SessionMoved)
 SUSPEND_SESSION = Request("ts.{cell}.fleet.suspend", moves.StowSession, moves.SessionStowed)
 RESUME_SESSION = Request("ts.{cell}.fleet.resume", moves.StowSession, moves.SessionStowed)
+# The autoscaler answers this one.
+SET_FLEET = Request("ts.{cell}.fleet.set", fleet.SetFleet, fleet.FleetPlan)
 
 # Workers to everybody; answered by any worker of the model.
 LOAD_REPORT = Subject("ts.{cell}.report.{worker}", fleet.LoadReport)
@@ -142,6 +144,7 @@ ENCODE_TEXT = Request("ts.{cell}.text.{encoder}", text.EncodeText, text.TextEnco
 WORKER_EXITED = Subject("ts.{cell}.exited.{worker}", fleet.WorkerExited)
 FLEET_LOAD = Subject("ts.{cell}.fleet.load", fleet.FleetLoad)
 FLEET_PLAN = Subject("ts.{cell}.fleet.plan", fleet.FleetPlan)
+DECISION = Subject("ts.{cell}.decision.{service}.{id}", decisions.DecisionRecord)
 SERVICE_STATUS = Subject("ts.{cell}.status.{service}.{instance}", fleet.ServiceStatus)
 
 ALL: tuple[Subject[msgspec.Struct], ...] = tuple(

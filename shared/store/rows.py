@@ -48,12 +48,18 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     request_digest: str = ""
     traceparent: str = ""
+    priority: int = 0
+    served_rung: str = ""
+    decision: str = ""
 
     @property
     def ended(self) -> bool:
         return self.status in ENDED
 
-    def view(self, position: int | None = None) -> SessionView:
+    def view(self, position: int | None = None, expected_wait_s: float | None = None) -> SessionView:
         """What its users may see. `position`: its place in the queue from 0, None if it isn't queued."""
-        seen = {name: getattr(self, name) for name in SessionView.__struct_fields__ if name != "position"}
-        return SessionView(**seen, position=position)
+        seen = {name: getattr(self, name) for name in SessionView.__struct_fields__ if name in _FIELDS}
+        return SessionView(**seen, position=position, expected_wait_s=expected_wait_s)
+
+
+_FIELDS = frozenset(SessionRow.__struct_fields__)

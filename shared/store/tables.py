@@ -45,6 +45,9 @@ sessions = sa.Table(
     sa.Column("idempotency_key", sa.Text),
     sa.Column("request_digest", sa.Text, nullable=False),
     sa.Column("traceparent", sa.Text, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("served_rung", sa.Text, nullable=False, server_default=""),
+    sa.Column("decision", sa.Text, nullable=False, server_default=""),
     sa.UniqueConstraint("tenant", "idempotency_key"),
     sa.Index(None, "tenant", "created_at", "id"),
     sa.Index(None, "ended_at"),
@@ -71,4 +74,16 @@ leases = sa.Table(
     sa.Column("holder", sa.Text, nullable=False),
     sa.Column("token", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.Double, nullable=False),
+)
+
+# What operators set (`SetFleet`), one row a cell; NULL: the autoscaler's own setting holds.
+fleet_controls = sa.Table(
+    "fleet_controls",
+    metadata,
+    sa.Column("cell", sa.Text, primary_key=True),
+    sa.Column("minimum", sa.Integer),
+    sa.Column("maximum", sa.Integer),
+    sa.Column("spare", sa.Integer),
+    sa.Column("frozen", sa.Boolean),
+    sa.Column("dry_run", sa.Boolean),
 )

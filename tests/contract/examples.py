@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shared.contracts import events, fleet, moves, session, stream, text
+from shared.contracts import decisions, events, fleet, moves, session, stream, text
 
 SESSION = "main_0123456789abcdefghjk"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -29,6 +29,10 @@ VIEW = session.SessionView(
     max_chunks=500,
     warnings=["unknown word: zorp"],
     position=2,
+    priority=3,
+    expected_wait_s=12.5,
+    served_rung="fast",
+    decision="p-0123456789ab",
 )
 COPY = fleet.CopyReport(SESSION, "default", 2, 5, "failed", 41, 39, "out of memory", "host", "move-7", True)
 MODEL = fleet.ModelReport(
@@ -46,6 +50,24 @@ MODEL = fleet.ModelReport(
     dtype="bfloat16",
 )
 DEVICE = fleet.DeviceReport("cpu0", "cpu", 16_000_000_000, 2_000_000_000, 0.5, 35.5, 61.0)
+WORKER_LOAD = fleet.WorkerLoad(
+    "worker-1",
+    "ready",
+    3,
+    2,
+    3,
+    "shapes-1",
+    DEVICE,
+    1,
+    2,
+    3,
+    ["tcp"],
+    8,
+    [0.0, 0.25, 0.5],
+    "cpu",
+    "gpu-host-7",
+    1_789_999_000.0,
+)
 PHASE = fleet.PhaseTime("carry", 0.0625)
 MOVE = moves.Move("move-7", SESSION, "worker-1", "worker-2", 2, 3)
 OWN = fleet.Own(
@@ -69,7 +91,7 @@ OWN = fleet.Own(
 HAND_OVER = moves.HandOver(41, OWN, 40, "a red circle", b"\x81\xa1n\x07", 39, 1)
 
 MESSAGES: tuple[msgspec.Struct, ...] = (
-    session.OpenSession([PROMPT], "shapes-1", 7, 500, "full", "order-17"),
+    session.OpenSession([PROMPT], "shapes-1", 7, 500, "full", "order-17", 3),
     VIEW,
     session.SteerSession(SESSION, [PROMPT]),
     session.Steered(42, 3, ["unknown word: zorp"]),
@@ -80,7 +102,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
     session.GetSession(SESSION),
     session.ListSessions(20, "1790000000.25", True),
     session.SessionPage([VIEW], "1790000000.25"),
-    session.Refusal("unknown_session", "there is no such session", "open one"),
+    session.Refusal("unknown_session", "there is no such session", "open one", 12.5),
     stream.Chunk(
         session=SESSION,
         index=41,
@@ -123,6 +145,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
         started_at=1_789_999_000.0,
         media_endpoint="https://worker-1.example/media",
         transports=["nccl", "tcp"],
+        node="gpu-host-7",
     ),
     fleet.CheckPrompt("a zorp circle"),
     fleet.PromptChecked(["unknown word: zorp"]),
@@ -135,9 +158,11 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
         queued=1,
         paused=1,
         capacity=3,
-        workers=[fleet.WorkerLoad("worker-1", "ready", 3, 2, 3, "shapes-1", DEVICE, 1, 2, 3, ["tcp"])],
+        workers=[WORKER_LOAD],
         models=[MODEL],
         sent_at=1_790_000_003.5,
+        counts=fleet.SessionCounts(12, 6, 30, 28, 9, 4),
+        rho_max=0.75,
     ),
     fleet.DrainWorker("worker-1", True),
     fleet.WorkerDrained(
@@ -168,6 +193,28 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
         reason="1 session waits",
         workers=[fleet.FleetWorker("worker-1", "running", 1, "pid 4711")],
         sent_at=1_790_000_004.0,
+        draining=["worker-2"],
+        policy="turboserve",
+        decision="a-0123456789ab",
+        spare=1,
+        frozen=True,
+        dry_run=True,
+        would="start 1 worker",
+    ),
+    fleet.SetFleet(1, 4, 1, True, True),
+    decisions.DecisionRecord(
+        id="p-0123456789ab",
+        service="placement",
+        instance="placement-1",
+        at=1_790_000_004.5,
+        policy_name="turboserve",
+        reason="1 placed",
+        sessions=[SESSION],
+        workers=["worker-1"],
+        policy=b"{}",
+        view=b"{}",
+        memory=b"{}",
+        decision=b"{}",
     ),
     fleet.ServiceStatus(
         "gateway", "gateway-1", "ready", "http://127.0.0.1:8080", fleet.Vitals(14, 21, 30, 80_000_000)

@@ -32,7 +32,10 @@ class Worker(msgspec.Struct, frozen=True):
 
 class Session(msgspec.Struct, frozen=True):
     """`worker`: who has it, "" for none. `home`: who had it last and may still hold its state. `since_s`:
-    since when it is active, or idle. `move_cost_s`: the pause that a move would cost it.
+    since when it is active, or idle. `move_cost_s`: the pause that a move would cost it. `weight`: what it
+    takes of a worker, 1.0 for a session at the rung that `latency_s` and `capacity` were measured at;
+    `floor_weight`: what it would take one step down, `full_weight` stepped up again; both equal `weight` if
+    it can't be.
     """
 
     session: str
@@ -44,6 +47,9 @@ class Session(msgspec.Struct, frozen=True):
     tenant: str = ""
     priority: int = 0
     group: str = ""
+    weight: float = 1.0
+    floor_weight: float = 1.0
+    full_weight: float = 1.0
 
 
 class View(msgspec.Struct, frozen=True):
@@ -93,7 +99,21 @@ class Refuse(msgspec.Struct, frozen=True, tag="refuse"):
     reason: str
 
 
-Act = Place | Move | Suspend | Refuse
+class StepDown(msgspec.Struct, frozen=True, tag="step_down"):
+    """A session goes on at the lowest rung its operator allows, so that others find room."""
+
+    session: str
+    reason: str
+
+
+class StepUp(msgspec.Struct, frozen=True, tag="step_up"):
+    """A session is served at the rung it asked for again."""
+
+    session: str
+    reason: str
+
+
+Act = Place | Move | Suspend | Refuse | StepDown | StepUp
 
 
 class Waiting(msgspec.Struct, frozen=True):
