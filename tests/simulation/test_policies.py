@@ -14,12 +14,15 @@ from services.autoscaler.policies import registry as fleet_policies
 from services.autoscaler.policies import view as fleet
 from services.placement.policies import registry as placement_policies
 from services.placement.policies.view import (
+    Act,
     Decision,
     Memory,
     Move,
     Place,
     Refuse,
     Session,
+    StepDown,
+    StepUp,
     Suspend,
     View,
     Worker,
@@ -95,8 +98,9 @@ class Outcome:
         for act in decision.acts:
             self._carry_out(act)
 
-    def _carry_out(self, act: Place | Move | Suspend | Refuse) -> None:
+    def _carry_out(self, act: Act) -> None:
         session = self.sessions[act.session]
+        assert not isinstance(act, StepDown | StepUp), "nobody here can be stepped"
         if isinstance(act, Suspend):
             assert not session.active
             assert session.worker == act.worker
