@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Mapping
 
-from services.placement.leader import lead
 from services.placement.service import serve
 from services.placement.settings import PlacementSettings
+from shared.leadership import lead
 from shared.process import Process, StartupError, run
 from shared.settings import SettingsError, load
 from shared.store.engine import StoreError, open_store
@@ -34,7 +34,7 @@ async def _body(process: Process[PlacementSettings]) -> None:
     except StoreError as error:
         raise StartupError(f"{error} (setting TURBOSERVE_PLACEMENT_DATABASE_URL)") from None
     try:
-        async with lead(process, store) as leadership:
+        async with lead(process, store, settings.lease_ttl_s) as leadership:
             if leadership is not None:
                 await serve(process, store, leadership)
     finally:

@@ -18,7 +18,6 @@ from services.placement import choose, metrics
 from services.placement.choose import Room
 from services.placement.facts import Event, Placed, Watched
 from services.placement.fleet_view import FleetView
-from services.placement.leader import Leadership
 from services.placement.moves import Mover
 from services.placement.operations import Operations
 from services.placement.outbox import Publisher
@@ -32,6 +31,7 @@ from shared.chunk_log import ChunkLog
 from shared.contracts.fleet import FleetLoad, LoadReport, ModelReport, WorkerLoad
 from shared.contracts.session import SessionView
 from shared.latent_log import LatentLog
+from shared.leadership import Leadership
 from shared.process import Process, StartupError
 from shared.store.engine import Store, StoreAway
 from shared.store.rows import SessionRow

@@ -1,4 +1,4 @@
-"""One placement leads a cell: it holds the lease, renews it, and stops when it has lost it."""
+"""One instance of a service leads a cell: it holds the lease, renews it, and stops when it has lost it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
-from services.placement.settings import PlacementSettings
-from shared.process import Process, StartupError
+from shared.process import Process, S, StartupError
 from shared.store import leases
 from shared.store.engine import Store, StoreAway
 from shared.store.leases import Lease, LeaseState
@@ -62,18 +61,18 @@ class Leadership:
 
 
 @contextlib.asynccontextmanager
-async def lead(process: Process[PlacementSettings], store: Store) -> AsyncIterator[Leadership | None]:
-    """Become the leader, waiting for as long as another one leads; None if told to stop meanwhile.
+async def lead(process: Process[S], store: Store, ttl_s: float) -> AsyncIterator[Leadership | None]:
+    """Become the leader of the service's cell, waiting for as long as another one leads; None if told to stop
+    meanwhile. `ttl_s`: how soon another one takes over from a leader that died.
 
-    On SQLite a second placement is a mistake, because it would never see the first one's machine:
+    On SQLite a second instance is a mistake, because it would never see the first one's machine:
     `StartupError`.
     """
-    name = f"placement-{process.settings.cell}"
-    lease = await _wait_for(process, store, name)
+    lease = await _wait_for(process, store, ttl_s)
     if lease is None:
         yield None
         return
-    leadership = Leadership(store, lease, process.settings.lease_ttl_s)
+    leadership = Leadership(store, lease, ttl_s)
     process.spawn("keep the lease", leadership.keep())
     try:
         yield leadership
@@ -82,15 +81,15 @@ async def lead(process: Process[PlacementSettings], store: Store) -> AsyncIterat
         await leadership.release()
 
 
-async def _wait_for(process: Process[PlacementSettings], store: Store, name: str) -> Lease | None:
+async def _wait_for(process: Process[S], store: Store, ttl_s: float) -> Lease | None:
     seen: LeaseState | None = None
     while not process.stopping.is_set():
-        lease, state = await _try(process, store, name)
+        lease, state = await _try(process, store, ttl_s)
         if lease is not None:
             return lease
         if state is not None and seen is not None and store.single_host and _renewed(seen, state):
             raise StartupError(
-                f"another placement ({state.holder}) already uses {store.where}; "
+                f"another {process.service} ({state.holder}) already uses {store.where}; "
                 "stop it, or give each its own database"
             )
         if state is not None and state.holder != (seen.holder if seen else None):
@@ -108,12 +107,11 @@ def _renewed(before: LeaseState, after: LeaseState) -> bool:
     return same and after.expires_at > before.expires_at
 
 
-async def _try(
-    process: Process[PlacementSettings], store: Store, name: str
-) -> tuple[Lease | None, LeaseState | None]:
+async def _try(process: Process[S], store: Store, ttl_s: float) -> tuple[Lease | None, LeaseState | None]:
+    name = f"{process.service}-{process.settings.cell}"
     try:
         async with store.begin() as transaction:
-            lease = await leases.acquire(transaction, name, process.instance, process.settings.lease_ttl_s)
+            lease = await leases.acquire(transaction, name, process.instance, ttl_s)
             return lease, await leases.look(transaction, name)
     except StoreAway as error:
         logger.warning("the lease could not be read: %s", error)
