@@ -11,10 +11,13 @@ from shared.contracts.session import Input
 
 
 class Placed(NamedTuple):
-    """`choose` found room on a process of a worker."""
+    """There is room on a process of a worker. `decision`: who decided so, by its id in the log of decisions;
+    "": nobody to be asked.
+    """
 
     worker: str
     incarnation: str
+    decision: str = ""
 
 
 class OwnerLost(NamedTuple):
@@ -35,12 +38,14 @@ class MoveProposed(NamedTuple):
 class HandedOver(NamedTuple):
     """The state has arrived at a process of `worker`, or its chunk of a higher `epoch` is in the log.
 
-    Whatever was decided meanwhile: of two owners the one with the higher epoch is right.
+    Whatever was decided meanwhile: of two owners the one with the higher epoch is right. `decision`: who
+    wanted the move; "": an operator, or nobody knows any more.
     """
 
     worker: str
     incarnation: str
     epoch: int
+    decision: str = ""
 
 
 class HandedBack(NamedTuple):
@@ -57,9 +62,33 @@ class Steered(NamedTuple):
 
 
 class RungSet(NamedTuple):
-    """`rung` "": the model's default."""
+    """`rung` "": the model's default. `cheaper`: it takes no more of a worker than the one that the session
+    was stepped down to.
+    """
 
     rung: str
+    cheaper: bool = False
+
+
+class SteppedDown(NamedTuple):
+    """Demand is high: it is served at the lower `rung`, whatever it asked for."""
+
+    rung: str
+    decision: str
+
+
+class SteppedUp(NamedTuple):
+    """It is served as it asked again."""
+
+    decision: str
+
+
+class RefusedLater(NamedTuple):
+    """No worker ever had it, and none would in time; its user may try again after `retry_after_s`."""
+
+    retry_after_s: float
+    why: str
+    decision: str
 
 
 class PausedByUser(NamedTuple):
@@ -112,6 +141,9 @@ Event = (
     | HandedBack
     | Steered
     | RungSet
+    | SteppedDown
+    | SteppedUp
+    | RefusedLater
     | PausedByUser
     | ResumedByUser
     | Unwatched

@@ -8,6 +8,7 @@ for and may not have is a `Refusal`. Every new row is checked against `promises`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,9 +25,12 @@ from services.placement.facts import (
     OwnerLost,
     PausedByUser,
     Placed,
+    RefusedLater,
     ResumedByUser,
     RungSet,
     Steered,
+    SteppedDown,
+    SteppedUp,
     Unwatched,
     UnwatchedTooLong,
     Watched,
@@ -118,7 +122,8 @@ def _commands(before: SessionRow, after: SessionRow, drop: bool) -> tuple[TellOw
 
 
 def _place(row: SessionRow, event: Placed) -> Outcome:
-    return Change(_ACTIVE | _next_owner(row, event), "moved" if row.epoch else "started")
+    owner = _next_owner(row, event) | {"decision": event.decision}
+    return Change(_ACTIVE | owner, "moved" if row.epoch else "started")
 
 
 def _propose_move(row: SessionRow, event: MoveProposed) -> Outcome:
@@ -132,7 +137,12 @@ def _hand_over(row: SessionRow, event: HandedOver) -> Outcome:
     owns = (row.worker, row.incarnation) == (event.worker, event.incarnation)
     if owns or not row.epoch < event.epoch <= row.given_epoch:
         return None
-    owner = {"worker": event.worker, "incarnation": event.incarnation, "epoch": event.epoch}
+    owner = {
+        "worker": event.worker,
+        "incarnation": event.incarnation,
+        "epoch": event.epoch,
+        "decision": event.decision or row.decision,
+    }
     return Change(owner if row.status == "paused" else _ACTIVE | owner, "moved", handed_over=True)
 
 
@@ -175,11 +185,34 @@ def _refuse_to_steer(row: SessionRow, _event: Steered) -> Outcome:
 
 
 def _set_rung(row: SessionRow, event: RungSet) -> Outcome:
-    return None if event.rung == row.rung else Change({"rung": event.rung})
+    """One that was stepped down stays so, unless what it asks for now spares its worker as much."""
+    if event.rung == row.rung:
+        return None
+    spares = event.cheaper or event.rung == row.served_rung
+    return Change({"rung": event.rung, "served_rung": "" if spares else row.served_rung})
 
 
 def _refuse_rung(row: SessionRow, _event: RungSet) -> Outcome:
     return _refuse_ended(row, "given another rung")
+
+
+def _step_down(row: SessionRow, event: SteppedDown) -> Outcome:
+    if event.rung in ("", row.rung, row.served_rung):
+        return None
+    return Change({"served_rung": event.rung, "decision": event.decision})
+
+
+def _step_up(row: SessionRow, event: SteppedUp) -> Outcome:
+    return Change({"served_rung": "", "decision": event.decision}) if row.served_rung else None
+
+
+def _refuse(row: SessionRow, event: RefusedLater) -> Outcome:
+    """Its key is free again: the next try with it may be taken."""
+    if row.given_epoch:
+        return None
+    why = f"not taken: {event.why}; try again in {math.ceil(event.retry_after_s)} s"
+    refused = {"status": "closed", "phase": "refused", "reason": why}
+    return Change(refused | {"idempotency_key": None, "decision": event.decision}, "closed")
 
 
 def _pause(_row: SessionRow, _event: PausedByUser) -> Outcome:
@@ -282,6 +315,9 @@ TABLE: dict[type[Any], dict[Status, Rule]] = {
         "closed": _refuse_rung,
         "failed": _refuse_rung,
     },
+    SteppedDown: {"queued": _step_down, "active": _step_down, "paused": _step_down},
+    SteppedUp: {"queued": _step_up, "active": _step_up, "paused": _step_up},
+    RefusedLater: {"queued": _refuse},
     PausedByUser: {
         "queued": _pause,
         "active": _pause,

@@ -24,12 +24,14 @@ def broken(before: SessionRow, after: SessionRow, *, handed_over: bool) -> str:
         and after.granted_through >= before.granted_through
         and after.given_epoch >= before.given_epoch
         and after.inputs_version >= before.inputs_version,
+        "only a refusal frees an idempotency key": after.idempotency_key == before.idempotency_key
+        or (after.idempotency_key is None and after.ended and not after.given_epoch),
         "what never changes changed": all(getattr(before, name) == getattr(after, name) for name in _FIXED),
     }
     return next((promise for promise, holds in promises.items() if not holds), "") or malformed(after)
 
 
-_FIXED = ("id", "tenant", "cell", "model", "seed", "max_chunks", "created_at", "idempotency_key")
+_FIXED = ("id", "tenant", "cell", "model", "seed", "max_chunks", "created_at", "priority")
 
 
 def malformed(row: SessionRow) -> str:
@@ -42,6 +44,8 @@ def malformed(row: SessionRow) -> str:
         "no epoch beyond those given": row.epoch <= row.given_epoch,
         "paused, and only then paused by somebody": (row.status == "paused") == bool(row.paused_by),
         "ended, and only then with a time": row.ended == (row.ended_at is not None),
+        "a session is served at another rung than it asked for, or none is named": not row.served_rung
+        or row.served_rung != row.rung,
         "a prompt is among the inputs": any(given.kind == "prompt" for given in row.inputs),
     }
     return next((promise for promise, holds in promises.items() if not holds), "")

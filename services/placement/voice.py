@@ -213,7 +213,7 @@ def make_own(row: SessionRow, timeout_s: float, move_id: str = "") -> Own:
         inputs=row.inputs,
         inputs_version=row.inputs_version,
         deadline_at=time.time() + timeout_s,
-        rung=row.rung,
+        rung=row.served_rung or row.rung,
         start_chunk=row.next_chunk,
         granted_through=row.granted_through,
         paused=row.status == "paused",

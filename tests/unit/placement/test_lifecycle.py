@@ -12,9 +12,12 @@ from services.placement.facts import (
     OwnerLost,
     PausedByUser,
     Placed,
+    RefusedLater,
     ResumedByUser,
     RungSet,
     Steered,
+    SteppedDown,
+    SteppedUp,
     Unwatched,
     UnwatchedTooLong,
     Watched,
@@ -33,6 +36,7 @@ UNWATCHED = make_row("paused", paused_by="unwatched", unwatched_since=20.0)
 TRIED = make_row("active", failures=lifecycle.MAX_REPLACEMENTS)
 MOVING = make_row("active", given_epoch=5)
 MOVING_PAUSED = make_row("paused", given_epoch=5)
+STEPPED = make_row("active", rung="full", served_rung="low")
 BLUE = [Input("prompt", "a blue ball")]
 
 OWN, DROP = TellOwn("w-1"), TellDrop("w-1", 2)
@@ -71,6 +75,11 @@ CHANGES: list[tuple[SessionRow, Event, tuple[str, str, int, tuple[object, ...], 
     (MOVING, OwnerLost(2, "silent"), ("queued", "", 2, (), ())),
     (ACTIVE, RungSet("low"), ("active", "w-1", 2, (OWN,), ())),
     (QUEUED, RungSet("low"), ("queued", "", 2, (), ())),
+    (ACTIVE, SteppedDown("low", "p-1"), ("active", "w-1", 2, (OWN,), ())),
+    (PAUSED, SteppedDown("low", "p-1"), ("paused", "w-1", 2, (OWN,), ())),
+    (QUEUED, SteppedDown("low", "p-1"), ("queued", "", 2, (), ())),
+    (STEPPED, SteppedUp("p-2"), ("active", "w-1", 2, (OWN,), ())),
+    (NEW, RefusedLater(9.0, "its turn would come in 9 s", "p-3"), ("closed", "", 0, (), ("closed",))),
     (ACTIVE, Steered(BLUE, ["zorp"]), ("active", "w-1", 2, (OWN,), ("steered",))),
     (ACTIVE, PausedByUser(), ("paused", "w-1", 2, (OWN,), ("paused",))),
     (ACTIVE, Unwatched(20.0), ("paused", "w-1", 2, (OWN,), ("paused",))),
@@ -128,6 +137,12 @@ VOID: list[tuple[SessionRow, Event]] = [
     (MOVING, HandedBack(2, "w-1", "i-1")),
     (HOMELESS, HandedBack(2, "w-9", "i-9")),
     (ACTIVE, RungSet("")),
+    (make_row("active", rung="low"), SteppedDown("low", "p-1")),
+    (STEPPED, SteppedDown("low", "p-1")),
+    (ACTIVE, SteppedUp("p-1")),
+    (QUEUED, RefusedLater(9.0, "a worker had it once", "p-1")),
+    (make_row("queued", epoch=0, given_epoch=1), RefusedLater(9.0, "a worker may have it", "p-1")),
+    *((make_row(ended, served_rung="low"), SteppedUp("p-1")) for ended in ("closed", "failed")),
     *((make_row(ended, given_epoch=5), HandedOver("w-9", "i-9", 5)) for ended in ("closed", "failed")),
     (ACTIVE, ResumedByUser(owner_has_room=True)),
     (QUEUED, ResumedByUser(owner_has_room=True)),
@@ -183,6 +198,38 @@ def test_a_failing_copy_is_tried_elsewhere_three_times() -> None:
 def test_a_finished_session_knows_how_many_chunks_it_has() -> None:
     finished = stepped(ACTIVE, CopyFinished(2, 12)).row
     assert (finished.next_chunk, finished.reason, finished.ended_at) == (12, "finished", NOW)
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"),
+    [
+        (RungSet("low"), ""),
+        (RungSet("lowest", cheaper=True), ""),
+        (RungSet("high"), "low"),
+        (RungSet(""), "low"),
+    ],
+)
+def test_who_was_stepped_down_stays_so_unless_it_asks_for_no_more(asked: RungSet, served: str) -> None:
+    after = stepped(STEPPED, asked).row
+    assert (after.rung, after.served_rung) == (asked.rung, served)
+
+
+def test_a_row_names_the_decision_that_changed_it_last() -> None:
+    placed = stepped(NEW, Placed("w-1", "i-1", "p-1")).row
+    lower = stepped(placed, SteppedDown("low", "p-2")).row
+    proposed = stepped(lower, MoveProposed(1)).row
+    moved = stepped(proposed, HandedOver("w-9", "i-9", 2, "p-3")).row
+    proposed = stepped(moved, MoveProposed(2)).row
+    by_operator = stepped(proposed, HandedOver("w-1", "i-1", 3)).row
+    seen = [row.decision for row in (placed, lower, moved, by_operator, stepped(moved, SteppedUp("p-4")).row)]
+    assert seen == ["p-1", "p-2", "p-3", "p-3", "p-4"]
+
+
+def test_who_is_refused_may_try_again_with_the_same_key() -> None:
+    row = make_row("queued", epoch=0, idempotency_key="k-1")
+    after = stepped(row, RefusedLater(8.2, "all workers are full", "p-1")).row
+    assert after.reason == "not taken: all workers are full; try again in 9 s"
+    assert after.idempotency_key is None
 
 
 def test_an_epoch_nobody_was_given_is_not_believed() -> None:
