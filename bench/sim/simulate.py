@@ -5,7 +5,7 @@ simulate` prints.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -13,8 +13,9 @@ import msgspec
 
 from bench.bound import bound
 from bench.sim.control import Control, Limits
+from bench.sim.figures import figures
 from bench.sim.fleet import Fleet, Terms
-from bench.sim.meter import Meter, percentiles_ms, weighted_ms
+from bench.sim.meter import Meter
 from bench.sim.parts import KindOfWorker
 from bench.sim.profiles import PROFILES, Profile
 from bench.sim.world import World
@@ -34,11 +35,11 @@ class Impossible(Exception):
 class Options(msgspec.Struct, frozen=True):
     """`max_gpus` None: for a fixed fleet the least that holds the trace's peak, else twice that.
     `settings`: of the policies, by field name; a name that neither has is refused. `latency_target_s` None:
-    the profile's.
+    the profile's. `profile`: the name of one, or one that was measured just now.
     """
 
     policy: str = "turboserve"
-    profile: str = "h100-1.3b"
+    profile: str | Profile = "h100-1.3b"
     boot_s: float = 30.0
     boot_fail_ratio: float = 0.0
     min_gpus: int = 1
@@ -65,7 +66,7 @@ def simulate(events: Sequence[Event], options: Options, progress: Progress | Non
         "sessions": sum(event.event == "arrive" for event in events),
         "duration_s": events[-1].time_s,
         "max_gpus": limits.maximum,
-        **_result(meter),
+        **figures(meter),
         "bound": _bound(events, options, kinds, limits),
     }
 
@@ -85,7 +86,8 @@ def _bound(
 
 
 def _kinds(options: Options) -> tuple[Profile, list[KindOfWorker]]:
-    if (profile := PROFILES.get(options.profile)) is None:
+    profile = options.profile if isinstance(options.profile, Profile) else PROFILES.get(options.profile)
+    if profile is None:
         raise Impossible(f"there is no profile {options.profile}: {', '.join(PROFILES)}")
     if options.policy not in POLICIES:
         raise Impossible(f"there is no policy {options.policy}: {', '.join(POLICIES)}")
@@ -196,40 +198,3 @@ class _Run:
 
 def _plus(counts: Any, **more: int) -> Any:
     return msgspec.structs.replace(counts, **{name: getattr(counts, name) + n for name, n in more.items()})
-
-
-def _result(meter: Meter) -> dict[str, Any]:
-    latencies = meter.latencies_s
-    mean, worst_s = sum(latencies) / max(1, len(latencies)), sum(meter.worst.values())
-    points = percentiles_ms(latencies, (0.5, 0.95, 0.99, 1.0))
-    ttfc = percentiles_ms(meter.ttfc_s, (0.5, 0.95, 0.99, 1.0))
-    decisions = percentiles_ms(meter.decisions_s, (0.5, 0.99))
-    return {
-        "chunks": len(latencies),
-        "chunk_latency_ms": {"mean": round(1000 * mean, 3), **_named(points)},
-        "worst_latency_ms": {
-            "mean": round(1000 * sum(v * w for v, w in meter.worst.items()) / worst_s, 3) if worst_s else 0.0,
-            "p99": weighted_ms(meter.worst, 0.99),
-            "max": round(1000 * max(meter.worst, default=0.0), 3),
-        },
-        "ttfc_ms": _named(ttfc),
-        "continuous_play_ratio": round(meter.continuous_play_ratio, 6),
-        "gpu_seconds": round(meter.gpu_s, 3),
-        "node_seconds": round(meter.node_s, 3),
-        "cost": round(meter.cost, 3),
-        "moves": meter.moves,
-        "suspends": meter.suspends,
-        "scale_events": meter.scale_events,
-        "queued_s": round(meter.queued_s, 3),
-        "refused": meter.refusals,
-        "beyond_capacity": round(_ratio(meter.beyond_s, meter.active_s), 6),
-        "decision_ms": {"p50": decisions[0], "p99": decisions[1]},
-    }
-
-
-def _named(points: Sequence[float | None]) -> Mapping[str, float | None]:
-    return dict(zip(("p50", "p95", "p99", "max"), points, strict=True))
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0.0 else 0.0
