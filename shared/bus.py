@@ -63,11 +63,13 @@ class NoAnswer(Exception):
 
 
 class Refused(Exception):
-    """The other side refused a request, or a handler refuses one by raising this."""
+    """The other side refused a request, or a handler refuses one by raising this. `retry_after_s`: as
+    `Refusal` has it.
+    """
 
-    def __init__(self, code: str, message: str, hint: str = "") -> None:
+    def __init__(self, code: str, message: str, hint: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message)
-        self.refusal = Refusal(code, message, hint)
+        self.refusal = Refusal(code, message, hint, retry_after_s)
 
 
 class Meta:
@@ -232,7 +234,7 @@ class Bus:
             if not refused:
                 return codec.decode(address.reply, answer.data)
             refusal = codec.decode(Refusal, answer.data)
-            raise Refused(refusal.code, refusal.message, refusal.hint)
+            raise Refused(refusal.code, refusal.message, refusal.hint, refusal.retry_after_s)
         except codec.Undecodable as error:
             undecodable_messages.labels(address.template).inc()
             raise NoAnswer(f"{address.subject} answered with bytes nobody understands: {error}") from None
