@@ -68,7 +68,8 @@ def _surplus(
         return []
     dear = {kind.kind: kind.price_per_s / kind.capacity for kind in view.kinds}
     leaving: list[list[Loaded]] = []
-    for unit in sorted(staying, key=lambda unit: _cheapest_to_lose(unit, dear)):
+    ours = [unit for unit in staying if not any(worker.kept for worker, _ in unit)]
+    for unit in sorted(ours, key=lambda unit: _cheapest_to_lose(unit, dear)):
         if (counts := _weight(unit, weight)) <= surplus:
             leaving.append(unit)
             surplus -= counts

@@ -13,7 +13,9 @@ import msgspec
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """`since_s`: since when it is in its state. `ready_at_s`: when one that boots is expected to be ready."""
+    """`since_s`: since when it is in its state. `ready_at_s`: when one that boots is expected to be ready.
+    `kept`: started by somebody else; it serves, but is not ours to give back.
+    """
 
     worker: str
     kind: str
@@ -21,6 +23,7 @@ class Worker(msgspec.Struct, frozen=True):
     since_s: float
     node: str = ""
     ready_at_s: float = 0.0
+    kept: bool = False
 
 
 class Kind(msgspec.Struct, frozen=True):
