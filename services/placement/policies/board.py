@@ -48,7 +48,7 @@ class Board:
         return len(self.here[worker.worker])
 
     def ratio(self, worker: Worker) -> float:
-        return len(self.here[worker.worker]) / worker.capacity
+        return len(self.here[worker.worker]) / worker.capacity if worker.capacity else float("inf")
 
     def latency_s(self, worker: Worker, more: int = 0) -> float:
         """With `more` active sessions than now. What doesn't fit takes for ever."""
@@ -56,11 +56,17 @@ class Board:
         return worker.latency_s[sessions] if sessions <= worker.slots else float("inf")
 
     def free(self, session: Session, *, beyond: bool = False) -> list[Worker]:
-        """Ready workers with room for it: within capacity, or `beyond` it up to their slots."""
+        """Ready workers with room for it: within capacity, or `beyond` it up to their slots. Those to be avoided only
+        if there is no other.
+        """
         here, group = self.here, session.group
         if beyond:
-            return [w for w in self.ready if len(here[w.worker]) < w.slots and w.group == group]
-        return [w for w in self.ready if len(here[w.worker]) < w.capacity and w.group == group]
+            free = [w for w in self.ready if len(here[w.worker]) < w.slots and w.group == group]
+        else:
+            free = [w for w in self.ready if len(here[w.worker]) < w.capacity and w.group == group]
+        if not session.avoid:
+            return free
+        return [w for w in free if w.worker not in session.avoid] or free
 
     def place(self, session: Session, worker: Worker, reason: str) -> None:
         self.here[worker.worker].append(session)

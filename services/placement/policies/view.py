@@ -35,7 +35,8 @@ class Session(msgspec.Struct, frozen=True):
     since when it is active, or idle. `move_cost_s`: the pause that a move would cost it. `weight`: what it
     takes of a worker, 1.0 for a session at the rung that `latency_s` and `capacity` were measured at;
     `floor_weight`: what it would take one step down, `full_weight` stepped up again; both equal `weight` if
-    it can't be.
+    it can't be. `avoid`: workers on which it just failed, to be taken only if no other has room.
+    `away_cost_s`: the pause that being placed elsewhere than `home` costs it.
     """
 
     session: str
@@ -50,6 +51,8 @@ class Session(msgspec.Struct, frozen=True):
     weight: float = 1.0
     floor_weight: float = 1.0
     full_weight: float = 1.0
+    avoid: tuple[str, ...] = ()
+    away_cost_s: float = 0.0
 
 
 class View(msgspec.Struct, frozen=True):
