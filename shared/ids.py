@@ -59,3 +59,18 @@ def cell_of(session: str) -> str:
 def new_instance_id(service: str) -> str:
     """Id of one running process of a service: unique over restarts, short enough to read in a log."""
     return f"{service}-{_random()[:8]}"
+
+
+_DECIDERS = {"p-": "placement", "a-": "autoscaler"}
+
+
+def new_decision_id(service: str) -> str:
+    """Of placement or the autoscaler, which its first letter tells."""
+    return f"{service[0]}-{_random()[:12]}"
+
+
+def decider_of(decision: str) -> str:
+    """The service that took a decision. Raises `InvalidName`: no decision has this id."""
+    if decision[:2] not in _DECIDERS:
+        raise InvalidName(f"{decision[:60]!r} is not a decision's id: expected 'p-…' or 'a-…'")
+    return _DECIDERS[check_name("decision", decision)[:2]]

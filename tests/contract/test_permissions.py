@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import nats
 import pytest
 from nats.aio.client import Client
@@ -15,9 +16,11 @@ from shared import codec, ids
 from shared.bus import Bus, Meta
 from shared.chunk_log import ChunkLog
 from shared.contracts import subjects
+from shared.contracts.decisions import DecisionRecord
 from shared.contracts.events import lifecycle_stream, lifecycle_subject
 from shared.contracts.session import OpenSession, SessionView
 from shared.contracts.stream import Chunk, Latents
+from shared.decision_log import DecisionLog
 from shared.latent_log import LatentLog, Window
 from tests.contract.examples import MESSAGES, PROMPT, SESSION, VIEW
 from tests.fixtures.process import Program, accepts_connections, free_port
@@ -243,6 +246,23 @@ async def test_the_cold_tier_works_under_these_permissions(port: int) -> None:
     assert await logs["worker"].past("default", SESSION, window) == [latents]
     await logs["placement"].forget("default", SESSION)
     assert await logs["worker"].past("default", SESSION, window) == []
+    for bus in buses.values():
+        await bus.close()
+
+
+async def test_the_log_of_decisions_works_under_these_permissions(port: int) -> None:
+    roles = ("placement", "autoscaler", "gateway")
+    buses = {role: Bus(url(port, role), f"{role}-1", role) for role in roles}
+    logs = {role: DecisionLog(bus, "main", timeout_s=WAIT_S) for role, bus in buses.items()}
+    for bus in buses.values():
+        await bus.connect(WAIT_S)
+    assert await logs["gateway"].newest(1) == []
+    example = next(message for message in MESSAGES if isinstance(message, DecisionRecord))
+    for role in ("placement", "autoscaler"):
+        record = msgspec.structs.replace(example, id=ids.new_decision_id(role), service=role)
+        await logs[role].put(record)
+        assert await logs["gateway"].get(record.id) == record
+        assert await logs["gateway"].newest(1) == [record]
     for bus in buses.values():
         await bus.close()
 

@@ -54,3 +54,11 @@ def test_a_bad_name_is_named(name: str) -> None:
 def test_a_bad_session_id_is_refused(session: str) -> None:
     with pytest.raises(ids.InvalidName):
         ids.check_session_id(session)
+
+
+def test_a_decision_s_id_tells_who_took_it() -> None:
+    for service in ("placement", "autoscaler"):
+        assert ids.decider_of(ids.new_decision_id(service)) == service
+    for wrong in ("", "p", "x-1", "p-*", "p-" + "1" * 60, "p-A"):
+        with pytest.raises(ids.InvalidName):
+            ids.decider_of(wrong)
