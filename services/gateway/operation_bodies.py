@@ -37,7 +37,9 @@ class TiersBody(msgspec.Struct, frozen=True):
 class WorkerBody(msgspec.Struct, frozen=True):
     """`state`: "starting", "ready" or "draining". `capacity`: how many active sessions keep up with real
     time there. `copies`: sessions it holds, of which `paused` are paused. `transports`: over which sessions
-    can be moved to and from it, best first.
+    can be moved to and from it, best first. `slots`: how many copies fit. `latency_s[n]`: predicted of a
+    chunk with n active sessions, for n from 0; empty: not measured. `node`: the machine it runs on; empty:
+    not told.
     """
 
     id: str
@@ -50,6 +52,9 @@ class WorkerBody(msgspec.Struct, frozen=True):
     copies_by_tier: TiersBody
     transports: list[str]
     device: DeviceBody | None
+    slots: int = 0
+    latency_s: list[float] = []
+    node: str = ""
 
 
 class WorkersBody(msgspec.Struct, frozen=True):
@@ -121,6 +126,9 @@ def worker_body(load: WorkerLoad) -> WorkerBody:
         copies_by_tier=TiersBody(load.on_device, load.on_host),
         transports=load.transports,
         device=None if load.device is None else DeviceBody(**msgspec.structs.asdict(load.device)),
+        slots=load.slots,
+        latency_s=load.latency_s,
+        node=load.node,
     )
 
 
