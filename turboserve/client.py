@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from turboserve.http_api import HttpApi
-from turboserve.messages import Drained, Moved, SessionInfo, Stowed, WorkerInfo
+from turboserve.messages import Drained, FleetInfo, Moved, SessionInfo, Stowed, WorkerInfo
 from turboserve.session import Session
 
 T = TypeVar("T")
@@ -102,6 +102,10 @@ class Client:
     async def workers(self) -> list[WorkerInfo]:
         """Those that are alive, by name."""
         return (await self._api.call("GET", "/v1/workers", _Workers)).workers
+
+    async def fleet(self) -> FleetInfo:
+        """What the autoscaler has decided last, and why."""
+        return await self._api.call("GET", "/v1/fleet", FleetInfo)
 
     async def drain(self, worker: str, *, force: bool = False) -> Drained:
         """Take a worker out of service; its sessions go on elsewhere. `force`: even if no other worker could

@@ -98,7 +98,8 @@ class Tiers(msgspec.Struct, frozen=True):
 class WorkerInfo(msgspec.Struct, frozen=True):
     """A worker as the gateway describes it. `state`: starting, ready or draining. `capacity`: how many active
     sessions keep up with real time. `copies`: sessions it holds, of which `paused` are paused. `transports`:
-    over which sessions can be moved to and from it.
+    over which sessions can be moved to and from it. `slots`: how many copies fit. `latency_s[n]`: predicted
+    of a chunk with n active sessions, from n = 0; empty: not measured. `node`: the machine it runs on.
     """
 
     id: str
@@ -111,6 +112,37 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     copies_by_tier: Tiers = Tiers()
     transports: list[str] = []
     device: DeviceInfo | None = None
+    slots: int = 0
+    latency_s: list[float] = []
+    node: str = ""
+
+
+class FleetMember(msgspec.Struct, frozen=True):
+    """A worker as its provider sees it. `state`: starting, running, stopping, exited or failed."""
+
+    worker: str
+    state: str
+    restarts: int = 0
+    detail: str = ""
+
+
+class FleetInfo(msgspec.Struct, frozen=True):
+    """The autoscaler's newest decision, and why. `draining`: workers it wants emptied. `decision`: its id.
+    `would`: what it would do but for `frozen` or `dry_run`, in words.
+    """
+
+    desired: int
+    minimum: int
+    maximum: int
+    reason: str
+    workers: list[FleetMember]
+    draining: list[str] = []
+    policy: str = ""
+    decision: str = ""
+    spare: int = 0
+    frozen: bool = False
+    dry_run: bool = False
+    would: str = ""
 
 
 class Phase(msgspec.Struct, frozen=True):

@@ -212,6 +212,9 @@ async def test_workers_are_shown_with_what_their_devices_tell(
         "copies_by_tier": {"device": 0, "host": 0},
         "transports": [],
         "device": None,
+        "slots": 0,
+        "latency_s": [],
+        "node": "",
     }
     async with asyncio.timeout(20):
         while await listed() != expected:
