@@ -56,8 +56,8 @@ class Board:
         return worker.latency_s[sessions] if sessions <= worker.slots else float("inf")
 
     def free(self, session: Session, *, beyond: bool = False) -> list[Worker]:
-        """Ready workers with room for it: within capacity, or `beyond` it up to their slots. Those to be avoided only
-        if there is no other.
+        """Ready workers with room for it: within capacity, or `beyond` it up to their slots. Those to be
+        avoided only if there is no other.
         """
         here, group = self.here, session.group
         if beyond:
