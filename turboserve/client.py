@@ -68,11 +68,18 @@ class Client:
         max_chunks: int | None = None,
         model: str = "",
         rung: str = "",
+        priority: int = 0,
     ) -> Session:
-        """Open a session. `seed` None: a random one. `max_chunks` None: until it is closed. Iterate over it
-        to watch.
+        """Open a session. `seed` None: a random one. `max_chunks` None: until it is closed. `priority`, from
+        -10 to 10: higher ones are placed before lower ones while not all can be. Iterate over it to watch.
         """
-        given = {"seed": seed, "max_chunks": max_chunks, "model": model or None, "rung": rung or None}
+        given = {
+            "seed": seed,
+            "max_chunks": max_chunks,
+            "model": model or None,
+            "rung": rung or None,
+            "priority": priority or None,
+        }
         body = {"prompt": prompt} | {name: value for name, value in given.items() if value is not None}
         # A key makes a repeated call, after an answer was lost, return the session opened the first time.
         key = {"Idempotency-Key": secrets.token_hex(16)}

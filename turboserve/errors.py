@@ -4,17 +4,24 @@ from __future__ import annotations
 
 
 class TurboserveError(Exception):
-    """`code`: for programs. `message`: what was wrong. `hint`: what to do about it ("": nothing known)."""
+    """`code`: for programs. `message`: what was wrong. `hint`: what to do about it ("": nothing known).
+    `retry_after_s`: when to try again, as the server says (None: it doesn't).
+    """
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.hint = hint
+        self.retry_after_s: float | None = None
 
 
 class Unreachable(TurboserveError):
     """No gateway answers at the URL, or the one there can't serve now, after all tries."""
+
+
+class NoCapacity(TurboserveError):
+    """The session was not taken, because no worker would have room for it in time: see `retry_after_s`."""
 
 
 class UnknownSession(TurboserveError):
@@ -45,7 +52,11 @@ class ChunksGone(TurboserveError):
         self.oldest_held = oldest_held
 
 
-_KINDS: dict[str, type[TurboserveError]] = {"worker_not_found": UnknownWorker, "session_ended": SessionEnded}
+_KINDS: dict[str, type[TurboserveError]] = {
+    "worker_not_found": UnknownWorker,
+    "session_ended": SessionEnded,
+    "no_capacity": NoCapacity,
+}
 """Codes that say more than their status."""
 
 _OF_STATUS: dict[int, type[TurboserveError]] = {

@@ -81,7 +81,7 @@ class HttpApi:
                     if last_try:
                         raise self.unreachable(error) from None
                 else:
-                    if response.status_code != 503 or last_try:
+                    if last_try or not _soon_over(response):
                         return _read(response, answer)
                 await asyncio.sleep(min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S))
         raise AssertionError("the last try returns or raises")
@@ -116,6 +116,19 @@ class HttpApi:
         yield
 
 
+def _soon_over(response: httpx.Response) -> bool:
+    """Whether it is an outage that another try may outlast. Without a time it may be."""
+    if response.status_code != 503:
+        return False
+    later_s = _retry_after_s(response)
+    return later_s is None or later_s <= _LONGEST_PAUSE_S
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    told = response.headers.get("Retry-After", "")
+    return float(told) if told.isdecimal() else None
+
+
 def _checked(url: str) -> str:
     if not _is_address(url):
         raise InvalidRequest(
@@ -145,7 +158,9 @@ def _read(response: httpx.Response, answer: type[T]) -> T:
     except msgspec.MsgspecError:
         message = f"{response.url} answered {response.status_code} without saying why"
         raise of_status(response.status_code, "unexplained", message, _IS_IT) from None
-    raise of_status(response.status_code, detail.code, detail.message, detail.hint)
+    refused = of_status(response.status_code, detail.code, detail.message, detail.hint)
+    refused.retry_after_s = _retry_after_s(response)
+    raise refused
 
 
 _IS_IT = "is it a turboserve that listens there?"

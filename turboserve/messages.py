@@ -18,7 +18,9 @@ class Input(msgspec.Struct, frozen=True):
 
 class SessionInfo(msgspec.Struct, frozen=True):
     """A session as the gateway describes it. `status`: queued, active, paused, closed or failed; `phase` says
-    more.
+    more. While queued: `position` from 0, and `expected_wait_s` if that is known. `served_rung`: the lower
+    quality it is served at while demand is high, "": the one it asked for. `decision`: the one that placed,
+    moved, stepped or refused it last (`turboserve explain`).
     """
 
     id: str
@@ -35,6 +37,11 @@ class SessionInfo(msgspec.Struct, frozen=True):
     warnings: list[str] = []
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    priority: int = 0
+    position: int | None = None
+    expected_wait_s: float | None = None
+    served_rung: str = ""
+    decision: str = ""
 
 
 class Steered(msgspec.Struct, frozen=True):

@@ -32,6 +32,17 @@ _CONNECT_DEADLINE_S = 10.0
 _CLOSE_DEADLINE_S = 2.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 3.0
+_TOLD = (
+    "status",
+    "phase",
+    "reason",
+    "worker",
+    "rung",
+    "position",
+    "expected_wait_s",
+    "served_rung",
+    "decision",
+)
 _COME_BACK, _NONSENSE, _UNKNOWN, _GONE = 1013, 4400, 4404, 4410
 
 
@@ -224,7 +235,7 @@ class Session:
         self._announced = msgspec.convert(event, Chunk)
 
     def _hear_state(self, event: dict[str, Any]) -> None:
-        changes = {name: event[name] for name in ("status", "phase", "reason", "worker") if name in event}
+        changes = {name: event[name] for name in _TOLD if name in event}
         self.info = msgspec.structs.replace(self.info, **changes)
 
     def _hear_cut(self, event: dict[str, Any]) -> None:

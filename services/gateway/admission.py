@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from shared.contracts.session import MAX_PRIORITY
+
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exactly
 MAX_CHUNKS = 1_000_000
 MAX_IDEMPOTENCY_KEY_CHARS = 128
@@ -37,13 +39,20 @@ class Rules(NamedTuple):
 
 
 def check_opening(
-    rules: Rules, prompt: str, model: str, rung: str, seed: int | None, max_chunks: int | None
+    rules: Rules,
+    prompt: str,
+    model: str,
+    rung: str,
+    seed: int | None,
+    max_chunks: int | None,
+    priority: int = 0,
 ) -> str:
     """The prompt as it is sent on. Raises `Denied`. `model` and `rung` "": the default ones."""
     served = _served(rules, model)
     _check_rung(served, rung)
     _check_range("seed", seed, 0, MAX_SEED)
     _check_range("max_chunks", max_chunks, 1, MAX_CHUNKS)
+    _check_range("priority", priority, -MAX_PRIORITY, MAX_PRIORITY)
     return _checked_prompt(prompt, _limit(rules, served))
 
 

@@ -25,6 +25,10 @@ class OpenBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     max_chunks: Annotated[int | None, Meta(description="Close it after so many chunks. Empty: never.")] = None
     rung: Annotated[str, Meta(description="A named quality. Empty: the model's default.")] = ""
+    priority: Annotated[
+        int,
+        Meta(description="From -10 to 10: higher ones are placed before lower ones while not all can be."),
+    ] = 0
 
 
 class SteerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +49,10 @@ class SteeredBody(msgspec.Struct, frozen=True):
 
 class SessionBody(msgspec.Struct, frozen=True):
     """A session as its user sees it. `phase` is an open string that says more than `status`; `reason` why it
-    is closed, failed or paused; `position` is its place in the queue, null outside of it.
+    is closed, failed or paused. `position`: its place in the queue from 0, null outside of it;
+    `expected_wait_s`: until it is placed, null if that isn't known. `served_rung`: the lower quality it is
+    served at while demand is high, "": the one it asked for. `decision`: the one that placed, moved, stepped
+    or refused it last (`GET /v1/decisions/{id}`), "": none.
     """
 
     id: str
@@ -68,6 +75,10 @@ class SessionBody(msgspec.Struct, frozen=True):
     created_at: datetime
     updated_at: datetime
     stream_url: str
+    priority: int
+    expected_wait_s: float | None
+    served_rung: str
+    decision: str
 
 
 class SessionsBody(msgspec.Struct, frozen=True):
@@ -121,6 +132,10 @@ def session_body(view: SessionView, socket_base: str) -> SessionBody:
         created_at=datetime.fromtimestamp(view.created_at, UTC),
         updated_at=datetime.fromtimestamp(view.updated_at, UTC),
         stream_url=f"{socket_base}/v1/sessions/{view.id}/stream",
+        priority=view.priority,
+        expected_wait_s=view.expected_wait_s,
+        served_rung=view.served_rung,
+        decision=view.decision,
     )
 
 

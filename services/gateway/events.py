@@ -56,6 +56,10 @@ class State(msgspec.Struct, frozen=True, tag_field="type", tag="state"):
     inputs: list[Input]
     warnings: list[str]
     position: int | None
+    expected_wait_s: float | None
+    rung: str
+    served_rung: str
+    decision: str
 
 
 class CutOff(msgspec.Struct, frozen=True, tag_field="type", tag="cut", rename={"start": "from"}):
@@ -129,6 +133,10 @@ def state_of(view: SessionView, next_chunk: int) -> State:
         inputs=view.inputs,
         warnings=view.warnings,
         position=view.position,
+        expected_wait_s=view.expected_wait_s,
+        rung=view.rung,
+        served_rung=view.served_rung,
+        decision=view.decision,
     )
 
 

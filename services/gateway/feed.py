@@ -49,6 +49,11 @@ class Seat:
         self.news = asyncio.Event()
 
 
+def _turn(view: SessionView) -> tuple[int | None, float | None]:
+    """What changes about a queued session while its row doesn't."""
+    return view.position, view.expected_wait_s
+
+
 class Feed:
     """`away_since`: when (monotonic) NATS went away, None: it is there. `settled`: the session has ended, and
     the log was read to its end since. `users` counts for `Feeds`.
@@ -148,7 +153,9 @@ class Feed:
         self._see(changed.session)
 
     def _see(self, view: SessionView) -> None:
-        if view.revision <= self.view.revision or view.id != self.view.id:
+        if view.id != self.view.id or view.revision < self.view.revision:
+            return
+        if view.revision == self.view.revision and _turn(view) == _turn(self.view):
             return
         self.view = view
         if self.ended:

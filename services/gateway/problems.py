@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ _STATUS_OF_REFUSAL = {
     "worker_not_ready": 409,
     "worker_silent": 503,
     "busy": 503,
+    "no_capacity": 503,
     "store_unavailable": 503,
     "too_many_sessions": 429,
     "internal": 500,
@@ -59,12 +61,15 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class Problem(Exception):
-    """An answer that is an error."""
+    """An answer that is an error. `retry_after_s`: told with 429 and 503, in whole seconds."""
 
-    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
+    def __init__(
+        self, status: int, code: str, message: str, hint: str = "", retry_after_s: float = RETRY_AFTER_S
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.detail = ErrorDetail(code, message, hint)
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
 
 
 def session_not_found(session: str) -> Problem:
@@ -81,7 +86,8 @@ def problem_of(error: Exception) -> Problem:
         case Refused():
             refusal = error.refusal
             status = _STATUS_OF_REFUSAL.get(refusal.code, _REFUSED_BY_DEFAULT)
-            return Problem(status, refusal.code, refusal.message, refusal.hint)
+            later_s = RETRY_AFTER_S if refusal.retry_after_s is None else refusal.retry_after_s
+            return Problem(status, refusal.code, refusal.message, refusal.hint, later_s)
         case NoAnswer():
             return _away("placement_away", "the placement service doesn't answer")
         case BusAway():
@@ -101,7 +107,7 @@ def answer(_: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
     problem = problem_of(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if problem.status in {429, 503}:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers["Retry-After"] = str(problem.retry_after_s)
     return Response(
         ErrorBody(problem.detail), status_code=problem.status, headers=headers, media_type=MediaType.JSON
     )

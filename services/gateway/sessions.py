@@ -46,7 +46,7 @@ _EXAMPLES = {
 def _errors(**described: str) -> dict[int, ResponseSpec]:
     """Error answers for the OpenAPI document: `e404="unknown session"`."""
     answers = {"e400": "The request is malformed."} | described
-    answers["e503"] = "Placement or NATS is away: see Retry-After."
+    answers.setdefault("e503", "Placement or NATS is away: see Retry-After.")
     return {int(name[1:]): _error(int(name[1:]), text) for name, text in answers.items()}
 
 
@@ -81,6 +81,8 @@ _RUNNING = _KNOWN | {"e409": "The session has ended."}
         e409="The Idempotency-Key was used with another body.",
         e422="A field is wrong; the message names it.",
         e429="Too many sessions.",
+        e503="No worker would have room for it in time (`no_capacity`), or placement or NATS is away: see"
+        " Retry-After.",
     ),
 )
 async def open_session(
@@ -98,7 +100,13 @@ async def open_session(
     """The answer's `stream_url` is the WebSocket to watch it at."""
     try:
         prompt = admission.check_opening(
-            gateway.fleet.rules(), data.prompt, data.model, data.rung, data.seed, data.max_chunks
+            gateway.fleet.rules(),
+            data.prompt,
+            data.model,
+            data.rung,
+            data.seed,
+            data.max_chunks,
+            data.priority,
         )
         key = "" if idempotency_key is None else admission.check_idempotency_key(idempotency_key)
     except admission.Denied as denied:
@@ -110,6 +118,7 @@ async def open_session(
         max_chunks=data.max_chunks,
         rung=data.rung,
         idempotency_key=key,
+        priority=data.priority,
     )
     return session_body(await gateway.placement.open(opening), socket_base(request))
 

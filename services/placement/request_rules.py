@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from shared.contracts.fleet import ModelReport
-from shared.contracts.session import Input, ListSessions, OpenSession, Refusal
+from shared.contracts.session import MAX_PRIORITY, Input, ListSessions, OpenSession, Refusal
 
 MAX_SEED = 2**63 - 1
 MAX_CHUNKS = 2**31 - 1
@@ -82,6 +82,10 @@ def _check_numbers(request: OpenSession) -> Refusal | None:
         return _invalid(f"seed {seed} is out of range", f"use 0 to {MAX_SEED}")
     if max_chunks is not None and not 1 <= max_chunks <= MAX_CHUNKS:
         return _invalid(f"max_chunks {max_chunks} is out of range", f"use 1 to {MAX_CHUNKS}, or omit it")
+    if abs(request.priority) > MAX_PRIORITY:
+        return _invalid(
+            f"priority {request.priority} is out of range", f"use {-MAX_PRIORITY} to {MAX_PRIORITY}"
+        )
     return None
 
 

@@ -119,6 +119,7 @@ class Requests:
             updated_at=now,
             rung=request.rung,
             max_chunks=request.max_chunks,
+            priority=request.priority,
             warnings=warnings,
             unwatched_since=now,
             idempotency_key=request.idempotency_key or None,
@@ -217,7 +218,7 @@ def _digest(request: wire.OpenSession) -> str:
 
 def _refuse(refusal: Refusal | None) -> None:
     if refusal is not None:
-        raise Refused(refusal.code, refusal.message, refusal.hint)
+        raise Refused(refusal.code, refusal.message, refusal.hint, refusal.retry_after_s)
 
 
 def _checked_tenant(meta: Meta) -> str:

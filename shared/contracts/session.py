@@ -19,6 +19,9 @@ ENDED: frozenset[Status] = frozenset({"closed", "failed"})
 CREDIT_WINDOW = 2
 """Generation runs at most this many chunks ahead of the furthest viewer's `granted_through`."""
 
+MAX_PRIORITY = 10
+"""A session's priority is from -10 to this."""
+
 
 class Input(msgspec.Struct, frozen=True):
     """One steering input. Today `kind` is "prompt" with `text`; keys, camera, image and audio come as new

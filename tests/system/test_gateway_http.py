@@ -17,6 +17,8 @@ import pytest
 from shared.contracts import subjects
 from shared.ids import DEFAULT_CELL, new_session_id
 from tests.fixtures.gateway import START, GatewayProgram, Stage, ready
+from turboserve import Client
+from turboserve.errors import NoCapacity
 
 pytestmark = pytest.mark.anyio
 
@@ -92,6 +94,7 @@ BAD: list[tuple[str, str, dict[str, Any], int, str, str]] = [
     ("POST", "", {"json": []}, 422, "invalid_field", "object"),
     ("POST", "", {"json": {"prompt": "x", "colour": "red"}}, 422, "invalid_field", "colour"),
     ("POST", "", {"json": {"prompt": "x", "seed": "5"}}, 422, "invalid_field", "seed"),
+    ("POST", "", {"json": {"prompt": "x", "priority": 11}}, 422, "invalid_field", "priority"),
     ("POST", "", {"json": {"prompt": "x", "max_chunks": 1.5}}, 422, "invalid_field", "max_chunks"),
     ("POST", "", {"json": {"prompt": "x", "model": "huge"}}, 422, "unknown_model", "huge"),
     ("POST", "", {"json": {"prompt": "x", "rung": "best"}}, 422, "unknown_rung", "best"),
@@ -156,6 +159,28 @@ async def test_refusals_of_placement_keep_their_code(http: httpx.AsyncClient, st
         answer = await http.post("/v1/sessions", json={"prompt": "x"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
         assert ("retry-after" in answer.headers) == (status in {429, 503})
+
+
+async def test_who_finds_no_room_is_told_when_to_come_back(http: httpx.AsyncClient, stage: Stage) -> None:
+    stage.refuse_next("no_capacity", retry_after_s=41.2)
+    answer = await http.post("/v1/sessions", json={"prompt": "x"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "42")
+    stage.refuse_next("no_capacity", retry_after_s=41.2)
+    async with Client(str(http.base_url)) as client:
+        with pytest.raises(NoCapacity) as refused:
+            await client.open("x")
+    assert refused.value.retry_after_s == 42.0
+
+
+async def test_who_waits_sees_its_place_and_by_whom_it_was_decided(
+    http: httpx.AsyncClient, stage: Stage
+) -> None:
+    opened = await http.post("/v1/sessions", json={"prompt": "x", "priority": -3})
+    assert (opened.status_code, opened.json()["priority"]) == (201, -3)
+    waits = {"position": 2, "expected_wait_s": 7.5, "served_rung": "fast", "decision": "p-1"}
+    stage.change_unheard(opened.json()["id"], status="queued", worker="", **waits)
+    shown = (await http.get(f"/v1/sessions/{opened.json()['id']}")).json()
+    assert shown.items() >= waits.items()
 
 
 async def test_a_rung_is_changed_while_it_plays(http: httpx.AsyncClient, stage: Stage) -> None:

@@ -201,6 +201,18 @@ async def test_nonsense_is_answered_and_at_last_ends_the_stream(
     await stage.report(session, viewers=0, granted_through=-1)
 
 
+async def test_who_waits_is_told_of_its_turn(gateway: GatewayProgram, stage: Stage) -> None:
+    session = stage.new_session(status="queued", worker="", position=4)
+    async with watching(gateway, session) as view:
+        for position, wait_s in ((4, 9.5), (1, 3.0)):  # the row stays as it is
+            await stage.tell(session, position=position, expected_wait_s=wait_s)
+            state = await view.until("state")
+            assert (state["position"], state["expected_wait_s"]) == (position, wait_s)
+        await stage.change(session, status="active", position=None, expected_wait_s=None, served_rung="fast")
+        state = await view.until("state")
+        assert (state["status"], state["position"], state["served_rung"]) == ("active", None, "fast")
+
+
 async def test_changes_of_the_session_are_told_and_its_end_ends_the_stream(
     gateway: GatewayProgram, stage: Stage
 ) -> None:

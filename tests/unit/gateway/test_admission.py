@@ -38,6 +38,8 @@ def opening(rules: Rules = RULES, **fields: Any) -> str:
         ({"rung": "best"}, "unknown_rung", "best"),
         ({"rung": "fine", "model": "tiny"}, "unknown_rung", "fine"),
         ({"seed": -1}, "invalid_field", "seed"),
+        ({"priority": -11}, "invalid_field", "priority"),
+        ({"priority": 11}, "invalid_field", "priority"),
         ({"seed": MAX_SEED + 1}, "invalid_field", "seed"),
         ({"max_chunks": 0}, "invalid_field", "max_chunks"),
         ({"max_chunks": MAX_CHUNKS + 1}, "invalid_field", "max_chunks"),

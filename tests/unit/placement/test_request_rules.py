@@ -20,7 +20,7 @@ def code_of(model: str = "sprites", **fields: Any) -> str:
     [
         {},
         {"seed": 0, "max_chunks": 1, "rung": "low", "idempotency_key": "k-1 é"},
-        {"seed": MAX_SEED},
+        {"seed": MAX_SEED, "priority": -10},
         {"inputs": [Input("prompt", "x" * 200)]},
         {"inputs": [Input("prompt", "x" * 500)], "model": "promised"},
     ],
@@ -39,6 +39,8 @@ def test_a_sane_opening(fields: dict[str, Any]) -> None:
         ("invalid_field", {"inputs": [Input("keys", "W"), *PROMPT]}),
         ("invalid_field", {"inputs": [*PROMPT, *PROMPT]}),
         ("invalid_field", {"seed": -1}),
+        ("invalid_field", {"priority": 11}),
+        ("invalid_field", {"priority": -11}),
         ("invalid_field", {"seed": MAX_SEED + 1}),
         ("invalid_field", {"max_chunks": 0}),
         ("invalid_field", {"max_chunks": 2**31}),
