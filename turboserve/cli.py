@@ -14,6 +14,7 @@ from turboserve.client_command import json_option, run_client, url_option
 from turboserve.errors import TurboserveError
 from turboserve.launch_error import LaunchError
 from turboserve.model_command import model
+from turboserve.replay_command import replay
 from turboserve.service_command import ServiceCommand
 from turboserve.simulate_command import simulate
 from turboserve.trace_command import trace
@@ -39,7 +40,7 @@ class _Commands(click.Group):
         "Use a running turboserve": ("stream", "sessions", "rung"),
         "Run a fleet": ("workers", "move", "suspend", "resume", "drain"),
         "Bring a model": ("model",),
-        "Try out policies": ("trace", "simulate"),
+        "Try out policies": ("trace", "simulate", "replay"),
         "Run one service": ("gateway", "placement", "autoscaler", "worker", "text"),
     }
 
@@ -190,7 +191,7 @@ def rung(url: str | None, session: str, name: str) -> None:
     run_client(lambda console: operations_command.rung(url, session, name, console=console))
 
 
-for _command in (*fleet_commands.COMMANDS, model, trace, simulate):
+for _command in (*fleet_commands.COMMANDS, model, trace, simulate, replay):
     main.add_command(_command)
 for _name, _help in {
     "gateway": "The front door: HTTP, WebSocket and the page.",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import msgspec
 
 from turboserve.client_command import json_option
 from turboserve.errors import InvalidRequest
+from turboserve.progress import progress
 from turboserve.trace_command import read_trace
 
 _Positive = click.FloatRange(0, min_open=True)
@@ -84,11 +82,11 @@ def simulate(
     target_s = None if latency_target_ms is None else latency_target_ms / 1000.0
     try:
         asked = Options(**options, latency_target_s=target_s, settings=dict(map(_setting, given)))
-        with _progress() as progress:
-            told = simulate(events, asked, progress)
+        with progress("simulating") as tell:
+            told = simulate(events, asked, None if tell is None else lambda share: tell(share, ""))
     except Impossible as error:
         raise InvalidRequest("invalid_field", str(error)) from None
-    click.echo(json.dumps(told) if as_json else "\n".join(_lines(told)))
+    click.echo(json.dumps(told) if as_json else "\n".join(lines(told)))
 
 
 def _setting(word: str) -> tuple[str, Any]:
@@ -101,21 +99,7 @@ def _setting(word: str) -> tuple[str, Any]:
         return name, value
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[float], None] | None]:
-    """A bar on standard error, where a person looks at it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("simulating", total=1.0)
-        yield lambda share: bar.update(task, completed=share)
-
-
-def _lines(told: dict[str, Any]) -> list[str]:
+def lines(told: dict[str, Any]) -> list[str]:
     width = max(map(len, told))
     return [f"{name:{width}}  {_shown(value)}" for name, value in told.items() if value is not None]
 

@@ -9,6 +9,9 @@ import msgspec
 
 from bench.traces.events import Checker, Event, TraceError, checked
 
+SMALL = Path(__file__).parent / "small.jsonl"
+"""A trace for one machine: `turboserve trace make --shape bursts --seed 35 --scale 0.06 --duration-s 300`."""
+
 _LONGEST_LINE_BYTES = 100_000
 
 _decoder = msgspec.json.Decoder(Event)
