@@ -69,7 +69,7 @@ class Decided(NamedTuple):
     workers: list[str]
     policy: msgspec.Struct
     view: msgspec.Struct
-    memory: msgspec.Struct
+    memory: msgspec.Struct | None
     decision: msgspec.Struct
 
 
@@ -125,7 +125,7 @@ def make_record(decided: Decided, service: str, instance: str) -> DecisionRecord
     )
 
 
-def _pack(struct: msgspec.Struct) -> bytes:
+def _pack(struct: msgspec.Struct | None) -> bytes:
     return zlib.compress(msgspec.json.encode(struct), 1)
 
 

@@ -11,7 +11,16 @@ from urllib.parse import quote
 import msgspec
 
 from turboserve.http_api import HttpApi
-from turboserve.messages import Drained, FleetInfo, Moved, SessionInfo, Stowed, WorkerInfo
+from turboserve.messages import (
+    DecisionInfo,
+    DecisionRecord,
+    Drained,
+    FleetInfo,
+    Moved,
+    SessionInfo,
+    Stowed,
+    WorkerInfo,
+)
 from turboserve.session import Session
 
 T = TypeVar("T")
@@ -29,6 +38,10 @@ class _Page(msgspec.Struct, frozen=True):
 
 class _Workers(msgspec.Struct, frozen=True):
     workers: list[WorkerInfo]
+
+
+class _Decisions(msgspec.Struct, frozen=True):
+    decisions: list[DecisionInfo]
 
 
 class Client:
@@ -136,6 +149,17 @@ class Client:
     async def restore(self, session: str) -> Stowed:
         """Bring a suspended session's state back and let it go on; answers when that is done."""
         return await self._operate(session, "restore", Stowed, _STOW_TIMEOUT_S)
+
+    async def decisions(self, *, limit: int = 20, session: str = "") -> list[DecisionInfo]:
+        """What placement and the autoscaler decided lately, newest first, at most 200. `session`: only what
+        concerns this one. Decisions that changed nothing aren't kept.
+        """
+        asked = {"limit": limit, "session": session}
+        return (await self._api.call("GET", "/v1/decisions", _Decisions, params=asked)).decisions
+
+    async def decision(self, decision: str) -> DecisionRecord:
+        """One decision, with all that it was a function of."""
+        return await self._api.call("GET", f"/v1/decisions/{quote(decision, safe='')}", DecisionRecord)
 
     async def _operate(
         self,

@@ -32,6 +32,10 @@ class UnknownWorker(TurboserveError):
     """There is no such worker."""
 
 
+class UnknownDecision(TurboserveError):
+    """There is no such decision, or none any more."""
+
+
 class InvalidRequest(TurboserveError):
     """A field is wrong: an empty prompt, an unknown model, `from` out of range."""
 
@@ -54,6 +58,7 @@ class ChunksGone(TurboserveError):
 
 _KINDS: dict[str, type[TurboserveError]] = {
     "worker_not_found": UnknownWorker,
+    "decision_not_found": UnknownDecision,
     "session_ended": SessionEnded,
     "no_capacity": NoCapacity,
 }

@@ -152,6 +152,33 @@ class FleetInfo(msgspec.Struct, frozen=True):
     would: str = ""
 
 
+class DecisionInfo(msgspec.Struct, frozen=True):
+    """A decision in short. `service`: "placement" or "autoscaler". `policy`: its name. `sessions`, `workers`:
+    whom it concerns.
+    """
+
+    id: str
+    service: str
+    instance: str
+    at: datetime
+    policy: str
+    reason: str = ""
+    sessions: list[str] = []
+    workers: list[str] = []
+
+
+class DecisionRecord(msgspec.Struct, frozen=True):
+    """A decision with all it was a function of, as JSON of the policy's own structs: its `settings`, the
+    `view` it saw, its `memory` of before, and the `decision`.
+    """
+
+    about: DecisionInfo
+    settings: msgspec.Raw
+    view: msgspec.Raw
+    memory: msgspec.Raw
+    decision: msgspec.Raw
+
+
 class Phase(msgspec.Struct, frozen=True):
     """One step of an operation, and how long it took."""
 

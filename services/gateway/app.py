@@ -9,7 +9,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
-from services.gateway import health, operations, page_files, session_operations, sessions
+from services.gateway import decisions, health, operations, page_files, session_operations, sessions
 from services.gateway.bodies import StrictRequest
 from services.gateway.gateway import Gateway, SameOrigin, Socket
 from services.gateway.observe import Observed
@@ -41,6 +41,7 @@ def make_app(gateway: Gateway) -> ASGIApp:
             sessions.router(),
             session_operations.router(),
             operations.router(),
+            decisions.router(),
             watch_session,
             health.healthz,
             health.readyz,

@@ -15,6 +15,7 @@ from services.gateway.feeds import Feeds
 from services.gateway.fleet import FleetWatch
 from services.gateway.problems import Problem
 from services.gateway.settings import GatewaySettings
+from shared.decision_log import DecisionLog
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Socket = WebSocket[Any, Any, Any]
@@ -24,12 +25,18 @@ class Gateway:
     """The parts of one running gateway. `viewers`: open WebSockets."""
 
     def __init__(
-        self, settings: GatewaySettings, placement: Placement, feeds: Feeds, fleet: FleetWatch
+        self,
+        settings: GatewaySettings,
+        placement: Placement,
+        feeds: Feeds,
+        fleet: FleetWatch,
+        decisions: DecisionLog,
     ) -> None:
         self.settings = settings
         self.placement = placement
         self.feeds = feeds
         self.fleet = fleet
+        self.decisions = decisions
         self.viewers = 0
 
 

@@ -16,6 +16,7 @@ from services.gateway.server import listen, make_server
 from services.gateway.settings import GatewaySettings
 from shared import process
 from shared.chunk_log import ChunkLog
+from shared.decision_log import DecisionLog
 from shared.settings import SettingsError, load
 
 EXIT_USAGE = 2
@@ -54,4 +55,4 @@ async def assemble(running: process.Process[GatewaySettings]) -> Gateway:
     sources = Sources(running.instance, bus, log, placement, settings.poll_s, settings.refresh_s)
     fleet = FleetWatch(bus, settings.cell, settings.max_prompt_chars)
     await fleet.start()
-    return Gateway(settings, placement, Feeds(sources), fleet)
+    return Gateway(settings, placement, Feeds(sources), fleet, DecisionLog(bus, settings.cell))
