@@ -1,4 +1,4 @@
-# make up     everything on this machine: http://localhost:8080   (PORT=, WORKERS=, DATA=, DATABASE_URL=)
+# make up     everything on this machine: http://localhost:8080   (PORT=, WORKERS=, MAX_WORKERS=, POLICY=, DATA=, DATABASE_URL=)
 # make test   make check, then every test                         (PYTEST_ARGS="-k name", CHROMIUM=path|none)
 # make check  lint, types, and which module may import which
 # make lock   pins and hashes anew after a change in pyproject.toml (UPGRADE=1: newest of everything)
@@ -9,6 +9,8 @@
 
 PORT ?= 8080
 WORKERS ?= 1
+MAX_WORKERS ?=
+POLICY ?=
 DATA ?= data
 DATABASE_URL ?=
 PYTHON ?=
@@ -32,7 +34,8 @@ help:
 
 up: runtime
 	@exec $(BIN)/turboserve up --port '$(PORT)' --workers '$(WORKERS)' --data '$(DATA)' \
-		$(if $(DATABASE_URL),--database-url '$(DATABASE_URL)')
+		$(if $(DATABASE_URL),--database-url '$(DATABASE_URL)') $(if $(MAX_WORKERS),--max-workers '$(MAX_WORKERS)') \
+		$(if $(POLICY),--policy '$(POLICY)')
 
 test: venv chromium check
 	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)

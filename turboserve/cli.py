@@ -101,6 +101,11 @@ def main() -> None:
     help="Most workers that demand may lead to. [one for every two processors]",
 )
 @click.option(
+    "--policy",
+    help="How sessions are placed and workers bought: fixed-rr, fixed-ll, ll-resume, memory-greedy, hpa, "
+    "paper or turboserve. [turboserve]",
+)
+@click.option(
     "--data",
     type=click.Path(path_type=Path),
     default=Path("data"),

@@ -38,7 +38,7 @@ _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 
 class Options(msgspec.Struct, frozen=True):
     """What `turboserve up` was told. `port` 0: any free one. None: not told; without `text_weights` no text
-    encoder runs.
+    encoder runs. `policy`: of placement and autoscaler both.
     """
 
     host: str
@@ -49,11 +49,13 @@ class Options(msgspec.Struct, frozen=True):
     database_url: str | None = None
     nats_url: str | None = None
     text_weights: Path | None = None
+    policy: str | None = None
 
 
 def up(options: Options) -> None:
     """Run everything until Ctrl-C or SIGTERM. Raises LaunchError if it can't start or can't go on."""
     _check_settings()
+    _check_policy(options.policy)
     _check_port(options.host, options.port)
     data = open_data_folder(options.data, show)
     try:
@@ -75,6 +77,13 @@ def _check_settings() -> None:
             load(settings_of(service), service, os.environ, {})
         except SettingsError as error:
             raise LaunchError(str(error)) from None
+
+
+def _check_policy(name: str | None) -> None:
+    from services.placement.policies.registry import POLICIES
+
+    if name is not None and name not in POLICIES:
+        raise LaunchError(f"there is no policy {name}", f"there are: {', '.join(POLICIES)}")
 
 
 def _check_port(host: str, port: int) -> None:
@@ -168,16 +177,18 @@ class _Launcher:
         options = self._options
         # Only one process could have the port that TURBOSERVE_METRICS_PORT names.
         shared = {"nats-url": nats_url, "parent-pid": os.getpid(), "metrics-port": 0}
+        database_url = options.database_url or self._data.database_url
         text = {"text": {**shared, "weights-path": options.text_weights}} if options.text_weights else {}
         return {
             **text,
             "autoscaler": {
                 **shared,
+                "database-url": database_url,
                 "minimum": options.workers,
                 "maximum": options.max_workers,
                 "log-folder": self._data.logs,
             },
-            "placement": {**shared, "database-url": options.database_url or self._data.database_url},
+            "placement": {**shared, "database-url": database_url},
             "gateway": {**shared, "host": options.host, "port": self._port},
         }
 
