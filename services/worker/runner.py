@@ -14,6 +14,8 @@ import psutil
 from services.worker.encode import Frames
 from services.worker.models.protocol import (
     Counters,
+    Denoised,
+    LeavesEarly,
     Memory,
     ModelSpec,
     Part,
@@ -62,6 +64,12 @@ class Runner:
     def counters(self, state: State) -> Counters:
         """Between two chunks only."""
         return self._model.counters(state)
+
+    def denoised(self, state: State) -> Denoised | None:
+        """Between a chunk's last forward and its decode. None: the model can't tell before the decode."""
+        if not hasattr(self._model, "denoised"):
+            return None
+        return cast(LeavesEarly, self._model).denoised(state)
 
     def reserve(self) -> State:
         return self._model.reserve()

@@ -33,6 +33,16 @@ class Part(NamedTuple):
     spans: tuple[tuple[int, int], ...]
 
 
+class Denoised(NamedTuple):
+    """Of a chunk whose forwards are over and that isn't decoded yet. `counters`: as they will be when it is.
+    `tail`: the parts that decoding it writes and that no forward of the next chunk reads; nothing else of the
+    memory will change before that chunk begins.
+    """
+
+    counters: Counters
+    tail: frozenset[str]
+
+
 @dataclass(frozen=True)
 class PastChunk:
     """What `rebuild` makes a state of. `origin`: the chunk with which the picture began. `latents`: in host
@@ -112,6 +122,15 @@ class ReadsEmbeddings(Protocol):
         """From now on take any prompt, with an embedding that means nothing: for trials without an
         encoder.
         """
+
+
+class LeavesEarly(Protocol):
+    """What a `SessionModel` may be besides: its sessions can be handed to another worker while their last
+    chunk is still being decoded.
+    """
+
+    def denoised(self, state: State) -> Denoised:
+        """After a chunk's last forward, before its decode."""
 
 
 class SessionModel(Protocol):

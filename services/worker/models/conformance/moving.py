@@ -4,15 +4,17 @@ nothing had been.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import cast
 
+import msgspec
 import numpy as np
 
 from services.worker.models.conformance import tensors
 from services.worker.models.conformance.result import Result, equal
 from services.worker.models.conformance.tensors import Saved
 from services.worker.models.conformance.trial import AFTER, OTHER_PROMPT, Trial, differing
-from services.worker.models.protocol import State
+from services.worker.models.protocol import Counters, LeavesEarly, State
 
 
 def goes_on(trial: Trial) -> Iterator[Result]:
@@ -49,6 +51,41 @@ def carries_a_prompt(trial: Trial) -> Iterator[Result]:
     trial.model.set_prompt(moved[0], OTHER_PROMPT)
     made = trial.play(_carried(trial, moved), 1)[0]
     yield equal("moved = stayed, with a prompt not yet shown", *differing(made, expected))
+
+
+def leaves_early(trial: Trial) -> Iterator[Result]:
+    """Handed over between a chunk's last forward and its decode; what that writes follows later."""
+    if not hasattr(trial.model, "denoised"):
+        return
+    model, expected = trial.model, trial.play(trial.at_cut([0]), 2)[0]
+    staying = trial.at_cut([0])[0]
+    trial.finish([staying], [model.begin_chunk(staying, trial.default_rung)])
+    told, gone = cast(LeavesEarly, model).denoised(staying), model.reserve()
+    _carry_parts(trial, staying, gone, set(model.parts(staying)) - told.tail)
+    model.take_over(gone, _unpacked(told.counters))
+    made = [trial.decode(staying)]
+    trial.finish([gone], [model.begin_chunk(gone, trial.default_rung)])
+    counters = model.counters(staying)
+    same = _unpacked(told.counters) == _unpacked(counters)
+    yield Result(
+        "counters told before the decode are those after it", same, f"{told.counters}", f"{counters}"
+    )
+    _carry_parts(trial, staying, gone, told.tail)
+    made.append(trial.decode(gone))
+    yield equal("moved before the decode = stayed", *differing(made, expected))
+
+
+def _unpacked(counters: Counters) -> Counters:
+    """As they are after a wire."""
+    packed: Counters = msgspec.msgpack.decode(msgspec.msgpack.encode(counters))
+    return packed
+
+
+def _carry_parts(trial: Trial, source: State, target: State, names: Collection[str]) -> None:
+    """Some parts' bytes."""
+    held, parts = tensors.to_host(trial.model.memory(source)), trial.model.parts(source)
+    for start, end in (span for name in names for span in parts[name].spans):
+        tensors.fill(trial.model.memory(target)[start:end], held[start:end])
 
 
 def reserved_is_blank(trial: Trial) -> Iterator[Result]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from services.worker.models.protocol import ModelSpec, Part, PastChunk, Rung
+from services.worker.models.protocol import Denoised, ModelSpec, Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Region, Spans, Versions
 from services.worker.models.sprites import noise, vocabulary, weights
 from services.worker.models.sprites.autoencoder import SPACE_FACTOR, TIME_FACTOR, Autoencoder
@@ -33,6 +33,8 @@ _T = TypeVar("_T")
 FPS = 8.0
 MAX_PROMPT_CHARS = 500
 _WINDOW_FRAMES = WINDOW_CHUNKS * CHUNK
+_TAIL = ("latents", "decoder")
+"""The parts that decoding writes."""
 RUNGS = (Rung("full", 2, _WINDOW_FRAMES, "float32"), Rung("fast", 1, _WINDOW_FRAMES, "float32"))
 
 
@@ -157,9 +159,14 @@ class Sprites:
 
     def counters(self, state: State) -> dict[str, Any]:
         assert state.latent is None, "a state has counters between two chunks"
-        numbers = {"seed": state.seed, "chunk": state.chunk, "origin": state.origin}
-        scenes = {"scene": list(state.scene), "shown": list(state.shown)}
-        return numbers | scenes | {"picture_chunk": state.picture_chunk}
+        return _counters(state)
+
+    def denoised(self, state: State) -> Denoised:
+        """Of the latents only `latents` wants to know, after the decode."""
+        assert state.latent is not None
+        assert not state.levels, "the chunk's forwards come first"
+        moved_on = {"chunk": state.chunk + 1, "picture_chunk": state.picture_chunk + 1}
+        return Denoised(_counters(state) | moved_on, frozenset(_TAIL))
 
     def reserve(self) -> State:
         return self._blank()
@@ -205,7 +212,7 @@ class Sprites:
         for kept, newest in zip(state.decoder, cache, strict=True):
             kept.copy_(newest)
         state.latents.copy_(latents)
-        state.versions.wrote(("latents", "decoder"))
+        state.versions.wrote(_TAIL)
         return frames
 
     @torch.inference_mode(mode=False)
@@ -247,6 +254,12 @@ def _parts(layout: Layout) -> dict[str, Spans]:
     ring = {f"ring.{slot}": layout.cut("kv", 2, slot, slot + 1) for slot in range(WINDOW_CHUNKS)}
     decoder = [name for name in layout.names if name.startswith("decoder.")]
     return {**ring, "latents": layout.whole("latents"), "decoder": layout.whole(*decoder)}
+
+
+def _counters(state: State) -> dict[str, Any]:
+    numbers = {"seed": state.seed, "chunk": state.chunk, "origin": state.origin}
+    scenes = {"scene": list(state.scene), "shown": list(state.shown)}
+    return numbers | scenes | {"picture_chunk": state.picture_chunk}
 
 
 def _under_way(held: _T | None) -> _T:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from services.worker.models.protocol import Part, PastChunk, Rung
+from services.worker.models.protocol import Denoised, Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Pool, Versions
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import Wishes
@@ -169,20 +169,20 @@ class Wan:
         made = [self._stepped(rows) for rows in alike]
         for rows, latents in zip(alike, made, strict=True):
             _move_on(rows, latents)
+            for state in rows:
+                if not state.passes:
+                    self._keep(state)
 
     @torch.inference_mode()
     def decode_later(self, state: State) -> Later:
         """As `decode`, but the pictures are waited for only when they are asked for."""
         latents = _under_way(state.latent)
         assert not state.passes, "the chunk's forwards come first"
-        kept = self._pool["latents"][state.slot]
-        for place, latent in zip(self._places(state.frames, len(latents)), latents, strict=True):
-            kept[place] = latent  # one by one: a list of places would be copied to the device, waiting
         state.newest = copied_later(latents)
         cache = self._pool["decoder"][state.slot]
         frames = self._decoder.decode(latents, cache, first=state.frames == 0)
         state.chunk, state.frames, state.latent = state.chunk + 1, state.frames + len(latents), None
-        state.versions.wrote([LATENTS, DECODER])
+        state.versions.wrote([DECODER])
         return copied_later(pixels(frames))
 
     def decode(self, state: State) -> Tensor:
@@ -197,6 +197,12 @@ class Wan:
     def counters(self, state: State) -> dict[str, Any]:
         assert state.latent is None, "a state has counters between two chunks"
         return {name: getattr(state, name) for name in _COUNTERS}
+
+    def denoised(self, state: State) -> Denoised:
+        assert not state.passes, "the chunk's forwards come first"
+        counters = {name: getattr(state, name) for name in _COUNTERS}
+        counters |= {"chunk": state.chunk + 1, "frames": state.frames + len(_under_way(state.latent))}
+        return Denoised(counters, frozenset({DECODER}))
 
     @torch.inference_mode()
     def reserve(self) -> State:
@@ -243,6 +249,13 @@ class Wan:
         if prompt != shown:
             self.set_prompt(state, prompt)
         return state
+
+    def _keep(self, state: State) -> None:
+        """The finished chunk's latents, for forwards that begin from them."""
+        latents, kept = _under_way(state.latent), self._pool["latents"][state.slot]
+        for place, latent in zip(self._places(state.frames, len(latents)), latents, strict=True):
+            kept[place] = latent  # one by one: a list of places would be copied to the device, waiting
+        state.versions.wrote([LATENTS])
 
     def _stepped(self, states: list[State]) -> Tensor:
         return self._stepper.step(states, [self._fed(state) for state in states])
