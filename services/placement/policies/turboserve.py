@@ -65,11 +65,18 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         return waiting
 
     def _best(self, board: Board, session: Session) -> Worker | None:
-        """The quickest with it; among equals the cheapest, then where its state is."""
+        """The quickest with it, what being away from its state costs spread over a spell's chunks; among
+        equals the cheapest, then where its state is.
+        """
         free = board.free(session) or ([] if self.admit else board.free(session, beyond=True))
+        away_s = self.eta * session.away_cost_s * board.view.chunk_s / board.view.spell_s
         return min(
             free,
-            key=lambda w: (board.latency_s(w, 1), w.price_per_s / w.capacity, w.worker != session.home),
+            key=lambda w: (
+                board.latency_s(w, 1) + (0.0 if w.worker == session.home else away_s),
+                w.price_per_s / max(w.capacity, 1),
+                w.worker != session.home,
+            ),
             default=None,
         )
 
@@ -104,7 +111,8 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         ]
         moves: list[tuple[Session, Worker, Worker]] = []
         for source in board.ready:
-            excess = next(n for n in range(board.load(source) + 1) if board.latency_s(source, -n) <= least_s)
+            loads = range(board.load(source) + 1)
+            excess = next((n for n in loads if board.latency_s(source, -n) <= least_s), board.load(source))
             for session in self._movable(board, source)[:excess]:
                 target = next((w for w in room if w.group == session.group), None)
                 if target is None:
