@@ -1,0 +1,1 @@
+"""Workers in pods, one for each node of the cluster; needs the extra `kubernetes`."""
