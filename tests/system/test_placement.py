@@ -15,14 +15,15 @@ from tests.fixtures.fake_worker import CELL
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.placement_wire import TENANT, World, placement_program
 from tests.fixtures.process import Program
-from tests.fixtures.waiting import until
+from tests.fixtures.waiting import WAIT_S, until
 
 
 @pytest.fixture(scope="module")
 def placement(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """One for all tests here; those that end one have their own."""
     folder = tmp_path_factory.mktemp("placement")
-    program = placement_program(nats_server.url, f"sqlite+aiosqlite:///{folder / 'db.sqlite'}", folder)
+    url = f"sqlite+aiosqlite:///{folder / 'db.sqlite'}"
+    program = placement_program(nats_server.url, url, folder, worker_silent_s=3)
     program.start(lambda: True)
     yield program
     program.kill()
@@ -32,8 +33,7 @@ def placement(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory)
 async def world(nats_server: NatsServer, placement: Program) -> AsyncIterator[World]:
     async with World(nats_server.url) as world:
         yield world
-        for session in (await world.page(live_only=True)).sessions:
-            await world.close(session.id)
+        await world.clear()
 
 
 async def test_a_session_from_opening_to_closing(world: World) -> None:
@@ -74,7 +74,7 @@ async def test_a_silent_worker_s_session_goes_on_elsewhere_with_the_next_epoch(w
     await until(lambda: opened.id in first.copies, "a copy")
     await first.set_copy(opened.id, next_chunk=4)
     second = await world.worker("w-2")
-    await first.die()
+    await first.fall_silent()
     await until(lambda: opened.id in second.copies, "a copy elsewhere")
     own = second.owns[0]
     assert (own.epoch, own.start_chunk) == (2, 4)
@@ -94,9 +94,8 @@ async def test_queued_sessions_are_placed_oldest_first_as_room_appears(world: Wo
     assert (await world.resume(waiting[0].id)).status == "queued", "its place was taken"
     assert (await world.get(waiting[0].id)).position == 0, "but it is older than the one that waits"
     await world.close(waiting[1].id)
-    await until(lambda: world.loads[-1].queued == 1, "the oldest to be placed")
-    assert (await world.get(waiting[0].id)).status == "active"
-    assert (await world.get(waiting[0].id)).epoch == 2
+    await world.until_seen(waiting[0].id, status="active", epoch=2)
+    assert (await world.get(waiting[2].id)).status == "queued"
 
 
 async def test_copies_decide_the_end_and_failures_are_tried_again(world: World) -> None:
@@ -131,7 +130,8 @@ async def test_refusals_say_what_is_wrong(world: World) -> None:
     await world.ready(capacity=2)
     opened = await world.open(idempotency_key="k-1", seed=1)
     assert (await world.open(idempotency_key="k-1", seed=1)).id == opened.id
-    assert (await world.open(idempotency_key="k-1", seed=1, tenant="other")).id != opened.id
+    foreign = await world.open(idempotency_key="k-1", seed=1, tenant="other")
+    assert foreign.id != opened.id
     unknown = opened.id[:-3] + "000"
     for code, asking in [
         ("idempotency_conflict", world.open(idempotency_key="k-1", seed=2)),
@@ -150,6 +150,7 @@ async def test_refusals_say_what_is_wrong(world: World) -> None:
         assert refused.value.refusal.code == code
     assert [view.id for view in (await world.page(live_only=True)).sessions] == [opened.id]
     assert (await world.page(limit=1)).cursor
+    await world.close(foreign.id, tenant="other")
 
 
 async def test_nonsense_on_every_subject_is_survived(world: World, nats_server: NatsServer) -> None:
@@ -160,7 +161,7 @@ async def test_nonsense_on_every_subject_is_survived(world: World, nats_server: 
     for subject in ALL:
         name = subject.pattern(**{t: v for t, v in ({"cell": CELL} | tokens).items() if t in subject.tokens})
         await client.publish(name.replace("*", "x"), b"\xc1 nonsense")
-    answer = await client.request(OPEN.at(cell=CELL, tenant=TENANT).subject, b"\xc1", timeout=5)
+    answer = await client.request(OPEN.at(cell=CELL, tenant=TENANT).subject, b"\xc1", timeout=WAIT_S)
     assert answer.headers is not None
     assert answer.headers[ERROR_HEADER] == "undecodable"
     assert "OpenSession" in codec.decode(Refusal, answer.data).message

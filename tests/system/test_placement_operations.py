@@ -15,7 +15,7 @@ from tests.fixtures.waiting import until
 def placement(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     folder = tmp_path_factory.mktemp("placement")
     url = f"sqlite+aiosqlite:///{folder / 'db.sqlite'}"
-    program = placement_program(nats_server.url, url, folder, command_timeout_s=0.5)
+    program = placement_program(nats_server.url, url, folder)
     program.start(lambda: True)
     yield program
     program.kill()
@@ -25,8 +25,13 @@ def placement(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory)
 async def world(nats_server: NatsServer, placement: Program) -> AsyncIterator[World]:
     async with World(nats_server.url) as world:
         yield world
-        for session in (await world.page(live_only=True)).sessions:
-            await world.close(session.id)
+        await world.clear()
+
+
+def told(world: World) -> tuple[int, int]:
+    """By the newest load: sessions paused, states in the workers' host memory."""
+    load = world.loads[-1]
+    return load.paused, sum(worker.on_host for worker in load.workers)
 
 
 async def refused(world: World, worker: str) -> tuple[str, str]:
@@ -101,7 +106,7 @@ async def test_a_session_is_suspended_and_comes_back(world: World) -> None:
     assert suspended.bytes == 1_000_000
     assert [phase.name for phase in suspended.phases] == ["pause", "stow", "stow copy"]
     assert (worker.copies[session].state, worker.copies[session].tier) == ("paused", "host")
-    await until(lambda: (world.loads[-1].paused, world.loads[-1].workers[0].on_host) == (1, 1), "the load")
+    await until(lambda: told(world) == (1, 1), "the load")
     assert (await world.suspend(session)).tier == "host"
     restored = await world.restore(session)
     assert (restored.status, restored.worker, restored.tier) == ("active", "w-1", "device")

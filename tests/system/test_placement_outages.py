@@ -1,6 +1,7 @@
 """What placement survives: its own death, an absent database or bus, another placement, nonsense."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from shared.contracts.subjects import CHUNKS
 from shared.process import EXIT_UNAVAILABLE
 from tests.fixtures.fake_worker import CELL
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.placement_wire import TENANT, World, placement_program
+from tests.fixtures.placement_wire import START_S, TENANT, World, placement_program
 from tests.fixtures.postgres import PostgresServer
 from tests.fixtures.process import Program
-from tests.fixtures.waiting import until
+from tests.fixtures.waiting import WAIT_S, until
 
 Starter = Callable[..., Program]
 
@@ -56,7 +57,7 @@ async def world(nats_url: str) -> AsyncIterator[World]:
 
 async def ended(program: Program) -> int:
     """Its exit status, once it has ended by itself."""
-    await until(lambda: not program.running, "the program to end", 20)
+    await until(lambda: not program.running, "the program to end", START_S)
     return program.stop()
 
 
@@ -68,7 +69,7 @@ async def events_of(nats_url: str, count: int) -> list[CloudEvent]:
         while f"TS_{CELL}_EVENTS" not in {stream.config.name for stream in await jetstream.streams_info()}:
             await asyncio.sleep(0.05)
         subscription = await jetstream.subscribe(lifecycle_pattern(CELL), ordered_consumer=True)
-        found = [await subscription.next_msg(10) for _ in range(count)]
+        found = [await subscription.next_msg(WAIT_S) for _ in range(count)]
         with pytest.raises(nats.errors.TimeoutError):
             await subscription.next_msg(0.3)
         return [msgspec.json.decode(message.data, type=CloudEvent) for message in found]
@@ -101,14 +102,15 @@ async def test_killed_and_started_again_it_keeps_its_sessions_and_their_epochs(
 async def test_events_are_published_once_whatever_was_down(
     fresh_nats: NatsServer, start: Starter, sqlite_url: str
 ) -> None:
-    first = start(sqlite_url, fresh_nats.url)
+    # Nobody reports while this test starts NATS.
+    first = start(sqlite_url, fresh_nats.url, worker_silent_s=60)
     async with World(fresh_nats.url) as world:
         await world.worker("w-1")
         await world.ready(capacity=2)
         opened = await world.open()
         await events_of(fresh_nats.url, 2)
         first.kill()
-        second = start(sqlite_url, fresh_nats.url)
+        second = start(sqlite_url, fresh_nats.url, worker_silent_s=60)
         await world.ready(capacity=2)
         await world.pause(opened.id)
         fresh_nats.kill()
@@ -125,9 +127,9 @@ async def test_events_are_published_once_whatever_was_down(
 async def test_a_second_placement_on_sqlite_refuses_to_start(
     world: World, start: Starter, sqlite_url: str
 ) -> None:
-    first = start(sqlite_url)
+    first = start(sqlite_url, lease_ttl_s=4)
     await world.ready()
-    second = start(sqlite_url)
+    second = start(sqlite_url, lease_ttl_s=4)
     assert await ended(second) == EXIT_UNAVAILABLE
     assert "another placement" in second.output()
     assert first.running
@@ -139,11 +141,10 @@ async def test_on_postgres_a_second_placement_takes_over(
     await world.worker("w-1")
     first = start(fresh_postgres_url)
     await world.ready(capacity=2)
-    opened = await world.open()
+    opened, leader = await world.open(), world.loads[-1].placement
     second = start(fresh_postgres_url)
-    leader = world.loads[-1].placement
     first.kill()
-    await until(lambda: world.loads[-1].placement != leader, "another leader")
+    await until(lambda: world.loads[-1].placement != leader, "another leader", START_S)
     assert (await world.get(opened.id)).status == "active"
     assert second.stop() == 0
 
@@ -152,7 +153,7 @@ async def test_without_its_database_it_says_so_and_recovers(
     world: World, start: Starter, postgres_server: PostgresServer, fresh_postgres_url: str
 ) -> None:
     worker = await world.worker("w-1")
-    placement = start(fresh_postgres_url)
+    placement = start(fresh_postgres_url, worker_silent_s=60)
     await world.ready(capacity=2)
     opened = await world.open()
     await until(lambda: opened.id in worker.copies, "a copy")
@@ -171,21 +172,19 @@ async def test_without_its_database_it_says_so_and_recovers(
 
 
 async def until_answered(world: World) -> None:
-    for _ in range(100):
-        try:
-            await world.open()
-        except Refused:
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            with contextlib.suppress(Refused):
+                await world.open()
+                return
             await asyncio.sleep(0.05)
-        else:
-            return
-    raise AssertionError("the store never came back")
 
 
-async def test_a_session_nobody_watches_is_paused_resumed_by_a_viewer_and_closed(
+async def test_a_session_nobody_watches_is_paused_and_resumed_by_a_viewer(
     world: World, start: Starter, sqlite_url: str
 ) -> None:
     worker = await world.worker("w-1")
-    start(sqlite_url, unwatched_pause_s=0.3, unwatched_close_s=2)
+    start(sqlite_url, unwatched_pause_s=0.3)
     await world.ready(capacity=2)
     opened = await world.open()
     paused = await world.until_status(opened.id, "paused")
@@ -194,7 +193,12 @@ async def test_a_session_nobody_watches_is_paused_resumed_by_a_viewer_and_closed
     await world.say_viewers(opened.id, 1, granted_through=6)
     await world.until_status(opened.id, "active")
     await until(lambda: worker.owns[-1].granted_through == 6, "the viewer's credit")
-    await world.say_viewers(opened.id, 0, granted_through=6)
+
+
+async def test_a_session_nobody_watches_is_closed(world: World, start: Starter, sqlite_url: str) -> None:
+    start(sqlite_url, unwatched_close_s=0.3)
+    await world.ready()
+    opened = await world.open()
     assert (await world.until_status(opened.id, "closed")).phase == "unwatched"
 
 
@@ -223,11 +227,9 @@ async def test_once_stopped_nobody_answers_and_the_next_takes_up_its_work_at_onc
 
 
 async def until_messages(jetstream: JetStreamContext, stream: str, count: int) -> None:
-    for _ in range(1000):
-        if (await jetstream.stream_info(stream)).state.messages == count:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"{stream} never had {count} messages")
+    async with asyncio.timeout(WAIT_S):
+        while (await jetstream.stream_info(stream)).state.messages != count:
+            await asyncio.sleep(0.01)
 
 
 async def test_without_a_database_at_start_it_ends_with_a_word(start: Starter) -> None:
