@@ -1,4 +1,4 @@
-"""The commands of those who run a fleet: `turboserve workers`, `move`, `suspend`, `resume`, `drain`."""
+"""The commands of those who run a fleet: what there is, what is done about it, and why."""
 
 from __future__ import annotations
 
@@ -86,4 +86,37 @@ def drain(url: str | None, worker: str, force: bool, as_json: bool) -> None:
     run_client(lambda console: run(url, worker, force=force, as_json=as_json, console=console))
 
 
-COMMANDS = (workers, move, suspend, resume, drain)
+@click.command(short_help="Say what was decided about sessions and workers, and why.")
+@click.argument("decision", required=False)
+@click.option("--session", default="", metavar="SESSION", help="Those about this session.")
+@click.option(
+    "--last", type=click.IntRange(1, 200), default=10, show_default=True, help="So many of the newest ones."
+)
+@click.option("--again", is_flag=True, help="Have the policy decide again, and compare.")
+@json_option
+@url_option
+def explain(
+    url: str | None, decision: str | None, session: str, last: int, again: bool, as_json: bool
+) -> None:
+    """Say what placement or the autoscaler saw when it took DECISION, what it decided and why; or list the
+    newest decisions.
+
+    --again takes the decision again from what was recorded, with the same policy and settings. Exits with 1
+    if the answer is another one.
+
+    \b
+      turboserve explain --session SESSION            what was decided about a session
+      turboserve explain p-3k9d… --again              one decision, and whether it would be taken again
+    """
+    from turboserve import explain_command as command
+
+    if decision and session:
+        raise click.UsageError("name a decision, or a session with --session; not both")
+    how: dict[str, bool] = {"again": again, "as_json": as_json}
+    if decision:
+        run_client(lambda console: command.explain(url, decision, **how, console=console))
+    else:
+        run_client(lambda console: command.recent(url, last, session, **how, console=console))
+
+
+COMMANDS = (workers, move, suspend, resume, drain, explain)
