@@ -1,47 +1,38 @@
-"""How many workers there should be, which of them go, and why. Pure: `now` is an argument, nothing is done
-here.
+"""What is to be done about the fleet now, and why. Pure: `now` is an argument, nothing is done here.
 
-The count follows demand: up at once, since somebody waits; down only after `hold_s` in which fewer would
-always have been enough, since the next user may be a second away. A worker that ends unexpectedly is replaced
-after a pause that doubles, and not at all once too many have ended within a window: a model that can't start
-must not burn the machine for ever.
+How many workers there should be is the policy's to say. Here it is shown what is known, and its answer is
+bounded by what operators set, by back-off after crashes, and by what may be done safely.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any
 
 import msgspec
 
+from services.autoscaler.controls import Controls
+from services.autoscaler.hanging import Deadlines, hanging
+from services.autoscaler.knowledge import Knowledge, in_silence, learn
+from services.autoscaler.outlook import ANY_CAPACITY, Leaving, Outlook, Terms, goes, outlook
+from services.autoscaler.policies.change import to_count
+from services.autoscaler.policies.view import Change, Decision, Policy, View
+from services.autoscaler.provider import Member
+from services.autoscaler.steps import Steps, can_go, drained, in_words
+from services.autoscaler.supply import Crashes, Patience, pause_s
+from services.autoscaler.supply import in_words as pause_in_words
 from shared.contracts.fleet import FleetLoad
 
 LOAD_STALE_S = 5.0
 """Placement speaks every second; after this long its last word says nothing about demand any more."""
 
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
-_NEVER_S = 3600.0
+_ENDED_KEPT_S = 30.0
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What the operator set; see `AutoscalerSettings`."""
-
-    minimum: int
-    maximum: int
-    hold_s: float
-    start_deadline_s: float
-    silent_s: float
-    restart_limit: int
-    restart_window_s: float
-
-
-class Member(msgspec.Struct, frozen=True):
-    """A worker as its provider knows it. `stopping`: it was told to go, whether it has gone or not."""
-
-    worker: str
-    state: Literal["alive", "stopping"]
-    started_at: float
+    terms: Terms
+    deadlines: Deadlines
+    patience: Patience
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -51,182 +42,181 @@ class Seen(msgspec.Struct, frozen=True):
     load: FleetLoad | None = None
     load_at: float = -math.inf
 
+    def fresh(self, now: float) -> FleetLoad | None:
+        return self.load if now - self.load_at <= LOAD_STALE_S else None
+
 
 class History(msgspec.Struct, frozen=True):
-    """What must be remembered between two plans, as times since when.
-
-    `desired`: the last plan's count. `surplus_since`: since when fewer would do (None: they wouldn't), and
-    `surplus_peak` the most that was needed meanwhile. `crashes`: when workers ended unexpectedly. `capacity`:
-    sessions a worker carries, as reports said (0: not known yet). `heard`: when each worker was last among
-    those placement hears.
+    """What must be remembered between two plans. `desired`: the last plan's. `memory`: the policy's own.
+    `frozen_at`: the size when it was frozen; None: it isn't.
     """
 
+    leaving: Leaving
     desired: int = 0
-    surplus_since: float | None = None
-    surplus_peak: int = 0
-    crashes: tuple[float, ...] = ()
-    capacity: int = 0
-    heard: dict[str, float] = {}
+    memory: Any = None
+    crashes: Crashes = Crashes()
+    knowledge: Knowledge = Knowledge()
+    frozen_at: int | None = None
 
     def crashed(self, at: float) -> History:
-        return msgspec.structs.replace(self, crashes=(*self.crashes, at))
+        return msgspec.structs.replace(self, crashes=self.crashes.and_one(at))
+
+    def ended(self, worker: str, at: float) -> History:
+        leaving = msgspec.structs.replace(self.leaving, ended=self.leaving.ended | {worker: at})
+        return msgspec.structs.replace(self, leaving=leaving)
+
+    def ordered(self, workers: list[str], at: float) -> History:
+        return msgspec.structs.replace(self, knowledge=self.knowledge.order(workers, at))
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """The policy's answer and what it was a function of. `change`: what is done about it, which is not the
+    policy's where the size is frozen.
+    """
+
+    view: View
+    memory: Any
+    decision: Decision
+    change: Change
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to do now. `start`: how many new workers. `drain`: idle ones to release. `kill`: ones that hang,
-    by reason.
-
-    `failed`: no worker is started although some are missing, since too many have ended. `ask_again_s`: plan
-    anew after this long even if nothing happens.
+    """`desired`: workers of the provider there should be. `failed`: no worker is started although some are
+    missing, since too many have ended. `decided` None: placement is silent, the size is held. `would`: what
+    would be done but for an operator's word. `ask_again_s`: plan anew after this long even if nothing
+    happens.
     """
 
     desired: int
     reason: str
-    start: int
-    drain: tuple[str, ...]
-    kill: dict[str, str]
+    steps: Steps
     failed: bool
     ask_again_s: float
     history: History
+    decided: Decided | None
+    would: str = ""
 
 
-def plan(seen: Seen, history: History, limits: Limits, now: float) -> Plan:
-    history = _remember(seen, history, limits, now)
-    needed, reason = _needed(seen, history, limits, now)
-    history, reason = _hold(needed, reason, history, limits, now)
-    kill = _hanging(seen, history, limits, now)
-    alive = [m for m in seen.members if m.state == "alive" and m.worker not in kill]
-    start, pause_s = _starts(history.desired - len(alive), history, limits, now)
-    failed = math.isinf(pause_s)
-    if failed:
-        reason = (
-            f"{len(history.crashes)} workers ended unexpectedly within {limits.restart_window_s:g} s; "
-            "no other is started until some time has passed"
-        )
-    elif pause_s:
-        reason += f"; a worker ended unexpectedly, the next starts in {pause_s:.1f} s"
-    return Plan(
-        desired=history.desired,
-        reason=reason,
-        start=start,
-        drain=_drain(seen, alive, history.desired, now),
-        kill=kill,
-        failed=failed,
-        ask_again_s=_ask_again_s(pause_s, history, limits, now),
-        history=history,
-    )
+class _Wish(msgspec.Struct, frozen=True):
+    """What there should be, before anything is checked. `would`: as in `Plan`."""
+
+    desired: int
+    reason: str
+    change: Change
+    history: History
+    decided: Decided | None
+    ask_again_s: float = 1.0
+    would: str = ""
 
 
-def _fresh(seen: Seen, now: float) -> FleetLoad | None:
-    return seen.load if now - seen.load_at <= LOAD_STALE_S else None
-
-
-def _remember(seen: Seen, history: History, limits: Limits, now: float) -> History:
-    """Learn what reports say, and forget crashes older than the window."""
-    members = {m.worker for m in seen.members}
-    heard = {worker: at for worker, at in history.heard.items() if worker in members}
-    capacity = history.capacity
-    load = _fresh(seen, now)
+def plan(
+    seen: Seen, history: History, policy: Policy, controls: Controls, limits: Limits, now: float
+) -> Plan:
+    load = seen.fresh(now)
+    history = _remember(seen, load, history, limits, now)
     if load is None:
-        # Nobody can be blamed for silence while placement itself is silent.
-        heard = dict.fromkeys(heard, now)
+        wish, kill = _hold(seen, history, controls, limits.terms, now), {}
     else:
-        heard |= {w.worker: now for w in load.workers if w.worker in members and w.state != "starting"}
-        told = [w.capacity for w in load.workers if w.state == "ready" and w.capacity > 0]
-        capacity = sum(told) // len(told) if told else capacity
+        wish = _decide(seen, load, history, policy, controls, limits.terms, now)
+        heard, since = history.knowledge.heard, history.leaving.begun_at
+        kill = hanging(seen.members, heard, since, limits.deadlines, now)
+    if controls.dry_run:
+        would = wish.would or in_words(wish.change, kill)
+        return _plan(wish, Steps(history.leaving), wish.reason, would=would)
+    return _act(seen, wish, kill, limits, now)
+
+
+def _act(seen: Seen, wish: _Wish, kill: dict[str, str], limits: Limits, now: float) -> Plan:
+    leaving = drained(wish.history.leaving, wish.change, seen.members, now)
+    told = {worker.worker: worker for worker in seen.load.workers} if seen.load else {}
+    ordered = wish.history.knowledge.ordered
+    let_go, stop = can_go(wish.change.release, leaving, seen.members, told, ordered)
+    nodes = math.ceil(sum(wish.change.start.values()) / limits.terms.node_size)
+    pause = pause_s(wish.history.crashes, wish.desired, limits.patience, now) if nodes else 0.0
+    steps = Steps(leaving, 0 if pause else nodes, let_go, stop, kill)
+    if not pause:
+        return _plan(wish, steps, wish.reason)
+    words = pause_in_words(wish.history.crashes, pause, limits.patience)
+    if failed := math.isinf(pause):
+        pause = wish.history.crashes.at[0] + limits.patience.restart_window_s - now
+    return _plan(wish, steps, words if failed else f"{wish.reason}; {words}", failed=failed, pause=pause)
+
+
+def _plan(
+    wish: _Wish, steps: Steps, reason: str, *, failed: bool = False, pause: float = math.inf, would: str = ""
+) -> Plan:
+    history = msgspec.structs.replace(wish.history, leaving=steps.leaving, desired=wish.desired)
+    ask_again_s = max(0.0, min(wish.ask_again_s, pause))
+    return Plan(wish.desired, reason, steps, failed, ask_again_s, history, wish.decided, would or wish.would)
+
+
+def _remember(seen: Seen, load: FleetLoad | None, history: History, limits: Limits, now: float) -> History:
+    """Learn what reports say, and forget what is too old to matter."""
+    known = history.knowledge
+    ended = {worker: at for worker, at in history.leaving.ended.items() if now - at < _ENDED_KEPT_S}
     return msgspec.structs.replace(
         history,
-        crashes=tuple(at for at in history.crashes if at > now - limits.restart_window_s),
-        capacity=capacity,
-        heard=heard,
+        knowledge=in_silence(known, now) if load is None else learn(known, seen.members, load, now),
+        leaving=msgspec.structs.replace(history.leaving, ended=ended),
+        crashes=history.crashes.within(limits.patience, now),
     )
 
 
-def _needed(seen: Seen, history: History, limits: Limits, now: float) -> tuple[int, str]:
-    """The count that demand asks for right now, before any holding."""
-    load = _fresh(seen, now)
-    if load is None:
-        kept = _clamp(history.desired, limits)
-        return kept, "placement has not spoken yet" if seen.load is None else "placement is silent: holding"
-    demand = load.active + load.queued
-    if not demand:
-        return limits.minimum, f"no active session; the minimum is {limits.minimum}"
-    if not history.capacity:
-        return _clamp(max(history.desired, 1), limits), "no worker has told its capacity yet"
-    wanted = math.ceil(demand / history.capacity)
-    reason = f"sessions: {demand}, {load.queued} of them queued, at {history.capacity} a worker"
-    if wanted > limits.maximum:
-        reason += f" need {wanted}, the maximum is {limits.maximum}"
-    return _clamp(wanted, limits), reason
+def _hold(seen: Seen, history: History, controls: Controls, terms: Terms, now: float) -> _Wish:
+    """Without placement's word nothing is known of demand: what was wanted is kept, or begun with the
+    minimum.
+    """
+    desired = min(max(history.desired, controls.minimum), controls.maximum)
+    told = {worker.worker: worker for worker in seen.load.workers} if seen.load else {}
+    going = [m for m in seen.members if goes(m, told.get(m.worker), history.leaving, now)]
+    staying = len(seen.members) - len(going) - sum(m.worker in history.leaving.draining for m in seen.members)
+    nodes = min(
+        math.ceil((desired - staying) / terms.node_size),
+        (controls.maximum - len(seen.members)) // terms.node_size,
+    )
+    change = Change(start={"": nodes * terms.node_size} if nodes > 0 else {})
+    reason = "placement has not spoken yet" if seen.load is None else "placement is silent: holding"
+    return _Wish(desired, reason, change, history, None)
 
 
-def _clamp(count: int, limits: Limits) -> int:
-    return max(limits.minimum, min(count, limits.maximum))
+def _decide(
+    seen: Seen,
+    load: FleetLoad,
+    history: History,
+    policy: Policy,
+    controls: Controls,
+    terms: Terms,
+    now: float,
+) -> _Wish:
+    shown = outlook(seen.members, load, history.knowledge, history.leaving, terms, controls, now)
+    decision = policy.decide(shown.view, history.memory)
+    decided = Decided(shown.view, history.memory, decision, decision.change)
+    desired = max(0, decision.desired - shown.kept)
+    reason = _with_kept(decision.reason, shown)
+    after = msgspec.structs.replace(history, memory=decision.memory)
+    if not controls.frozen:
+        after = msgspec.structs.replace(after, frozen_at=None)
+        return _Wish(desired, reason, decision.change, after, decided, decision.ask_again_s)
+    size = history.frozen_at
+    if size is None:
+        size = max(_staying(shown), controls.minimum)
+    change = to_count(size + shown.kept, shown.view)
+    return _Wish(
+        size,
+        f"the size is frozen at {size}; else it would be {desired}: {reason}",
+        change,
+        msgspec.structs.replace(after, frozen_at=size),
+        msgspec.structs.replace(decided, change=change),
+        decision.ask_again_s,
+        in_words(decision.change, {}),
+    )
 
 
-def _hold(needed: int, reason: str, history: History, limits: Limits, now: float) -> tuple[History, str]:
-    """Up at once; down after `hold_s`, to the most that was needed in that time."""
-    desired, since, peak = history.desired, history.surplus_since, history.surplus_peak
-    if needed >= desired:
-        desired, since, peak = needed, None, 0
-    else:
-        peak = needed if since is None else max(peak, needed)
-        since = now if since is None else since
-        if now - since >= limits.hold_s:
-            desired = peak
-            since, peak = (now, needed) if needed < peak else (None, 0)
-        else:
-            reason += f"; {desired} kept for {since + limits.hold_s - now:.0f} s more"
-    held = msgspec.structs.replace(history, desired=desired, surplus_since=since, surplus_peak=peak)
-    return held, reason
+def _staying(shown: Outlook) -> int:
+    return sum(worker.state != "draining" and not worker.kept for worker in shown.view.workers)
 
 
-def _hanging(seen: Seen, history: History, limits: Limits, now: float) -> dict[str, str]:
-    """Workers whose process runs but who say nothing: never since their start, or no longer."""
-    if _fresh(seen, now) is None:
-        return {}
-    hanging = {}
-    for member in seen.members:
-        heard_at = history.heard.get(member.worker)
-        if member.state != "alive":
-            continue
-        if heard_at is None and now - member.started_at > limits.start_deadline_s:
-            hanging[member.worker] = f"not ready within {limits.start_deadline_s:g} s"
-        elif heard_at is not None and now - heard_at > limits.silent_s:
-            hanging[member.worker] = f"reported nothing for {limits.silent_s:g} s"
-    return hanging
-
-
-def _starts(missing: int, history: History, limits: Limits, now: float) -> tuple[int, float]:
-    """How many to start now, and how long until the next may start (infinite: too many have ended)."""
-    if missing <= 0:
-        return 0, 0.0
-    if not history.crashes:
-        return missing, 0.0
-    if len(history.crashes) > limits.restart_limit * max(1, history.desired):
-        return 0, math.inf
-    pause_s = min(_FIRST_PAUSE_S * 2.0 ** (len(history.crashes) - 1), _LONGEST_PAUSE_S)
-    left_s = history.crashes[-1] + pause_s - now
-    return (0, left_s) if left_s > 0 else (missing, 0.0)
-
-
-def _drain(seen: Seen, alive: list[Member], desired: int, now: float) -> tuple[str, ...]:
-    """Workers to release: only ones that placement knows to be without any copy, the newest first."""
-    load = _fresh(seen, now)
-    surplus = len(alive) - desired
-    if load is None or surplus <= 0:
-        return ()
-    idle = {w.worker for w in load.workers if w.state == "ready" and not w.copies and not w.active}
-    newest_first = sorted(alive, key=lambda m: (m.started_at, m.worker), reverse=True)
-    return tuple(m.worker for m in newest_first if m.worker in idle)[:surplus]
-
-
-def _ask_again_s(pause_s: float, history: History, limits: Limits, now: float) -> float:
-    moments = [_NEVER_S]
-    if math.isinf(pause_s):
-        moments.append(history.crashes[0] + limits.restart_window_s - now)
-    elif pause_s:
-        moments.append(pause_s)
-    if history.surplus_since is not None:
-        moments.append(history.surplus_since + limits.hold_s - now)
-    return max(0.0, min(moments))
+def _with_kept(reason: str, shown: Outlook) -> str:
+    if shown.view.kinds[0].capacity == ANY_CAPACITY:
+        reason += "; no worker has told its capacity yet"
+    return f"{reason}; {shown.kept} started by hand serve too" if shown.kept else reason

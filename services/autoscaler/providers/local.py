@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from services.autoscaler.plan import Member
-from services.autoscaler.provider import Exit, OnExit
+from services.autoscaler.provider import Exit, Member, OnExit
 from services.autoscaler.settings import AutoscalerSettings
 from shared.last_words import how_it_ended
 
@@ -46,6 +45,8 @@ class LocalProvider:
     options.
     """
 
+    node_size = 1
+
     def __init__(
         self, settings: AutoscalerSettings, on_exit: OnExit, program: Sequence[str] = _WORKER
     ) -> None:
@@ -55,13 +56,19 @@ class LocalProvider:
         self._children: dict[str, _Child] = {}
         self._logs = Path(settings.log_folder) if settings.log_folder else None
 
+    async def open(self) -> None:
+        """None of an earlier autoscaler is left: they ended with it."""
+
+    async def close(self) -> None:
+        await self.stop(list(self._children))
+
     def members(self) -> tuple[Member, ...]:
         return tuple(
             Member(c.worker, "stopping" if c.stopping else "alive", c.started_at)
             for c in self._children.values()
         )
 
-    async def start(self) -> str:
+    async def start(self) -> list[str]:
         slot = self._free_slot()
         # New with every process: no report or command of an old one can be taken for the new one's.
         worker = f"worker-{slot}-{secrets.token_hex(_SUFFIX_CHARS // 2)}"
@@ -81,7 +88,7 @@ class LocalProvider:
         self._children[worker] = child
         child.watch = asyncio.create_task(self._watch(child), name=f"watch {worker}")
         logger.info("started %s", worker, extra={"pid": process.pid})
-        return worker
+        return [worker]
 
     def release(self, worker: str) -> None:
         if child := self._children.get(worker):

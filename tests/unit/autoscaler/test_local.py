@@ -45,7 +45,7 @@ async def running(folder: Path, worker: str) -> None:
 async def test_stopping_ends_all_at_once_the_stubborn_ones_the_hard_way(tmp_path: Path) -> None:
     ended = Ended()
     provider = provider_of(STUBBORN, tmp_path, ended, stop_s=0.2)
-    workers = [await provider.start() for _ in range(2)]
+    workers = [(await provider.start())[0] for _ in range(2)]
     for worker in workers:
         await running(tmp_path, worker)
     assert [m.state for m in provider.members()] == ["alive", "alive"]
@@ -59,11 +59,11 @@ async def test_stopping_ends_all_at_once_the_stubborn_ones_the_hard_way(tmp_path
 async def test_an_end_nobody_asked_for_is_told_with_the_workers_last_words(tmp_path: Path) -> None:
     ended = Ended()
     provider = provider_of(FAILING, tmp_path, ended)
-    first = await provider.start()
+    [first] = await provider.start()
     said = await ended.next()
     assert (said.worker, said.exit_code, said.expected) == (first, 69, False)
     assert said.detail == "exit code 69: no weights"
-    second = await provider.start()
+    [second] = await provider.start()
     assert second != first, "an id is never used twice"
     assert (await ended.next()).worker == second
     assert logs_in(tmp_path) == ["worker-1.log"]
@@ -83,7 +83,7 @@ async def test_a_password_reaches_a_worker_but_no_command_line(tmp_path: Path) -
 async def test_a_released_worker_may_end_by_itself_and_a_hanging_one_is_killed(tmp_path: Path) -> None:
     ended = Ended()
     provider = provider_of(STUBBORN, tmp_path, ended)
-    released, hanging = await provider.start(), await provider.start()
+    [released], [hanging] = await provider.start(), await provider.start()
     provider.release(released)
     assert {m.worker: m.state for m in provider.members()} == {released: "stopping", hanging: "alive"}
     await provider.kill(released)

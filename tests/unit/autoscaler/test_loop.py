@@ -1,44 +1,83 @@
 """The autoscaler's beat on a real bus, with a provider that keeps a list."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from services.autoscaler.controls import Controls
+from services.autoscaler.desk import Desk
+from services.autoscaler.hanging import Deadlines
 from services.autoscaler.loop import Loop
-from services.autoscaler.plan import Limits, Member
-from services.autoscaler.provider import Exit, OnExit
+from services.autoscaler.outlook import Terms
+from services.autoscaler.plan import Limits
+from services.autoscaler.policies.turboserve import Turboserve
+from services.autoscaler.policies.view import View
+from services.autoscaler.provider import Exit, Member, OnExit
 from services.autoscaler.settings import AutoscalerSettings
+from services.autoscaler.supply import Patience
 from shared import telemetry
-from shared.bus import Bus, Meta
-from shared.contracts.fleet import Drain, Draining, FleetLoad, FleetPlan, WorkerExited, WorkerLoad
-from shared.contracts.subjects import DRAIN, FLEET_LOAD, FLEET_PLAN, WORKER_EXITED
+from shared.bus import Bus, Meta, Refused
+from shared.contracts.decisions import DecisionRecord
+from shared.contracts.fleet import (
+    Drain,
+    Draining,
+    FleetLoad,
+    FleetPlan,
+    SetFleet,
+    WorkerExited,
+    WorkerLoad,
+)
+from shared.contracts.subjects import DRAIN, FLEET_LOAD, FLEET_PLAN, SET_FLEET, WORKER_EXITED
+from shared.decision_log import DecisionLog, unpack
+from shared.leadership import Leadership
 from shared.process import Process
+from shared.store import leases
+from shared.store.engine import Store, open_store
 
-DEADLINE_S = 10.0
-LIMITS = Limits(1, 3, 0.2, 60.0, 60.0, 5, 60.0)
+DEADLINE_S = 30.0
+LIMITS = Limits(Terms(boot_s=0.2), Deadlines(60.0, 60.0), Patience(5, 60.0))
+POLICY = Turboserve(forecast=False, hold_boots=0.1)
 
 
 class ListProvider:
-    """Workers are names."""
+    """Workers are names. `fails`: what the next starts raise instead; `hangs`: starting never ends."""
+
+    node_size = 1
 
     def __init__(self, on_exit: OnExit) -> None:
         self.on_exit = on_exit
         self.workers: dict[str, Member] = {}
         self.started = 0
+        self.fails: list[OSError] = []
+        self.hangs = False
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        await self.stop(list(self.workers))
 
     def members(self) -> tuple[Member, ...]:
         return tuple(self.workers.values())
 
-    async def start(self) -> str:
+    async def start(self) -> list[str]:
+        if self.fails:
+            raise self.fails.pop()
+        if self.hangs:
+            await asyncio.Event().wait()
         self.started += 1
         worker = f"worker-{self.started}"
         self.workers[worker] = Member(worker, "alive", time.monotonic())
-        return worker
+        return [worker]
 
     def release(self, worker: str) -> None:
         self.workers[worker] = Member(worker, "stopping", time.monotonic())
@@ -56,77 +95,134 @@ class ListProvider:
 
 
 class Stage:
-    """A running loop, and placement and the workers, all in `state`, as far as the loop can tell."""
-
-    state = "ready"
+    """A running loop, and placement and the workers as far as the loop can tell. `drained`: by an operator.
+    `leads`: whether the loop may act.
+    """
 
     def __init__(self, bus: Bus, process: Process[AutoscalerSettings]) -> None:
         self.bus = bus
         self.process = process
         self.plans: asyncio.Queue[FleetPlan] = asyncio.Queue()
         self.exited: asyncio.Queue[WorkerExited] = asyncio.Queue()
-        self.drained: asyncio.Queue[str] = asyncio.Queue()
+        self.let_go: asyncio.Queue[str] = asyncio.Queue()
         self.provider = ListProvider(lambda _: None)
+        self.drained: set[str] = set()
+        self.leads = True
+        self.newest: FleetPlan | None = None
 
     def make_provider(self, on_exit: OnExit) -> ListProvider:
         self.provider = ListProvider(on_exit)
         return self.provider
 
     async def listen(self) -> None:
-        await self.bus.subscribe(FLEET_PLAN, lambda plan, _: self.plans.put_nowait(plan), cell="main")
+        await self.bus.subscribe(FLEET_PLAN, self._planned, cell="main")
         await self.bus.subscribe(WORKER_EXITED, lambda exited, _: self.exited.put_nowait(exited), cell="main")
         await self.bus.serve(DRAIN, self._drain, cell="main")
         await self.bus.flush()
 
+    def _planned(self, plan: FleetPlan, _: Meta) -> None:
+        self.newest = plan
+        self.plans.put_nowait(plan)
+
     async def say_load(self, demand: int) -> None:
-        workers = [WorkerLoad(w, self.state, 2, 0, 0) for w in self.provider.workers]
+        draining = self.drained.union(self.newest.draining if self.newest else ())
+        workers = [
+            WorkerLoad(w, "draining" if w in draining else "ready", 2, 0, 0) for w in self.provider.workers
+        ]
         load = FleetLoad("placement-1", demand, 0, 0, 2, workers, [], time.time())
         await self.bus.publish(FLEET_LOAD.at(cell="main"), load)
 
     async def plan_where(self, desired: int, states: Sequence[str], demand: int | None = None) -> FleetPlan:
         """The next plan like this; `demand` is repeated meanwhile, as placement would."""
+        return await self.plan_like(
+            lambda plan: plan.desired == desired and sorted(w.state for w in plan.workers) == sorted(states),
+            demand,
+        )
+
+    async def plan_like(self, fits: Callable[[FleetPlan], bool], demand: int | None = None) -> FleetPlan:
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 if demand is not None:
                     await self.say_load(demand)
                 plan = await self.plans.get()
-                if plan.desired == desired and sorted(w.state for w in plan.workers) == sorted(states):
+                if fits(plan):
                     return plan
 
+    async def set(self, **asked: Any) -> FleetPlan:
+        return await self.bus.request(SET_FLEET.at(cell="main"), SetFleet(**asked), DEADLINE_S)
+
     async def _drain(self, _: Drain, meta: Meta) -> Draining:
-        self.drained.put_nowait(meta.tokens["worker"])
+        self.let_go.put_nowait(meta.tokens["worker"])
         return Draining(copies=0)
 
 
+Begin = Callable[[Controls], Awaitable[Stage]]
+
+
 @pytest.fixture
-async def stage(nats_url: str) -> AsyncIterator[Stage]:
-    settings = AutoscalerSettings(nats_url=nats_url)
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'turboserve.sqlite'}", DEADLINE_S)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def begin(nats_url: str, store: Store) -> AsyncIterator[Begin]:
+    """Begins a loop, after the one before has ended."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def begin(controls: Controls) -> Stage:
+            await stack.aclose()
+            return await stack.enter_async_context(_running(nats_url, store, controls))
+
+        yield begin
+
+
+@contextlib.asynccontextmanager
+async def _running(nats_url: str, store: Store, controls: Controls) -> AsyncIterator[Stage]:
+    settings = AutoscalerSettings(nats_url=nats_url, provider_s=0.3)
     bus = Bus(nats_url, "autoscaler-test")
     await bus.connect(DEADLINE_S)
     stage = Stage(bus, Process("autoscaler", "autoscaler-test", settings, bus))
     await stage.listen()
-    running = asyncio.create_task(Loop(stage.process, LIMITS, stage.make_provider).run())
+    async with store.begin() as transaction:
+        lease = await leases.acquire(transaction, "autoscaler-main", "autoscaler-test", ttl_s=60.0)
+    assert lease is not None
+    leadership = Leadership(store, lease, ttl_s=60.0)
+    desk = Desk(store, leadership, "main", controls)
+    await desk.open()
+    loop = Loop(stage.process, LIMITS, POLICY, desk, stage.make_provider, lambda: stage.leads)
+    running = asyncio.create_task(loop.run())
+    await stage.plan_like(lambda _: True)
     yield stage
     stage.process.stopping.set()
-    await asyncio.wait_for(running, DEADLINE_S)
+    async with asyncio.timeout(DEADLINE_S):
+        await running
     assert not stage.provider.workers, "workers end with the autoscaler"
     await stage.process.cancel_tasks()
+    await leadership.release()
     await bus.close()
+
+
+@pytest.fixture
+async def stage(begin: Begin) -> Stage:
+    return await begin(Controls(1, 3))
 
 
 async def test_grows_with_demand_and_drains_when_it_has_gone(stage: Stage) -> None:
     first = await stage.plan_where(1, ["starting"])
     assert (first.minimum, first.maximum) == (1, 3)
     grown = await stage.plan_where(3, ["running"] * 3, demand=5)
-    assert "sessions: 5" in grown.reason
-    await stage.plan_where(1, ["running", "stopping", "stopping"], demand=0)
-    assert {await stage.drained.get(), await stage.drained.get()} == {"worker-2", "worker-3"}
+    assert "5 active" in grown.reason
+    shrunk = await stage.plan_where(1, ["running", "stopping", "stopping"], demand=0)
+    assert set(shrunk.draining) == {"worker-2", "worker-3"}, "named until they have gone"
+    assert {await stage.let_go.get(), await stage.let_go.get()} == {"worker-2", "worker-3"}
 
 
 async def test_an_unexpected_end_is_told_at_once_and_replaced(stage: Stage) -> None:
     await stage.plan_where(1, ["starting"])
     stage.provider.end("worker-1", expected=False)
-    exited = await asyncio.wait_for(stage.exited.get(), DEADLINE_S)
+    exited = await stage.exited.get()
     assert exited == WorkerExited("worker-1", 1)
     plan = await stage.plan_where(1, ["starting", "exited"])
     assert {w.worker: (w.restarts, w.detail) for w in plan.workers} == {
@@ -136,11 +232,79 @@ async def test_an_unexpected_end_is_told_at_once_and_replaced(stage: Stage) -> N
 
 
 async def test_a_worker_that_an_operator_drained_is_replaced_and_did_not_crash(stage: Stage) -> None:
-    stage.state = "draining"
+    stage.drained = {"worker-1"}
     await stage.plan_where(1, ["running"], demand=0)
     stage.provider.end("worker-1", expected=False, exit_code=0)
     plan = await stage.plan_where(1, ["starting"])
     assert [(w.worker, w.restarts) for w in plan.workers] == [("worker-2", 0)]
+
+
+async def test_a_provider_that_fails_or_hangs_is_tried_again_with_pauses_and_says_so(begin: Begin) -> None:
+    stage = await begin(Controls(0, 3))
+    await stage.plan_where(0, [])
+    stage.provider.fails = [OSError("no such machine")]
+    stage.provider.hangs = True
+    told = await stage.plan_like(lambda plan: "the next starts in" in plan.reason, demand=1)
+    assert told.workers == []
+    await stage.plan_like(lambda plan: "the next starts in 1" in plan.reason, demand=1)
+    stage.provider.hangs = False
+    await stage.plan_where(1, ["running"], demand=1)
+
+
+async def test_operators_settings_hold_at_once_and_after_a_restart(begin: Begin) -> None:
+    stage = await begin(Controls(1, 3))
+    answer = await stage.set(minimum=2, spare=1)
+    assert (answer.minimum, answer.maximum, answer.spare) == (2, 3, 1)
+    await stage.plan_where(2, ["running"] * 2, demand=0)
+    stage = await begin(Controls(1, 3))
+    again = await stage.plan_where(2, ["starting"] * 2)
+    assert (again.minimum, again.maximum, again.spare) == (2, 3, 1)
+
+
+async def test_what_cannot_be_set_is_refused_in_words_and_changes_nothing(stage: Stage) -> None:
+    with pytest.raises(Refused, match="the minimum, 4, would be more than the maximum, 3") as refused:
+        await stage.set(minimum=4, spare=2)
+    assert refused.value.refusal.code == "invalid_field"
+    assert (await stage.set()).spare == 0
+
+
+async def test_a_dry_run_only_says_what_it_would(begin: Begin) -> None:
+    stage = await begin(Controls(0, 3))
+    await stage.set(dry_run=True)
+    told = await stage.plan_like(lambda plan: plan.desired == 1, demand=2)
+    assert (told.dry_run, told.would, told.workers) == (True, "start 1 worker", [])
+    await stage.set(dry_run=False)
+    await stage.plan_where(1, ["running"], demand=2)
+
+
+async def test_who_may_not_lead_does_and_says_nothing(begin: Begin) -> None:
+    stage = await begin(Controls(0, 3))
+    await stage.plan_where(0, [])
+    stage.leads = False
+    async with asyncio.timeout(DEADLINE_S):
+        while (await stage.set()).desired != 1:
+            await stage.say_load(2)
+    assert stage.provider.started == 0, "it wants a worker, but it isn't its to start"
+    stage.leads = True
+    await stage.plan_where(1, ["running"], demand=2)
+
+
+async def test_decisions_that_change_something_are_recorded_once(stage: Stage) -> None:
+    told = await stage.plan_where(3, ["running"] * 3, demand=6)
+    record = await _recorded(DecisionLog(stage.bus, "main"), told.decision)
+    assert (record.service, record.policy_name) == ("autoscaler", "turboserve")
+    assert "6 active" in record.reason
+    view = msgspec.json.decode(unpack(record.view), type=View)
+    assert view.active == 6
+    told_again = await stage.plan_like(lambda plan: plan.sent_at > told.sent_at, demand=6)
+    assert told_again.decision == told.decision, "nothing new since"
+
+
+async def _recorded(log: DecisionLog, decision: str) -> DecisionRecord:
+    async with asyncio.timeout(DEADLINE_S):
+        while (record := await log.get(decision)) is None:
+            await asyncio.sleep(0.02)
+    return record
 
 
 async def test_what_a_traced_request_leads_to_belongs_to_its_trace(

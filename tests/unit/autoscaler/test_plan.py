@@ -1,84 +1,119 @@
-"""The autoscaler's decisions, driven through made-up days of demand, crashes and silence."""
+"""The autoscaler's plans, driven through made-up days of demand, crashes, hangs and silence.
 
-import itertools
+The policies' own behaviour is searched in tests/simulation/test_policies.py; here is what is done about it.
+"""
+
 import math
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.autoscaler.plan import LOAD_STALE_S, History, Limits, Member, Plan, Seen, plan
+from services.autoscaler.controls import Controls
+from services.autoscaler.hanging import Deadlines
+from services.autoscaler.outlook import Leaving, Terms
+from services.autoscaler.plan import LOAD_STALE_S, History, Limits, Plan, Seen, plan
+from services.autoscaler.policies.registry import POLICIES, named
+from services.autoscaler.provider import Member
+from services.autoscaler.supply import Patience
 from shared.contracts.fleet import FleetLoad, WorkerLoad
 
-LIMITS = Limits(
-    minimum=1,
-    maximum=4,
-    hold_s=20.0,
-    start_deadline_s=60.0,
-    silent_s=10.0,
-    restart_limit=3,
-    restart_window_s=100.0,
-)
-# A hold so short that made-up days reach the end of many.
-HASTY = msgspec.structs.replace(LIMITS, hold_s=3.0)
+CONTROLS = Controls(minimum=1, maximum=4)
+LIMITS = Limits(Terms(boot_s=2.0), Deadlines(start_s=60.0, silent_s=10.0), Patience(3, 100.0))
 CAPACITY = 3
+# For the load of now, down again once it was too much for ten boot times.
+PLAIN = {"forecast": False, "hold_boots": 10.0}
 
 
 class Fleet:
-    """A fleet that does what the plan says, at once, one step per second."""
+    """Workers, placement and provider that do what the plan says, one step per second. A worker that was
+    started is ready with the next step.
+    """
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
-        self.limits = limits
+    def __init__(
+        self, controls: Controls = CONTROLS, *, policy: str = "turboserve", node_size: int = 1, **given: Any
+    ) -> None:
+        self.controls = controls
+        self.policy = named(policy, given or PLAIN)
+        self.limits = msgspec.structs.replace(LIMITS, terms=Terms(node_size, 2.0))
         self.now = 1000.0
-        self.history = History()
-        self.started_at: dict[str, float] = {}
+        self.history = History(Leaving(self.now))
+        self.members: dict[str, Member] = {}
+        self.by_hand: list[str] = []
+        self.by_operator: set[str] = set()
         self.starts: list[float] = []
-        self.desired: list[int] = []
+        self.booting: set[str] = set()
         self.hung: set[str] = set()
+        self.named: set[str] = set()
+        self.gone: list[str] = []
 
-    def step(self, demand: int | None, busy: int = 0, crashes: int = 0) -> Plan:
-        """`demand` None: placement is silent. `busy`: how many of the oldest workers hold copies."""
+    def step(self, demand: int | None, holding: tuple[str, ...] = (), crashes: int = 0) -> Plan:
+        """`demand` None: placement is silent. `holding`: workers with paused copies."""
         self.now += 1.0
-        for worker in list(self.started_at)[:crashes]:
+        for worker in list(self.members)[:crashes]:
             self._end(worker)
             self.history = self.history.crashed(self.now)
-        decision = plan(self._seen(demand, busy), self.history, self.limits, self.now)
-        self.history = decision.history
-        self.desired.append(decision.desired)
-        for worker in (*decision.drain, *decision.kill):
-            self._end(worker)
-        self.history = msgspec.structs.replace(
-            self.history, crashes=self.history.crashes + (self.now,) * len(decision.kill)
+        told = plan(
+            self._seen(demand, holding), self.history, self.policy, self.controls, self.limits, self.now
         )
-        for _ in range(decision.start):
-            self.started_at[f"w-{len(self.starts)}"] = self.now
-            self.starts.append(self.now)
-        return decision
+        self.history = told.history
+        self.named = set(told.steps.leaving.draining)
+        self.booting.clear()
+        for worker in (*told.steps.let_go, *told.steps.stop, *told.steps.kill):
+            self.gone.append(worker)
+            self._end(worker)
+        for _ in told.steps.kill:
+            self.history = self.history.crashed(self.now)
+        for _ in range(told.steps.start):
+            self._start()
+        return told
+
+    def settle(self, demand: int, steps: int = 5) -> Plan:
+        """So that what was started is ready, and what drains is let go."""
+        return [self.step(demand) for _ in range(steps)][-1]
+
+    def _start(self) -> None:
+        size = self.limits.terms.node_size
+        node = f"node-{len(self.starts)}" if size > 1 else ""
+        workers = [f"w-{len(self.starts) * size + n}" for n in range(size)]
+        self.members |= {worker: Member(worker, "alive", self.now, node) for worker in workers}
+        self.booting |= set(workers)
+        self.history = self.history.ordered(workers, self.now)
+        self.starts.append(self.now)
 
     def _end(self, worker: str) -> None:
-        del self.started_at[worker]
+        del self.members[worker]
         self.hung.discard(worker)
+        self.history = self.history.ended(worker, self.now)
 
-    def _seen(self, demand: int | None, busy: int) -> Seen:
-        members = tuple(Member(w, "alive", at) for w, at in self.started_at.items())
+    def _seen(self, demand: int | None, holding: tuple[str, ...]) -> Seen:
+        members = tuple(self.members.values())
         if demand is None:
             return Seen(members, load([], 0), self.now - LOAD_STALE_S - 1)
-        holding = list(self.started_at)[:busy]
-        heard = [
-            WorkerLoad(w, "ready", CAPACITY, active=0, copies=int(w in holding))
-            for w in self.started_at
-            if w not in self.hung
+        heard = [w for w in (*self.members, *self.by_hand) if w not in self.hung]
+        free = [w for w in heard if self.state(w) == "ready"]
+        active = {w: min(CAPACITY, max(0, demand - n * CAPACITY)) for n, w in enumerate(free)}
+        workers = [
+            WorkerLoad(w, self.state(w), CAPACITY, active.get(w, 0), active.get(w, 0) + (w in holding))
+            for w in heard
         ]
-        return Seen(members, load(heard, demand), self.now)
+        return Seen(members, load(workers, demand), self.now)
+
+    def state(self, worker: str) -> str:
+        """As placement says it."""
+        if worker in self.booting:
+            return "starting"
+        return "draining" if worker in self.named | self.by_operator else "ready"
 
 
 def load(workers: list[WorkerLoad], demand: int) -> FleetLoad:
-    queued = max(0, demand - sum(w.capacity for w in workers))
+    active = sum(w.active for w in workers)
     return FleetLoad(
         placement="placement-1",
-        active=demand - queued,
-        queued=queued,
+        active=active,
+        queued=max(0, demand - active),
         paused=0,
         capacity=sum(w.capacity for w in workers),
         workers=workers,
@@ -90,144 +125,209 @@ def load(workers: list[WorkerLoad], demand: int) -> FleetLoad:
 moments = st.tuples(
     st.one_of(st.none(), st.integers(0, 20)), st.integers(0, 4), st.sampled_from((0, 0, 0, 0, 1, 4))
 )
+policies = st.sampled_from(sorted(POLICIES))
 
 
-@given(st.lists(moments, max_size=120))
-def test_count_stays_within_its_bounds(day: list[tuple[int | None, int, int]]) -> None:
-    fleet = Fleet(HASTY)
+@given(policies, st.lists(moments, max_size=60), st.booleans())
+def test_size_stays_within_its_bounds(
+    policy: str, day: list[tuple[int | None, int, int]], frozen: bool
+) -> None:
+    fleet = Fleet(msgspec.structs.replace(CONTROLS, frozen=frozen), policy=policy, hold_s=2.0)
     for demand, busy, crashes in day:
-        decision = fleet.step(demand, busy, crashes)
-        assert LIMITS.minimum <= decision.desired <= LIMITS.maximum
-        assert len(fleet.started_at) <= LIMITS.maximum
-        assert 0 <= decision.ask_again_s < math.inf
-        assert decision.reason
+        told = fleet.step(demand, tuple(list(fleet.members)[:busy]), crashes)
+        assert CONTROLS.minimum <= told.desired <= CONTROLS.maximum
+        assert len(fleet.members) <= CONTROLS.maximum
+        assert 0 <= told.ask_again_s < math.inf
+        assert told.reason
 
 
-@given(st.lists(moments, max_size=120))
-def test_only_idle_workers_are_released(day: list[tuple[int | None, int, int]]) -> None:
-    fleet = Fleet(HASTY)
+@given(st.lists(moments, max_size=80))
+def test_only_workers_that_placement_calls_drained_and_empty_are_let_go(
+    day: list[tuple[int | None, int, int]],
+) -> None:
+    fleet = Fleet(forecast=False, hold_boots=0.5)
     for demand, busy, _ in day:
-        holding = list(fleet.started_at)[:busy]
-        decision = fleet.step(demand, busy)
-        assert not set(decision.drain) & set(holding)
-        assert len(fleet.started_at) >= LIMITS.minimum
-        assert demand is not None or not decision.drain, "nobody is released while placement is silent"
+        holding = tuple(list(fleet.members)[:busy])
+        drained = set(fleet.named)
+        told = fleet.step(demand, holding)
+        assert not set(told.steps.let_go) & set(holding)
+        assert set(told.steps.let_go) <= drained
+        assert len(fleet.members) >= CONTROLS.minimum
+        assert demand is not None or not told.steps.let_go, "nobody is let go while placement is silent"
 
 
-@given(st.lists(st.integers(0, 20), max_size=200))
-def test_does_not_flap(demands: list[int]) -> None:
-    """The count falls only when fewer were enough for all of the hold, so at most once per hold."""
-    fleet = Fleet(HASTY)
-    falls: list[int] = []
-    for second, demand in enumerate(demands):
-        before = fleet.desired[-1] if fleet.desired else 0
-        fleet.step(demand)
-        if fleet.desired[-1] < before:
-            falls.append(second)
-            lately = demands[max(0, second - int(HASTY.hold_s)) : second + 1]
-            enough = max(LIMITS.minimum, min(LIMITS.maximum, math.ceil(max(lately) / CAPACITY)))
-            assert fleet.desired[-1] >= enough
-    assert all(later - earlier >= HASTY.hold_s for earlier, later in itertools.pairwise(falls))
+def test_without_placement_the_minimum_is_started() -> None:
+    fleet = Fleet(msgspec.structs.replace(CONTROLS, minimum=2))
+    assert fleet.step(None).steps.start == 2
+    assert fleet.step(None).steps.start == 0
 
 
 def test_a_queued_session_gets_its_worker_at_once() -> None:
     fleet = Fleet()
-    fleet.step(0)
-    fleet.step(CAPACITY)
-    decision = fleet.step(CAPACITY + 1)
-    assert (decision.start, decision.desired) == (1, 2)
-    assert "1 of them queued" in decision.reason
+    fleet.settle(CAPACITY)
+    told = fleet.step(CAPACITY + 1)
+    assert (told.steps.start, told.desired) == (1, 2)
 
 
-def test_shrinks_to_the_minimum_once_demand_has_gone() -> None:
-    fleet = Fleet()
-    fleet.step(0)
-    fleet.step(9)
-    assert len(fleet.started_at) == 3
-    for _ in range(int(LIMITS.hold_s)):
-        assert fleet.step(0).desired == 3
-    fleet.step(0)
-    assert len(fleet.started_at) == 1
-
-
-def test_falls_to_the_most_that_was_needed_while_it_held() -> None:
-    fleet = Fleet()
-    fleet.step(0)
+def test_one_worker_must_do_until_it_has_told_its_capacity() -> None:
+    fleet = Fleet(msgspec.structs.replace(CONTROLS, minimum=0))
+    told = fleet.step(12)
+    assert (told.steps.start, told.desired) == (1, 1)
+    assert "no worker has told its capacity yet" in told.reason
     fleet.step(12)
-    for _ in range(int(LIMITS.hold_s)):
-        fleet.step(CAPACITY + 1)
-    assert fleet.step(0).desired == 2
+    assert fleet.step(12).desired == 4
 
 
-def test_nobody_is_released_while_placement_is_silent() -> None:
+def test_who_is_not_needed_is_drained_first_and_let_go_once_empty() -> None:
     fleet = Fleet()
-    fleet.step(0)
-    fleet.step(9)
-    for _ in range(int(LIMITS.hold_s)):
-        fleet.step(0, busy=3)
-    assert fleet.step(0, busy=3).desired == 1
-    assert not fleet.step(None).drain, "what was idle when it last spoke may not be so now"
-    assert len(fleet.step(0).drain) == 2
+    fleet.settle(9)
+    assert len(fleet.members) == 3
+    paused = ("w-1", "w-2")
+    while len(fleet.named) < 2:
+        told = fleet.step(0, holding=paused)
+        assert not told.steps.let_go
+    assert fleet.named == {"w-1", "w-2"}
+    for _ in range(5):
+        assert not fleet.step(0, holding=paused).steps.let_go, "they hold copies"
+    assert set(fleet.step(0).steps.let_go) == {"w-1", "w-2"}
+    assert set(fleet.members) == {"w-0"}
 
 
-def test_asks_again_exactly_when_the_hold_ends() -> None:
+def test_what_drains_is_taken_back_before_anything_is_started() -> None:
     fleet = Fleet()
-    fleet.step(0)
-    fleet.step(9)
-    decision = fleet.step(0)
-    assert decision.ask_again_s == LIMITS.hold_s
-    fleet.now += decision.ask_again_s - 1.0
-    assert fleet.step(0).desired == 1
+    fleet.settle(9)
+    while not fleet.named:
+        fleet.step(0, holding=("w-1", "w-2"))
+    started = len(fleet.starts)
+    fleet.step(9, holding=("w-1", "w-2"))
+    assert (fleet.named, len(fleet.starts)) == (set(), started)
+    assert fleet.settle(9).desired == 3
+    assert len(fleet.members) == 3
 
 
-@given(st.lists(st.sampled_from((0, 1, 4)), min_size=1, max_size=300))
+def test_one_that_boots_is_given_back_at_once() -> None:
+    fleet = Fleet(forecast=False, hold_boots=0.01)
+    fleet.settle(CAPACITY)
+    fleet.step(CAPACITY + 1)
+    assert fleet.booting == {"w-1"}
+    assert fleet.step(CAPACITY).steps.stop == ("w-1",)
+
+
+def test_whole_nodes_come_and_go() -> None:
+    fleet = Fleet(Controls(1, 6), node_size=2, forecast=False, hold_boots=1.0)
+    assert fleet.settle(7).desired == 4
+    assert [m.node for m in fleet.members.values()] == ["node-0", "node-0", "node-1", "node-1"]
+    while not fleet.named:
+        fleet.step(1, holding=("w-3",))
+    assert fleet.named == {"w-2", "w-3"}
+    assert not fleet.step(1, holding=("w-3",)).steps.let_go, "its neighbour holds a copy"
+    assert set(fleet.step(1).steps.let_go) == {"w-2", "w-3"}
+
+
+def test_workers_started_by_hand_serve_but_are_nobodys_to_let_go() -> None:
+    fleet = Fleet()
+    fleet.settle(0)
+    fleet.by_hand = ["own-1", "own-2"]
+    told = fleet.settle(9)
+    assert (told.desired, len(fleet.members)) == (1, 1), "two by hand and one of its own carry nine"
+    told = fleet.settle(0, steps=30)
+    assert (told.desired, fleet.named, len(fleet.members)) == (1, set(), 1)
+    assert "2 started by hand" in told.reason
+
+
+def test_a_worker_that_an_operator_drains_is_not_counted_nor_taken_back() -> None:
+    fleet = Fleet(msgspec.structs.replace(CONTROLS, maximum=2))
+    fleet.settle(4)
+    fleet.by_operator = {"w-0"}
+    told = fleet.settle(4)
+    assert told.steps.start == 0, "it is still there, and two are the most"
+    fleet._end("w-0")
+    assert fleet.step(4).steps.start == 1
+
+
+def test_a_frozen_size_stays_and_who_crashes_is_replaced() -> None:
+    fleet = Fleet()
+    fleet.settle(6)
+    fleet.controls = msgspec.structs.replace(CONTROLS, frozen=True)
+    for demand in (12, 0):
+        told = fleet.settle(demand, steps=30)
+        assert (told.desired, len(fleet.members), told.steps.start) == (2, 2, 0)
+    assert "drain" in told.would or "let go" in told.would
+    fleet.step(0, crashes=1)
+    assert fleet.settle(0).desired == 2
+    assert len(fleet.members) == 2
+    fleet.controls = CONTROLS
+    assert fleet.settle(12).desired == 4
+
+
+def test_a_dry_run_does_nothing_and_says_what_it_would() -> None:
+    fleet = Fleet(msgspec.structs.replace(CONTROLS, dry_run=True))
+    told = fleet.settle(9)
+    assert not told.steps
+    assert told.would == "start 1 worker"
+    assert not fleet.members
+
+
+@given(st.lists(st.sampled_from((0, 1, 4)), min_size=1, max_size=200))
 def test_replacement_is_bounded(crashes: list[int]) -> None:
     fleet = Fleet()
     fleet.step(0)
     for count in crashes:
         fleet.step(0, crashes=count)
-        recent = [at for at in fleet.starts[1:] if at > fleet.now - LIMITS.restart_window_s]
-        assert len(recent) <= LIMITS.restart_limit + 1
+        recent = [at for at in fleet.starts[1:] if at > fleet.now - LIMITS.patience.restart_window_s]
+        assert len(recent) <= LIMITS.patience.restart_limit + 1
 
 
 def test_a_worker_that_always_ends_is_given_up_with_a_reason() -> None:
     fleet = Fleet()
     fleet.step(0)
-    decision = fleet.step(0, crashes=1)
+    told = fleet.step(0, crashes=1)
     pauses: list[float] = []
-    while not decision.failed and len(pauses) < 9:
-        assert decision.start == 0
-        pauses.append(decision.ask_again_s)
-        while not decision.start:
-            decision = fleet.step(0)
-        decision = fleet.step(0, crashes=1)
-    assert pauses == [0.5, 1.0, 2.0]
-    assert "4 workers ended unexpectedly" in decision.reason
-    fleet.now += decision.ask_again_s
-    assert fleet.step(0).start == 1, "it tries again once the window has passed"
+    while not told.failed and len(pauses) < 9:
+        assert told.steps.start == 0
+        pauses.append(told.ask_again_s)
+        while not told.steps.start:
+            told = fleet.step(0)
+        told = fleet.step(0, crashes=1)
+    assert pauses == [0.5, 1.0, 1.0], "and at least every second"
+    assert "4 workers ended unexpectedly" in told.reason
+    fleet.now += LIMITS.patience.restart_window_s
+    assert fleet.step(0).steps.start == 1, "it tries again once the window has passed"
 
 
 @pytest.mark.parametrize("silent_after_s", [None, 5])
 def test_a_worker_that_hangs_is_ended_and_replaced(silent_after_s: int | None) -> None:
     fleet = Fleet()
     fleet.step(0)
-    if silent_after_s is not None:
-        for _ in range(silent_after_s):
-            fleet.step(0)
-    fleet.hung.add("w-0")
-    decision = fleet.step(0)
-    while not decision.kill:
-        decision = fleet.step(0)
-    expected_s = LIMITS.start_deadline_s if silent_after_s is None else silent_after_s + LIMITS.silent_s
+    if silent_after_s is None:
+        fleet.hung.add("w-0")
+    else:
+        fleet.settle(0, silent_after_s)
+        fleet.hung.add("w-0")
+    told = fleet.step(0)
+    while not told.steps.kill:
+        told = fleet.step(0)
+    deadlines = LIMITS.deadlines
+    expected_s = deadlines.start_s if silent_after_s is None else silent_after_s + deadlines.silent_s
     assert fleet.now - fleet.starts[0] == pytest.approx(expected_s, abs=2.0)
-    assert list(fleet.started_at) == ["w-1"] or fleet.step(0).start == 1
+    fleet.settle(0)
+    assert set(fleet.members) == {"w-1"}
 
 
 def test_nobody_is_blamed_while_placement_is_silent() -> None:
     fleet = Fleet()
-    fleet.step(0)
-    fleet.step(0)
+    fleet.settle(0)
     for _ in range(100):
-        assert not fleet.step(None).kill
+        assert not fleet.step(None).steps.kill
     fleet.hung.add("w-0")
-    assert not fleet.step(0).kill, "a placement that has just come back has not heard everybody yet"
+    assert not fleet.step(0).steps.kill, "a placement that has just come back has not heard everybody yet"
+
+
+def test_workers_of_before_are_given_time_to_be_heard() -> None:
+    """After a takeover the provider tells of workers that began long ago."""
+    fleet = Fleet()
+    fleet.members["old"] = Member("old", "alive", fleet.now - 10_000.0)
+    fleet.hung.add("old")
+    assert not fleet.step(0).steps.kill
+    assert not fleet.settle(0, steps=30).steps.stop, "nobody knows whether it ever was ready"
+    assert fleet.gone == []
