@@ -154,6 +154,17 @@ async def test_someone_else_finds_it_in_the_list_and_a_reload_comes_back(
     await other.close()
 
 
+async def test_the_fleet_shows_who_makes_the_video_and_who_pauses(page: Page) -> None:
+    ready = page.locator("#workers li[data-state=ready]")
+    await expect(ready).to_have_count(1)
+    await _start(page, "a red ball")
+    await expect(ready.locator(".seat[aria-current]")).to_have_attribute("data-status", "active")
+    await page.click("#pause")
+    await expect(ready.locator(".seat[aria-current]")).to_have_attribute("data-status", "paused")
+    await page.click("#close")
+    await expect(ready.locator(".seat[aria-current]")).to_have_count(0)
+
+
 @pytest.fixture
 async def second_gateway(running_system: System, tmp_path: Path) -> AsyncIterator[GatewayProgram]:
     """One to kill: it serves the same sessions as the first."""

@@ -214,3 +214,45 @@ async def test_errors_become_sentences(modules: Page) -> None:
     assert network["message"] == "Can't reach the server."
     assert failed
     assert closed == "Nobody watched for too long."
+
+
+FLEET = """async ([workers, plan, before, after]) => {
+  const { fleetRows, news, waiting, whyWords } = await import("/page/fleet_rows.js");
+  const [old, now] = [before, after].map((sessions) => fleetRows(workers, plan, sessions));
+  const told = { rows: now, news: news(old, now), first: news(null, now) };
+  return { ...told, waiting: waiting(after).length, why: whyWords(plan) };
+}"""
+
+
+async def test_the_fleet_is_rows_of_workers_with_their_sessions(modules: Page) -> None:
+    def session(number: int, status: str, worker: str) -> dict[str, str]:
+        return {"id": f"main_{number:05d}", "status": status, "worker": worker, "prompt": "a ball"}
+
+    workers = [
+        {"id": "worker-10-aaaa", "state": "ready", "active": 0, "capacity": 2},
+        {"id": "worker-2-bbbb", "state": "ready", "active": 3, "capacity": 4},
+    ]
+    plan = {
+        "workers": [
+            {"worker": "worker-2-bbbb", "state": "starting"},
+            {"worker": "worker-3-cccc", "state": "starting"},
+            {"worker": "worker-4-dddd", "state": "exited"},
+        ],
+        "draining": ["worker-10-aaaa"],
+        "reason": "enough for all",
+        "frozen": True,
+    }
+    before = [session(1, "active", "worker-10-aaaa"), session(2, "active", "worker-2-bbbb")]
+    moved, paused = session(1, "active", "worker-2-bbbb"), session(2, "paused", "worker-2-bbbb")
+    after = [moved, paused, session(3, "queued", "")]
+    told = await modules.evaluate(FLEET, [workers, plan, before, after])
+    shown = [(row["name"], row["state"], len(row["dots"]), row["empty"]) for row in told["rows"]]
+    assert shown == [
+        # One session that is seen, two that only the worker's own count tells of, and a paused one.
+        ("worker-2", "ready", 4, 1),
+        ("worker-3", "booting", 0, 0),
+        ("worker-10", "draining", 0, 0),
+    ]
+    assert told["news"] == ["00001 moved from worker-10 to worker-2"]
+    assert (told["first"], told["waiting"]) == ([], 1)
+    assert told["why"] == "Frozen. Enough for all."

@@ -61,6 +61,8 @@ export async function open(prompt, seed) {
 const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 export const list = () => call("GET", "v1/sessions?live=true&limit=40", { deadline_ms: 5000 });
+export const workers = () => call("GET", "v1/workers", { deadline_ms: 5000 });
+export const plan = () => call("GET", "v1/fleet", { deadline_ms: 5000 });
 export const get = (id) => call("GET", session(id), { deadline_ms: 5000 });
 export const steer = (id, prompt) => call("POST", session(id, "/prompt"), { body: { prompt } });
 export const pause = (id) => call("POST", session(id, "/pause"));

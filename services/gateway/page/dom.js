@@ -19,3 +19,9 @@ export function attribute(of, name, value) {
 export function text(of, words) {
   if (of.textContent !== words) of.textContent = words;
 }
+
+/** Gives it these children, and leaves them alone if it has them: what is put in anew begins its animations anew. */
+export function arrange(parent, children) {
+  const same = parent.children.length === children.length && children.every((child, i) => parent.children[i] === child);
+  if (!same) parent.replaceChildren(...children);
+}

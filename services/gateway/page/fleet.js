@@ -1,9 +1,11 @@
-// The line on the fleet and the list of running sessions, asked for every few seconds while the page is visible.
+// The fleet and the running sessions, asked for every few seconds while the page is visible.
 
 import * as api from "./api.js";
 import { attribute, byId, element, text } from "./dom.js";
+import { FleetPanel } from "./fleet_panel.js";
 
-const EVERY_MS = 4000;
+const EVERY_MS = 2000;
+const PLAN_AGAIN_MS = 15000; // where no autoscaler runs
 const LIVE = { queued: "Queued", active: "Live", paused: "Paused" };
 
 export class Fleet {
@@ -11,6 +13,8 @@ export class Fleet {
   #current = null;
   #timer = 0;
   #drawn = "";
+  #panel = new FleetPanel();
+  #noPlanUntil_ms = 0;
 
   /** `choose(id)`: someone picked a session. */
   constructor(choose) {
@@ -28,11 +32,25 @@ export class Fleet {
   async refresh() {
     clearTimeout(this.#timer);
     if (document.hidden) return;
-    const [readiness, page] = await Promise.allSettled([api.readiness(), api.list()]);
-    this.#line(readiness.value ?? null);
-    if (page.value) this.#list(page.value.sessions.filter(({ status }) => status in LIVE));
+    const asked = [api.readiness(), api.list(), api.workers(), this.#plan()];
+    const [readiness, page, workers, plan] = (await Promise.allSettled(asked)).map(({ value }) => value ?? null);
+    this.#line(readiness);
+    const sessions = page?.sessions.filter(({ status }) => status in LIVE);
+    if (sessions) this.#list(sessions);
+    if (sessions && workers) this.#panel.show(workers.workers, plan, sessions, this.#current);
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.refresh(), EVERY_MS);
+  }
+
+  /** Null: no autoscaler speaks, which is asked again after a while. */
+  async #plan() {
+    if (performance.now() < this.#noPlanUntil_ms) return null;
+    try {
+      return await api.plan();
+    } catch {
+      this.#noPlanUntil_ms = performance.now() + PLAN_AGAIN_MS;
+      return null;
+    }
   }
 
   #line(answer) {
