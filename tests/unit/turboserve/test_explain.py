@@ -39,7 +39,9 @@ FLEET = fleet.View(
 )
 
 
-def recorded(service: str, name: str, reason: str = "a test", **changes: msgspec.Struct) -> DecisionRecord:
+def recorded(
+    service: str, name: str, reason: str = "a test", **changes: msgspec.Struct | None
+) -> DecisionRecord:
     """What the client gets of a decision that is taken now. `changes`: of its parts."""
     if service == "placement":
         policy = placement_registry.named(name, {"longest_wait_s": 6.0})
@@ -72,6 +74,19 @@ def words(record: DecisionRecord) -> str:
 def test_every_policy_decides_again_what_it_decided(service: str, name: str) -> None:
     decided = read(recorded(service, name))
     assert differences(decided.decision, decide_again(decided)) == []
+
+
+@pytest.mark.parametrize("name", sorted(fleet_registry.POLICIES))
+def test_what_a_fleet_s_policy_remembers_is_recorded_too(name: str) -> None:
+    policy, memory = fleet_registry.named(name, {}), None
+    for second in range(4):
+        view = msgspec.structs.replace(FLEET, now_s=50.0 + second, queued=second)
+        decision = policy.decide(view, memory)
+        parts = {"view": view, "memory": memory, "decision": decision}
+        decided = read(recorded("autoscaler", name, **parts))
+        assert decided.memory == memory
+        assert differences(decided.decision, decide_again(decided)) == []
+        memory = decision.memory
 
 
 def test_another_answer_is_told_by_where_it_differs() -> None:
