@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from shared.ids import DEFAULT_CELL, NAME_PATTERN
 
-SERVICES = ("gateway", "placement", "autoscaler", "worker", "text")
+SERVICES = ("gateway", "placement", "autoscaler", "node", "worker", "text")
 _PREFIX = "TURBOSERVE_"
 _FOREIGN = frozenset({"TURBOSERVE_URL", "TURBOSERVE_TEST_SEED", "TURBOSERVE_WAN"})
 """The client library's, the test run's, the Wan models'."""

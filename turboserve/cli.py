@@ -41,7 +41,7 @@ class _Commands(click.Group):
         "Run a fleet": ("workers", "move", "suspend", "resume", "drain", "explain"),
         "Bring a model": ("model",),
         "Try out policies": ("trace", "simulate", "replay"),
-        "Run one service": ("gateway", "placement", "autoscaler", "worker", "text"),
+        "Run one service": ("gateway", "placement", "autoscaler", "node", "worker", "text"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -202,6 +202,7 @@ for _name, _help in {
     "gateway": "The front door: HTTP, WebSocket and the page.",
     "placement": "Keeps the sessions and decides which worker has which.",
     "autoscaler": "Starts and releases workers as demand goes.",
+    "node": "A worker for each GPU of this machine; hands over and ends when told to.",
     "worker": "Makes the video: one device, one model, many sessions.",
     "text": "Encodes prompts for the models that need it: Wan with published weights.",
 }.items():

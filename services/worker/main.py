@@ -110,6 +110,7 @@ def _reporter(process: Process[WorkerSettings]) -> Reporter:
         cell=settings.cell,
         worker=process.instance,
         incarnation=new_instance_id("run"),
+        node=settings.node,
         model=report.unknown_model(settings.model),
     )
 

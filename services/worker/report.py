@@ -31,6 +31,7 @@ class Reporter:
     worker: str
     incarnation: str
     model: ModelReport
+    node: str = ""
     state: str = "starting"
     capacity: int = 0
     slots: int = 0
@@ -74,6 +75,7 @@ class Reporter:
             sent_at=time.time(),
             started_at=self.started_at,
             transports=self.transports,
+            node=self.node,
         )
         await self.bus.publish(LOAD_REPORT.at(cell=self.cell, worker=self.worker), report)
 

@@ -10,12 +10,13 @@ from shared.settings import PositiveSeconds, ServiceSettings
 
 
 class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
-    """`worker_id` "": a new one. `model`: what it serves: "sprites", "wan2.1-t2v-1.3b" or "wan2.1-t2v-14b".
-    `model_loader`: the module whose `load_model` makes the model; another one brings other models. `device`:
-    "auto" (a GPU if there is one), or as torch names it. `weights_path` "": the weights that come with the
-    model; Wan's don't, so it takes a folder with them, or random:SEED to try out its speed. `geometry`:
-    WIDTHxHEIGHT in pixels, WIDTHxHEIGHTxLATENTFRAMES with those of a chunk, or "small" (208x112x1); Wan's
-    alone is to be chosen, 832x480x3 where it isn't.
+    """`worker_id` "": a new one. `node`: the machine or pod it runs on, as who started it calls it. `model`:
+    what it serves: "sprites", "wan2.1-t2v-1.3b" or "wan2.1-t2v-14b". `model_loader`: the module whose
+    `load_model` makes the model; another one brings other models. `device`: "auto" (a GPU if there is one),
+    or as torch names it. `weights_path` "": the weights that come with the model; Wan's don't, so it takes a
+    folder with them, or random:SEED to try out its speed. `geometry`: WIDTHxHEIGHT in pixels,
+    WIDTHxHEIGHTxLATENTFRAMES with those of a chunk, or "small" (208x112x1); Wan's alone is to be chosen,
+    832x480x3 where it isn't.
 
     `max_batch`: rows stepped together at most, where a measurement at start says that it pays.
 
@@ -40,6 +41,7 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     """
 
     worker_id: str = ""
+    node: str = ""
     model: str = "sprites"
     model_loader: str = "services.worker.models"
     device: str = "auto"

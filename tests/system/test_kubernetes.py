@@ -67,6 +67,10 @@ class World:
         found = self.client.list(Pod, labels={"turboserve/cell": self.cell})
         return {str(pod.metadata and pod.metadata.name): pod async for pod in found}
 
+    async def told_to_end(self, name: str) -> bool:
+        metadata = (await self.pods())[name].metadata
+        return metadata is not None and metadata.deletionTimestamp is not None
+
     async def bind(self, name: str) -> None:
         target = ObjectReference(kind="Node", name="machine-1")
         with contextlib.suppress(msgspec.ValidationError):  # the client expects another answer than comes
@@ -127,7 +131,7 @@ async def test_a_node_is_ordered_waits_runs_and_is_stopped(world: World) -> None
         await world.run(name)
         await until(lambda: all(m.runs_since for m in provider.members()), "the pod to run")
         await provider.stop(workers[:1])
-        assert (await world.pods())[name].metadata.deletionTimestamp is None, "the other one may go on"
+        assert not await world.told_to_end(name), "the other one may go on"
         await provider.stop(workers)
         await until(lambda: {m.state for m in provider.members()} == {"stopping"}, "the pod to be told")
         await world.end(name)
@@ -212,9 +216,9 @@ async def test_one_that_hangs_is_given_up_alone_and_the_last_one_with_its_pod(wo
         await world.run(name)
         await provider.kill(first)
         assert [m.worker for m in provider.members()] == [second]
-        assert (await world.pods())[name].metadata.deletionTimestamp is None
+        assert not await world.told_to_end(name)
         await provider.kill(second)
-        assert (await world.pods())[name].metadata.deletionTimestamp is not None
+        assert await world.told_to_end(name)
     assert [(e.worker, e.expected) for e in world.exits] == [(first, False), (second, False)]
 
 
