@@ -82,8 +82,7 @@ def test_what_a_fleet_s_policy_remembers_is_recorded_too(name: str) -> None:
     for second in range(4):
         view = msgspec.structs.replace(FLEET, now_s=50.0 + second, queued=second)
         decision = policy.decide(view, memory)
-        parts = {"view": view, "memory": memory, "decision": decision}
-        decided = read(recorded("autoscaler", name, **parts))
+        decided = read(recorded("autoscaler", name, view=view, memory=memory, decision=decision))
         assert decided.memory == memory
         assert differences(decided.decision, decide_again(decided)) == []
         memory = decision.memory
