@@ -18,6 +18,7 @@ from shared.chunk_log import ChunkLog
 from shared.contracts import subjects
 from shared.contracts.decisions import DecisionRecord
 from shared.contracts.events import lifecycle_stream, lifecycle_subject
+from shared.contracts.fleet import DrainWorker, WorkerDrained
 from shared.contracts.session import OpenSession, SessionView
 from shared.contracts.stream import Chunk, Latents
 from shared.decision_log import DecisionLog
@@ -46,7 +47,7 @@ SAY: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"gateway",
     "OPEN_LINK": {"worker"},
     "STAGE": {"worker"},
     "MOVE_NEWS": {"worker"},
-    "DRAIN_WORKER": {"gateway"},
+    "DRAIN_WORKER": {"gateway", "worker"},  # the worker's user is that of its node, too
     "MOVE_SESSION": {"gateway"},
     "SUSPEND_SESSION": {"gateway"},
     "RESUME_SESSION": {"gateway"},
@@ -55,7 +56,7 @@ SAY: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"gateway",
     "LOAD_REPORT": {"worker"},
     "CHECK_PROMPT": {"placement", "platform"},
     "ENCODE_TEXT": {"worker"},
-    "WORKER_EXITED": {"autoscaler"},
+    "WORKER_EXITED": {"autoscaler", "worker"},
     "FLEET_LOAD": {"placement"},
     "FLEET_PLAN": {"autoscaler"},
     "SERVICE_STATUS": set(),  # each its own: tested apart
@@ -211,6 +212,21 @@ async def test_requests_are_answered_under_these_permissions(port: int) -> None:
     for _ in range(3):
         assert await gateway.request(opening, OpenSession([PROMPT]), WAIT_S) == VIEW
     for bus in (placement, gateway):
+        await bus.close()
+
+
+async def test_a_node_hands_over_with_the_user_of_its_workers(port: int) -> None:
+    async def answer(request: DrainWorker, _meta: Meta) -> WorkerDrained:
+        return WorkerDrained(request.worker, [], [], [], 0, [])
+
+    placement, node = Bus(url(port, "placement"), "p-1", "placement"), Bus(url(port, "worker"), "n-1", "node")
+    for bus in (placement, node):
+        await bus.connect(WAIT_S)
+    await placement.serve(subjects.DRAIN_WORKER, answer, queue="placement", cell="main")
+    await placement.flush()
+    drained = await node.request(subjects.DRAIN_WORKER.at(cell="main"), DrainWorker("w-1"), WAIT_S)
+    assert drained.worker == "w-1"
+    for bus in (placement, node):
         await bus.close()
 
 
