@@ -256,3 +256,19 @@ async def test_the_fleet_is_rows_of_workers_with_their_sessions(modules: Page) -
     assert told["news"] == ["00001 moved from worker-10 to worker-2"]
     assert (told["first"], told["waiting"]) == ([], 1)
     assert told["why"] == "Frozen. Enough for all."
+
+
+async def test_who_waits_is_told_how_long_in_words(modules: Page) -> None:
+    turn = """async (waits) => {
+      const { turn } = await import("/page/words.js");
+      return waits.map(turn);
+    }"""
+    waits = [(0, 0.2), (2, 41.3), (9, 200.0), (3, None), (None, None)]
+    told = await modules.evaluate(turn, [{"position": n, "expected_wait_s": s} for n, s in waits])
+    assert told == [
+        "Place 1 in the queue, about 1 s to go.",
+        "Place 3 in the queue, about 42 s to go.",
+        "Place 10 in the queue, about 3 min to go.",
+        "Place 4 in the queue.",
+        "It starts by itself.",
+    ]

@@ -3,7 +3,7 @@
 import { drawBuffer, drawLatency } from "./charts.js";
 import { attribute, byId, element, text } from "./dom.js";
 import { made_s, promptOf } from "./watch.js";
-import { ending } from "./words.js";
+import { ending, turn } from "./words.js";
 
 const HUES = 6;
 const STRIP_CELLS = 32;
@@ -65,10 +65,10 @@ export class View {
     if (refused) return [refused.message, refused.hint];
     if (opening) return ["Starting …"];
     if (!watch) return WELCOME;
-    const { status, reason, position, phase } = watch.session ?? {};
+    const { status, reason, phase } = watch.session ?? {};
     if (watch.ended && watch.buffered_s < 0.05) return ["This session has ended", `${ending(status, reason)} Type a prompt to start a new one.`];
     if (watch.held || (status === "paused" && watch.buffered_s < 0.05)) return pausedWords(phase);
-    if (status === "queued" && watch.buffered_s < 0.05) return queuedWords(phase, position);
+    if (status === "queued" && watch.buffered_s < 0.05) return queuedWords(watch.session);
     if (watch.shown) return null;
     return ["Making the first picture …"];
   }
@@ -134,7 +134,7 @@ export class View {
     const told = changesIn(watch?.chunks ?? []);
     const current = watch?.shown?.inputs_version;
     if (pending && !told.some((change) => change.version >= pending.version)) told.push({ ...pending, coming: true });
-    const key = JSON.stringify([told, current]);
+    const key = JSON.stringify([told, current, watch?.session?.served_rung]);
     if (key === this.#drawnChunks) return;
     this.#drawnChunks = key;
     byId("story-card").hidden = told.length === 0;
@@ -164,9 +164,9 @@ function comingDetail({ prompt, from }, arrived) {
   return arrived ? `There it is: your change, from chunk ${from} on` : `Coming with chunk ${from}: “${prompt}”`;
 }
 
-function queuedWords(phase, position) {
-  if (phase === "recovering") return ["Recovering …", "The worker stopped; the next free one goes on from here."];
-  return ["Waiting for a free worker …", Number.isInteger(position) ? `Place ${position + 1} in the queue.` : "It starts by itself."];
+function queuedWords(session) {
+  if (session.phase === "recovering") return ["Recovering …", "The worker stopped; the next free one goes on from here."];
+  return ["Waiting for a free worker …", turn(session)];
 }
 
 function pausedWords(phase) {
@@ -187,6 +187,7 @@ function storyRow({ version, prompt, from, coming }, current) {
 function aboutWords({ shown, session }) {
   const { width, height, fps, worker } = shown;
   const parts = [`seed ${session.seed}`, session.model, `${width} × ${height} at ${fps} frames/s`, `by ${worker}`];
+  if (session.served_rung) parts.push(`at quality “${session.served_rung}” while demand is high`);
   return parts.filter((part) => !part.includes("undefined")).join(" · ");
 }
 

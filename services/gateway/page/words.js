@@ -35,6 +35,17 @@ export function ending(status, reason) {
   return status === "failed" ? "Something went wrong while making it." : "It was closed.";
 }
 
+/** How long one who waits will, as far as that is known. */
+export function turn({ position, expected_wait_s }) {
+  const place = Number.isInteger(position) ? `Place ${position + 1} in the queue` : "It starts by itself";
+  return Number.isFinite(expected_wait_s) ? `${place}, ${waiting(expected_wait_s)} to go.` : `${place}.`;
+}
+
+function waiting(seconds) {
+  const whole = Math.max(1, Math.ceil(seconds));
+  return whole < 90 ? `about ${whole} s` : `about ${Math.round(whole / 60)} min`;
+}
+
 function sentence(words) {
   const trimmed = words.trim();
   const first = trimmed.charAt(0).toUpperCase() + trimmed.slice(1);
