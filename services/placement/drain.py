@@ -12,10 +12,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from services.placement.choose import Room
 from services.placement.facts import Event, OwnerLost
+from services.placement.live import Live
 from services.placement.phases import timed
-from services.placement.sessions import Live
+from services.placement.room import Room
+from services.placement.transfers import WHY
 from shared.bus import BusAway, NoAnswer, Refused
 from shared.contracts.fleet import DrainWorker, Drop, LoadReport, PhaseTime, WorkerDrained
 from shared.store.rows import SessionRow
@@ -30,8 +31,8 @@ _STOPS_WITHIN_S = 30.0
 _MOVES_WITHIN_S = 12.0
 _FAILURES_IN_A_ROW = 2
 """After so many moves that came to nothing the rest is placed: something is wrong with the worker."""
+_DECIDED_WITHIN_S = 2.0
 _COMMANDS_AT_ONCE = 16
-WHY = "its worker is being drained"
 
 
 class _Left(NamedTuple):
@@ -61,6 +62,7 @@ class Drainer:
                 moved = await self._move(worker)
             with timed(phases, "place"):
                 left = await self._leave(worker)
+                await placement.ticks.decided(_DECIDED_WITHIN_S)
         except Exception:
             placement.draining.pop(worker, None)
             raise
@@ -125,14 +127,11 @@ class Drainer:
             return ""
 
     async def _leave(self, worker: str) -> list[_Left]:
-        """One change each: no session is without its next owner for longer than it takes to save that."""
+        """The next decision places all that were active."""
         placement, left = self._placement, list[_Left]()
 
         def decide(row: SessionRow) -> Sequence[Event]:
-            if row.worker != worker:
-                return []
-            lost = OwnerLost(row.epoch, WHY)
-            return [lost, *placement.place_now(row)] if row.status == "active" else [lost]
+            return [OwnerLost(row.epoch, WHY)] if row.worker == worker else []
 
         sessions = list(placement.sessions.live.values())
         for live in [live for live in sessions if worker in (live.row.worker, live.reserved)]:

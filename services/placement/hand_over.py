@@ -28,15 +28,17 @@ class Ongoing:
     """A move under way, in memory alone.
 
     `incarnation`: the target's process. `within_s`: from the proposal until the state must have arrived, more
-    than the two workers' own patience together. `news`: the last of each state, by worker. `freed`: why the
-    target has nothing to go on with, "" as long as it doesn't say so. `answered`: its operator was told that
-    the session has moved; what is left is the target's first chunk.
+    than the two workers' own patience together. `decision`: who wants it, "" for an operator. `news`: the
+    last of each state, by worker. `freed`: why the target has nothing to go on with, "" as long as it doesn't
+    say so. `answered`: its operator was told that the session has moved; what is left is the target's first
+    chunk.
     """
 
     move: Move
     incarnation: str
     since: float
     within_s: float = MOVE_S
+    decision: str = ""
     news: dict[tuple[str, str], MoveNews] = field(default_factory=dict)
     freed: str = ""
     answered: bool = False

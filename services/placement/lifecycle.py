@@ -233,7 +233,8 @@ def _refuse_to_pause(row: SessionRow, _event: PausedByUser) -> Outcome:
 def _resume(row: SessionRow, event: ResumedByUser | Watched) -> Outcome:
     if row.worker and event.owner_has_room:
         return Change(_ACTIVE | {"unwatched_since": None}, "resumed")
-    # The copy stays where it is: `choose` prefers that worker, and another epoch makes any other one drop it.
+    # The copy stays where it is: that worker is its home for policies, and another epoch makes any other one
+    # drop it.
     return Change(_NO_OWNER | _QUEUED | {"unwatched_since": None}, "resumed")
 
 

@@ -8,6 +8,12 @@ decisions = Histogram(
     "From an event to its saved row",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
+decision_ms = Histogram(
+    "turboserve_placement_decision_milliseconds",
+    "One run of the policy",
+    ["policy"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 50, 100, 250),
+)
 commands = Counter("turboserve_placement_commands", "Commands sent to workers", ["command", "outcome"])
 repeats = Counter(
     "turboserve_placement_commands_repeated", "Commands whose effect no report showed in time", ["command"]

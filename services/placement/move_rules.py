@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from services.placement.choose import Room
+from services.placement.room import Room
 from shared.contracts.fleet import LoadReport, ModelReport
 from shared.contracts.moves import compatibility_of
 from shared.contracts.session import Refusal

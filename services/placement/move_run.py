@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from services.placement import hand_over, metrics
 from services.placement.facts import Event, HandedOver
 from services.placement.hand_over import CallOff, Commit, HandBack, Ongoing, Over
+from services.placement.live import Live
 from services.placement.phases import timed
-from services.placement.sessions import Live
 from shared.bus import BusAway, NoAnswer, Refused
 from shared.contracts.fleet import Drop, LoadReport, PhaseTime
 from shared.contracts.moves import Move, MoveNews, SessionMoved
@@ -140,7 +140,8 @@ class Run:
                 self._over = over
 
     def _commit(self) -> HandedOver:
-        return HandedOver(self.move.target, self._going.incarnation, self.move.target_epoch)
+        going = self._going
+        return HandedOver(self.move.target, going.incarnation, self.move.target_epoch, going.decision)
 
     async def _happen(self, event: Event) -> None:
         try:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from services.placement import move_rules
-from services.placement.choose import Room
 from services.placement.facts import MoveProposed
 from services.placement.hand_over import Ongoing
+from services.placement.live import Live
 from services.placement.move_run import Run
 from services.placement.phases import timed
-from services.placement.sessions import Live
+from services.placement.room import Room
 from shared.bus import Meta, Refused
 from shared.contracts.fleet import LoadReport, PhaseTime
 from shared.contracts.moves import Move, MoveNews, SessionMoved
@@ -72,10 +72,11 @@ class Mover:
         """
         return await (await self.hand_over(live, to, _TURN_WITHIN_S)).answered()
 
-    async def hand_over(self, live: Live, to: str, turn_s: float) -> Run:
+    async def hand_over(self, live: Live, to: str, turn_s: float, decision: str = "") -> Run:
         """As `move`, but only until the target has the session or the move is over.
 
-        `turn_s`: for how long it may wait for other moves, at each of its workers.
+        `turn_s`: for how long it may wait for other moves, at each of its workers. `decision`: who wants it,
+        "" for an operator.
         """
         self._target(live, to)
         with self._claim(live):
@@ -86,10 +87,10 @@ class Mover:
                 await turns.enter_async_context(self._turn(f"to {target}", turn_s))
                 both = " and ".join(sorted((source, target)))
                 await turns.enter_async_context(self._turn(f"between {both}", turn_s))
-                return await self._handed_over(live, self._target(live, target))
+                return await self._handed_over(live, self._target(live, target), decision)
 
-    async def _handed_over(self, live: Live, target: str) -> Run:
-        run = await self._begin(live, target)
+    async def _handed_over(self, live: Live, target: str, decision: str) -> Run:
+        run = await self._begin(live, target, decision)
         try:
             await run.hand_over()
         finally:
@@ -147,7 +148,7 @@ class Mover:
         rooms = {room.worker: room for room in placement.rooms()}  # first: who falls silent is in neither
         return {report.worker: report for report in placement.reports()}, rooms
 
-    async def _begin(self, live: Live, target: str) -> Run:
+    async def _begin(self, live: Live, target: str, decision: str) -> Run:
         """The target's epoch is saved before anybody is told of it: it is never given again."""
         started, phases = time.monotonic(), list[PhaseTime]()
         with timed(phases, "propose"):
@@ -160,7 +161,7 @@ class Mover:
         if not {row.worker, target} <= reports.keys():
             raise Refused("worker_not_found", "a worker fell silent just now", "try again in a moment")
         within_s = self._placement.settings.move_s
-        live.move = Ongoing(move, reports[target].incarnation, started, within_s)
+        live.move = Ongoing(move, reports[target].incarnation, started, within_s, decision)
         logger.info("moving to %s", target, extra={"session": row.id, "worker": row.worker})
         return Run(self._placement, live, live.move, reports[row.worker], reports[target], phases)
 

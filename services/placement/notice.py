@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from services.placement.choose import ELSEWHERE, OVER
 from services.placement.facts import (
     CopyFailed,
     CopyFinished,
@@ -17,6 +16,7 @@ from services.placement.facts import (
 )
 from services.placement.fleet_view import FleetView
 from services.placement.hand_over import is_secure
+from services.placement.room import ELSEWHERE, OVER
 from shared.contracts.fleet import CopyReport, Drop
 from shared.store.rows import SessionRow
 
@@ -110,7 +110,7 @@ def unneeded(
     if copy.epoch > row.epoch or (moving and copy.move_id):
         return None
     better = any(other.epoch > copy.epoch for other in others.values() if other.state not in OVER)
-    # One that runs without an owner came from a late command, or its worker was thought dead: `choose` had
+    # One that runs without an owner came from a late command, or its worker was thought dead: placing had
     # its chance to give the session back to it. A paused one stays: the session can be resumed there.
     return Drop(copy.session, copy.epoch) if better or copy.state != "paused" else None
 

@@ -6,8 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from services.placement.drain import Drainer
+from services.placement.live import Live
 from services.placement.requests import QUEUE
-from services.placement.sessions import Live
 from services.placement.stow import Stower
 from shared.bus import Meta, Refused
 from shared.contracts.fleet import DrainWorker, WorkerDrained

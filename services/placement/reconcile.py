@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from services.placement import choose, hand_over, metrics, notice
-from services.placement.facts import Event, OwnerLost, Placed
+from services.placement import hand_over, metrics, notice
+from services.placement.facts import Event, OwnerLost
+from services.placement.live import Live, in_trace_of
 from services.placement.notice import Asked
-from services.placement.sessions import Live, in_trace_of
+from services.placement.room import OVER
 from services.placement.strays import Strays
 from services.placement.viewers import EXPIRY_S
 from shared.bus import BusAway, Meta, Refused
-from shared.contracts.fleet import LoadReport, WorkerExited
+from shared.contracts.fleet import FleetPlan, LoadReport, WorkerExited
 from shared.contracts.stream import ViewerReport
-from shared.contracts.subjects import LOAD_REPORT, VIEWERS, WORKER_EXITED
+from shared.contracts.subjects import FLEET_PLAN, LOAD_REPORT, VIEWERS, WORKER_EXITED
 
 if TYPE_CHECKING:
     from services.placement.service import Placement
@@ -49,6 +50,7 @@ class Reconciler:
         cell, bus = self._placement.settings.cell, self._placement.bus
         await bus.subscribe(LOAD_REPORT, self._hear_worker, cell=cell)
         await bus.subscribe(WORKER_EXITED, self._hear_exit, cell=cell)
+        await bus.subscribe(FLEET_PLAN, self._hear_plan, cell=cell)
         await bus.subscribe(VIEWERS, self._hear_viewers, cell=cell)
 
     def _hear_worker(self, report: LoadReport, meta: Meta) -> None:
@@ -61,13 +63,22 @@ class Reconciler:
             if live is not None and copy.epoch == live.row.epoch:
                 live.next_chunk = max(live.next_chunk, copy.next_chunk)
         placement.mover.hear_report(report)
-        over = any(copy.state in choose.OVER for copy in report.copies)
-        if over or self._strays.any_in(report) or placement.fleet.gist(worker) != before:
+        over = any(copy.state in OVER for copy in report.copies)
+        changed = placement.fleet.gist(worker) != before
+        if changed:
+            placement.ticks.stir()
+        if changed or over or self._strays.any_in(report):
             placement.nudged.set()
 
     def _hear_exit(self, exited: WorkerExited, _: Meta) -> None:
         self._placement.fleet.exited(exited.worker, time.monotonic())
+        self._placement.ticks.stir()
         self._placement.nudged.set()
+
+    def _hear_plan(self, plan: FleetPlan, _: Meta) -> None:
+        if self._placement.retiring.hear(plan):
+            self._placement.ticks.stir()
+            self._placement.nudged.set()
 
     def _hear_viewers(self, report: ViewerReport, meta: Meta) -> None:
         live = self._placement.sessions.live.get(meta.tokens["session"])
@@ -95,7 +106,6 @@ class Reconciler:
             self._strays.take_in,
             self._watch_owners,
             self._watch_viewers,
-            self._place_queued,
             self._forget_logs,
         ]
         problem = ""
@@ -112,6 +122,8 @@ class Reconciler:
             logger.warning("not everything could be done, trying again: %s", problem)
         self._last_problem = problem
         self._strays.drop_unneeded(time.monotonic(), settled=not problem)
+        placement.retiring.empty()
+        placement.transfers.forget_ended()
         await self._say_load()
 
     async def _say_load(self) -> None:
@@ -172,25 +184,6 @@ class Reconciler:
             live.unwatched_since = now
         pause_s, close_s = settings.unwatched_pause_s, settings.unwatched_close_s
         return notice.of_viewers(live.row, live.unwatched_since, now, pause_s, close_s)
-
-    async def _place_queued(self) -> None:
-        placement = self._placement
-        queued = placement.sessions.queued()
-        if not queued:
-            return
-        now = time.monotonic()
-        placed = choose.assign(
-            queued, placement.rooms(), lambda session: placement.fleet.holders(session, now)
-        )
-        found = [(placement.sessions.live[row.id], room) for row, room in placed]
-        for live, room in found:
-            live.reserved = room.worker
-        try:
-            for live, room in found:
-                await self._placement.happen(live, Placed(room.worker, room.incarnation))
-        finally:
-            for live, _ in found:
-                live.reserved = ""
 
     async def _forget_logs(self) -> None:
         """Chunks and latents of ended sessions, once their viewers had time to read them."""

@@ -17,6 +17,7 @@ from services.placement import request_rules as rules
 from services.placement.facts import ClosedByUser, Event, PausedByUser, ResumedByUser, RungSet
 from services.placement.facts import Steered as SteeredEvent
 from services.placement.sessions import Changed
+from services.placement.ticks import ANSWER_WITHIN_S
 from shared import telemetry
 from shared.bus import Meta, Refused
 from shared.contracts import session as wire
@@ -92,14 +93,23 @@ class Requests:
         warnings = await placement.voice.warnings(model, request.inputs[-1].text)
         row = self._make_row(request, tenant, model, warnings)
         try:
-            changed = await placement.sessions.add(row, placement.place_now(row))
+            changed = await placement.sessions.add(row, [])
         except Conflict:
             if known := await self._opened_before(request, tenant):
                 return known
             raise
         await placement.announce(changed)
-        placement.voice.command(changed)
-        return placement.view(changed.row)
+        return await self._placed(changed)
+
+    async def _placed(self, opened: Changed) -> SessionView:
+        """As the first decision leaves it. Raises `Refused`: it is not taken."""
+        live, placement = opened.live, self._placement
+        assert live is not None
+        await placement.ticks.decided(ANSWER_WITHIN_S)
+        if live.row.phase == "refused":
+            hint = "it is not known when there will be room" if live.retry_after_s is None else ""
+            raise Refused("no_capacity", live.row.reason, hint, live.retry_after_s)
+        return placement.view(live.known)
 
     def _make_row(
         self, request: wire.OpenSession, tenant: str, model: str, warnings: list[str]
@@ -155,11 +165,17 @@ class Requests:
         return wire.Steered(from_chunk, changed.row.inputs_version, warnings)
 
     async def pause(self, request: wire.PauseSession, tenant: str) -> SessionView:
+        if live := self._placement.sessions.live.get(request.session):
+            live.resuming = None  # what was asked before and not done yet
         return await self._command(request.session, tenant, lambda _: [PausedByUser()])
 
     async def resume(self, request: wire.ResumeSession, tenant: str) -> SessionView:
-        return await self._command(
-            request.session, tenant, lambda row: self._placement.resuming(row, ResumedByUser)
+        row, sessions = await self._find(request.session, tenant), self._placement.sessions
+        live = sessions.live.get(row.id)
+        if live is None and row.ended:
+            return self._placement.view(sessions.change_ended(row, lambda _: [ResumedByUser(False)]).row)
+        return self._placement.view(
+            await self._placement.ticks.resume(live or sessions.adopt(row), ResumedByUser)
         )
 
     async def set_rung(self, request: wire.SetRung, tenant: str) -> SessionView:

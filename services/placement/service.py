@@ -9,27 +9,33 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from services.placement import choose, metrics
-from services.placement.choose import Room
-from services.placement.facts import Event, Placed, Watched
+from services.placement import metrics
+from services.placement.facts import CopyFailed, Event, Watched
 from services.placement.fleet_view import FleetView
+from services.placement.live import Live, in_trace_of
 from services.placement.moves import Mover
 from services.placement.operations import Operations
 from services.placement.outbox import Publisher
+from services.placement.outlook import worker_latencies_s
 from services.placement.reconcile import Reconciler
 from services.placement.requests import Requests
-from services.placement.sessions import Changed, Decide, Live, Sessions, in_trace_of
+from services.placement.retiring import Retiring
+from services.placement.room import Room, room_of
+from services.placement.sessions import Changed, Decide, Sessions
 from services.placement.settings import PlacementSettings
+from services.placement.ticks import Ticks
+from services.placement.transfers import Transfers
 from services.placement.voice import Voice
 from shared.bus import Bus
 from shared.chunk_log import ChunkLog
 from shared.contracts.fleet import FleetLoad, LoadReport, ModelReport, WorkerLoad
 from shared.contracts.session import SessionView
+from shared.decision_log import Recorder
 from shared.latent_log import LatentLog
 from shared.leadership import Leadership
 from shared.process import Process, StartupError
@@ -55,6 +61,10 @@ class Placement:
         self.fleet = FleetView(self.settings.worker_silent_s, time.monotonic())
         self.voice = Voice(self.bus, self.settings.cell, self.settings.command_timeout_s)
         self.mover = Mover(self)
+        self.transfers = Transfers(self)
+        self.retiring = Retiring(self)
+        self.ticks = Ticks(self)
+        self.recorder = Recorder(self.bus, self.settings.cell, "placement", self.instance)
         self.publisher = Publisher(self.bus, store, self.settings.cell)
         self.chunk_log = ChunkLog(self.bus, self.settings.cell)
         self.latent_log = LatentLog(self.bus, self.settings.cell)
@@ -64,42 +74,29 @@ class Placement:
 
     def rooms(self) -> list[Room]:
         active = self.sessions.active_on()
-        return [choose.room_of(report, active.get(report.worker, 0)) for report in self.reports()]
+        return [room_of(report, active.get(report.worker, 0)) for report in self.reports()]
 
     def reports(self) -> list[LoadReport]:
-        """Of the workers that are alive. One that was not told yet that it is drained counts as if it
-        were.
+        """Of the workers that are alive. One that was not told yet that it is drained counts as if it were,
+        as does one that the autoscaler empties.
         """
         reports = [state.report for state in self.fleet.alive(time.monotonic())]
         drained = self.draining.items() & {(report.worker, report.incarnation) for report in reports}
         self.draining = dict(drained)
+        leaving = self.draining.keys() | self.retiring.workers
         return [
-            msgspec.structs.replace(report, state="draining") if report.worker in self.draining else report
+            msgspec.structs.replace(report, state="draining") if report.worker in leaving else report
             for report in reports
         ]
 
     def models(self) -> Mapping[str, ModelReport | None]:
         return dict.fromkeys(self.settings.model_names) | self.fleet.models(time.monotonic())
 
-    def place_now(self, row: SessionRow) -> list[Event]:
-        """The event that places a session which is (or becomes) queued, if nobody waits before it."""
-        if any(waiting.model == row.model and waiting.id != row.id for waiting in self.sessions.queued()):
-            return []
-        room = choose.choose(row, self.rooms(), self.fleet.holders(row.id, time.monotonic()))
-        return [Placed(room.worker, room.incarnation)] if room else []
-
-    def owner_has_room(self, row: SessionRow) -> bool:
-        """Whether the worker that owns a paused session can go on with it."""
-        return any(
-            room.free and (room.worker, room.incarnation) == (row.worker, row.incarnation)
-            for room in self.rooms()
-        )
-
     def view(self, row: SessionRow) -> SessionView:
         if row.status != "queued":
             return row.view()
-        waiting = (other.id for other in self.sessions.queued())
-        return row.view(next((n for n, session in enumerate(waiting) if session == row.id), None))
+        waiting = self.ticks.waiting(row.id)
+        return row.view(waiting.position, waiting.expected_wait_s)
 
     async def change(self, live: Live, decide: Decide) -> Changed:
         """Change a session, tell everybody, send its commands. Raises `Refused`."""
@@ -108,31 +105,40 @@ class Placement:
         self.voice.command(changed)
         return changed
 
+    async def change_many(
+        self, wanted: Sequence[tuple[Live, Sequence[Event]]], decision: str
+    ) -> list[Changed]:
+        """As `change`, for all that one decision changes. Raises `Refused`."""
+        done = await self.sessions.change_many(wanted, decision)
+        for changed in done:
+            if changed.live is not None:
+                with in_trace_of(changed.live):
+                    self.voice.command(changed)
+        await self.announce(*done)
+        return done
+
     async def happen(self, live: Live, event: Event) -> None:
         """Something that nobody asked for. Raises `Refused`."""
-        with in_trace_of(live):
-            if isinstance(event, Watched):
-                await self.change(live, lambda row: self.resuming(row, Watched))
-            else:
-                await self.change(live, lambda _: [event])
-
-    def resuming(self, row: SessionRow, event: type[Any]) -> list[Event]:
-        """What a resumption is made of: with its owner if that has room, else wherever there is room, else
-        queued.
-        """
-        if self.owner_has_room(row):
-            return [event(owner_has_room=True)]
-        return [event(owner_has_room=False), *self.place_now(row)]
-
-    async def announce(self, changed: Changed) -> None:
-        """Tell whoever watches. What ran out of room, or made some, is looked at soon."""
-        if changed.row is changed.before:
+        if isinstance(event, Watched):
+            live.resuming = live.resuming or Watched
+            self.ticks.stir()
             return
-        _log(changed)
-        await self.voice.changed(self.view(changed.row))
-        await self.voice.load(self.load())
-        self.publisher.nudge()
-        self.nudged.set()
+        if isinstance(event, CopyFailed):
+            live.shun(live.row.worker, time.monotonic())
+        with in_trace_of(live):
+            await self.change(live, lambda _: [event])
+
+    async def announce(self, *changes: Changed) -> None:
+        """Tell whoever watches. What ran out of room, or made some, is looked at soon."""
+        news = [changed for changed in changes if changed.row is not changed.before]
+        for changed in news:
+            _log(changed)
+            await self.voice.changed(self.view(changed.row))
+        if news:
+            await self.voice.load(self.load())
+            self.publisher.nudge()
+            self.nudged.set()
+            self.ticks.stir()
 
     def load(self) -> FleetLoad:
         """Demand and what serves it, as the autoscaler sees it."""
@@ -153,6 +159,8 @@ class Placement:
             workers=[_worker_load(report, active.get(report.worker, 0)) for report in self.reports()],
             models=list(self.fleet.models(now).values()),
             sent_at=time.time(),
+            counts=self.sessions.tally.counts,
+            rho_max=self.ticks.rho_max,
         )
 
     async def repeat_load(self) -> None:
@@ -176,6 +184,11 @@ def _worker_load(report: LoadReport, active: int) -> WorkerLoad:
         tiers.count("device"),
         tiers.count("host"),
         report.transports,
+        report.slots,
+        list(worker_latencies_s(report)),
+        report.device.kind,
+        report.node,
+        report.started_at,
     )
 
 
@@ -205,6 +218,7 @@ async def serve(process: Process[PlacementSettings], store: Store, leadership: L
     await process.stopping.wait()
     await process.say("stopping")
     await requests.close()
+    await placement.transfers.close()
     await placement.mover.close()
     await placement.voice.close()
     with contextlib.suppress(Exception):
@@ -214,6 +228,8 @@ async def serve(process: Process[PlacementSettings], store: Store, leadership: L
 def _loops(placement: Placement, reconciler: Reconciler) -> dict[str, Coroutine[Any, Any, None]]:
     return {
         "reconcile": reconciler.run(),
+        "decide": placement.ticks.run(),
+        "record decisions": placement.recorder.run(),
         "publish the outbox": placement.publisher.run(),
         "repeat the load": placement.repeat_load(),
     }

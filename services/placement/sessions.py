@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-from opentelemetry import context
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.placement import lifecycle, metrics
 from services.placement.events import make_event
 from services.placement.facts import Event
-from services.placement.hand_over import Ongoing
 from services.placement.lifecycle import TellDrop, TellOwn
-from services.placement.viewers import Viewers
+from services.placement.live import Live
+from services.placement.tally import Tally, wants_chunks
 from shared import telemetry
 from shared.bus import Refused
 from shared.contracts.session import Refusal
@@ -32,63 +30,6 @@ from shared.store.sessions import Conflict
 logger = logging.getLogger(__name__)
 
 
-class Live:
-    """A session in memory: its row as saved, and what is known beyond it.
-
-    `move`: the one under way, with `stirred` set whenever something was heard of it. `next_chunk` comes from
-    reports. `unwatched_since` None: somebody watches. `reserved` names the worker it
-    is being placed on while that is saved. `doubtful`: a save met an absent database, so the row must be read
-    before it counts. `own_tries` and `refusals` (their codes) are of the row's last change; `own_due_at` is
-    on the steady clock.
-    """
-
-    def __init__(self, row: SessionRow, unwatched_since: float | None) -> None:
-        self.row = row
-        self.lock = asyncio.Lock()
-        self.viewers = Viewers(row.granted_through)
-        self.next_chunk = row.next_chunk
-        self.unwatched_since = unwatched_since
-        self.reserved = ""
-        self.doubtful = False
-        self.move: Ongoing | None = None
-        self.stirred = asyncio.Event()
-        self.own_tries = 0
-        self.own_due_at = 0.0
-        self.refusals: list[str] = []
-
-    @property
-    def move_id(self) -> str:
-        """Of the move by which the owner has the session, until that is proven."""
-        return self.move.move.move_id if self.move is not None and self.move.committed(self.row) else ""
-
-    @property
-    def places(self) -> set[str]:
-        """Workers on which it takes an active session's room: its owner, and both sides of a move."""
-        owners = {self.reserved or (self.row.worker if self.row.status == "active" else "")}
-        if self.move is not None and self.row.status == "active":
-            owners |= {self.move.move.target} | (set() if self.move.answered else {self.move.move.source})
-        return owners - {""}
-
-    @property
-    def known(self) -> SessionRow:
-        """The row with the newest counters."""
-        return msgspec.structs.replace(
-            self.row,
-            next_chunk=max(self.row.next_chunk, self.next_chunk),
-            granted_through=max(self.row.granted_through, self.viewers.granted_through),
-        )
-
-
-@contextlib.contextmanager
-def in_trace_of(live: Live) -> Iterator[None]:
-    """What happens to a session by itself belongs to the trace it was opened in."""
-    token = context.attach(telemetry.extract({"traceparent": live.row.traceparent}))
-    try:
-        yield
-    finally:
-        context.detach(token)
-
-
 class Changed(NamedTuple):
     """What a change led to. `live` is None once the session has ended. Nothing changed: `row is before`."""
 
@@ -98,15 +39,25 @@ class Changed(NamedTuple):
     commands: tuple[TellOwn | TellDrop, ...] = ()
 
 
+class _Planned(NamedTuple):
+    live: Live
+    before: SessionRow
+    after: SessionRow
+    commands: tuple[TellOwn | TellDrop, ...]
+
+
 Decide = Callable[[SessionRow], Sequence[Event]]
 
 
 class Sessions:
-    """Everything that is saved passes here. `on_lease_lost` is called when another placement leads."""
+    """Everything that is saved passes here, and is counted in `tally`. `on_lease_lost` is called when another
+    placement leads.
+    """
 
     def __init__(self, store: Store, lease: Lease, cell: str, on_lease_lost: Callable[[], None]) -> None:
         self.live: dict[str, Live] = {}
         self.ended: dict[str, sessions.Ended] = {}
+        self.tally = Tally()
         self._store = store
         self._lease = lease
         self._cell = cell
@@ -131,11 +82,6 @@ class Sessions:
 
     def of_tenant(self, tenant: str) -> int:
         return sum(live.row.tenant == tenant for live in self.live.values())
-
-    def queued(self) -> list[SessionRow]:
-        """Oldest first."""
-        rows = (live.row for live in self.live.values() if live.row.status == "queued" and not live.reserved)
-        return sorted(rows, key=lambda row: (row.created_at, row.id))
 
     def active_on(self) -> dict[str, int]:
         """Active sessions by worker, those just being placed or moved there included."""
@@ -184,6 +130,7 @@ class Sessions:
             except BaseException:
                 del self.live[row.id]
                 raise
+        self.tally.opened()
         return Changed(None, after, live, commands)
 
     async def _insert(self, row: SessionRow, public: list[OutboxEvent]) -> None:
@@ -210,13 +157,71 @@ class Sessions:
                 await self._update(live, before, after, public)
             finally:
                 live.reserved = ""
-            live.row = after
-            live.own_tries, live.own_due_at, live.refusals = 0, 0.0, []
-            live.stirred.set()
+            self._saved(live, before, after)
         metrics.decisions.observe(time.perf_counter() - started)
+        return Changed(before, after, None if after.ended else live, commands)
+
+    async def change_many(
+        self, wanted: Sequence[tuple[Live, Sequence[Event]]], decision: str
+    ) -> list[Changed]:
+        """What one decision makes of several sessions, in one transaction. One that is being changed at this
+        moment, or whose row is not as believed, is left out: the next decision sees it. Raises `Refused`.
+        """
+        started = time.perf_counter()
+        public: dict[str, list[OutboxEvent]] = {}
+        planned: list[_Planned] = []
+        async with contextlib.AsyncExitStack() as held:
+            for live, events in wanted:
+                if live.lock.locked() or live.doubtful:
+                    continue
+                await held.enter_async_context(live.lock)
+                if (plan := _plan(live, events, decision, public)) is not None:
+                    planned.append(plan)
+            if not planned:
+                return []
+            done = await self._update_many(planned, public)
+            for plan in done:
+                self._saved(plan.live, plan.before, plan.after)
+        metrics.decisions.observe(time.perf_counter() - started)
+        return [
+            Changed(plan.before, plan.after, None if plan.after.ended else plan.live, plan.commands)
+            for plan in done
+        ]
+
+    async def _update_many(
+        self, planned: Sequence[_Planned], public: Mapping[str, list[OutboxEvent]]
+    ) -> list[_Planned]:
+        """Those that were saved."""
+        for plan in planned:
+            plan.live.reserved = plan.after.worker if plan.after.status == "active" else ""
+        saved: set[str] = set()
+        try:
+            async with self._saving() as transaction:
+                changes = [(plan.after, plan.before.revision) for plan in planned]
+                found = await sessions.save_many(transaction, changes)
+                events = [
+                    event for plan in planned if plan.after.id in found for event in public[plan.after.id]
+                ]
+                await outbox.add(transaction, events, planned[0].after.updated_at)
+            saved = found
+        except StoreAway as error:
+            raise unavailable(error) from None
+        finally:
+            for plan in planned:
+                plan.live.reserved = ""
+                plan.live.doubtful = plan.after.id not in saved
+        return [plan for plan in planned if plan.after.id in saved]
+
+    def _saved(self, live: Live, before: SessionRow, after: SessionRow) -> None:
+        now = time.monotonic()
+        self.tally.changed(before, after, now - live.since_s)
+        if wants_chunks(after) != wants_chunks(before):
+            live.since_s = now
+        live.row = after
+        live.own_tries, live.own_due_at, live.refusals = 0, 0.0, []
+        live.stirred.set()
         if after.ended:
             self._end(after)
-        return Changed(before, after, None if after.ended else live, commands)
 
     def change_ended(self, row: SessionRow, decide: Decide) -> Changed:
         """For a session that has ended: nothing happens to it, or it is refused. Raises `Refused`."""
@@ -300,6 +305,20 @@ def _fold(
         public += [make_event(name, step.row, row.status) for name in step.public]
         row, commands = step.row, step.commands or commands
     return row, commands
+
+
+def _plan(
+    live: Live, events: Sequence[Event], decision: str, public: dict[str, list[OutboxEvent]]
+) -> _Planned | None:
+    """None: nothing would change, or it may not any more."""
+    before, told = live.known, list[OutboxEvent]()
+    named = msgspec.structs.replace(before, decision=decision)
+    try:
+        after, commands = _fold(named, events, told)
+    except Refused:
+        return None
+    public[before.id] = told
+    return None if after is named else _Planned(live, before, after, commands)
 
 
 def unavailable(error: Exception) -> Refused:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from services.placement.hand_over import MOVE_S
+from services.placement.policies.registry import POLICIES, named
+from services.placement.policies.view import Policy
 from shared.ids import check_name
+from shared.policy_choice import PolicyName, read_settings
 from shared.settings import PositiveSeconds, ServiceSettings
 
 
@@ -20,7 +24,11 @@ class PlacementSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unkno
     `ended_log_linger_s`: how long an ended session's chunks are kept. `lease_ttl_s`: how soon another
     placement takes over from one that died. `default_model`: for sessions that name none. `models`: may be
     asked for before any worker serves them, separated by commas. `max_sessions`: of one tenant at once, ended
-    ones not counted. `max_prompt_chars`: bound for every model; a model may allow less.
+    ones not counted. `max_prompt_chars`: bound for every model; a model may allow less. `policy`: which rules
+    place and move sessions; the autoscaler has one of the same name. `policy_settings`: of that policy, as
+    JSON like {"patience_s": 3}, beside those that are settings here. `floor_rung`: the lowest rung a session
+    may be stepped down to while demand is high, "": none is. `longest_wait_s`: a new session whose turn would
+    come later is refused (not given: it may wait for ever).
     """
 
     database_url: str = "sqlite+aiosqlite:///turboserve.sqlite"
@@ -35,11 +43,24 @@ class PlacementSettings(ServiceSettings, frozen=True, kw_only=True, forbid_unkno
     default_model: str = "sprites"
     models: str = "sprites"
     max_sessions: Annotated[int, Meta(ge=1, le=100_000)] = 2_000
+    policy: PolicyName = "turboserve"
+    policy_settings: str = ""
+    floor_rung: str = ""
+    longest_wait_s: PositiveSeconds | None = None
     max_prompt_chars: Annotated[int, Meta(ge=1, le=100_000)] = 2_000
 
     def __post_init__(self) -> None:
         for model in self.model_names:
             check_name("model", model.replace(".", "-"))
+        self.make_policy()
+
+    def make_policy(self) -> Policy:
+        """Raises ValueError: `policy_settings` are not of this policy."""
+        given = read_settings(self.policy_settings, POLICIES[self.policy].__struct_fields__)
+        try:
+            return named(self.policy, {"longest_wait_s": self.longest_wait_s} | given)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"policy {self.policy!r}: {error}") from None
 
     @property
     def model_names(self) -> frozenset[str]:

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from services.placement.facts import PausedByUser, ResumedByUser
+from services.placement.live import Live
 from services.placement.phases import timed
-from services.placement.sessions import Decide, Live
 from shared.bus import BusAway, NoAnswer, Refused
 from shared.contracts.fleet import PhaseTime
 from shared.contracts.moves import SessionStowed, Stowed
@@ -34,7 +34,9 @@ class Stower:
         """Pause it, and free its slot. Raises `Refused`."""
         phases: list[PhaseTime] = []
         with timed(phases, "pause"):
-            await self._change(live, lambda _: [PausedByUser()])
+            live.resuming = None
+            changed = await self._placement.sessions.change(live, lambda _: [PausedByUser()])
+            await self._placement.announce(changed)
             await self._placement.voice.insist(live)
         return await self._have(live, "host", "stow", phases)
 
@@ -42,15 +44,10 @@ class Stower:
         """With its owner, where its state is, if that has room; else elsewhere. Raises `Refused`."""
         phases: list[PhaseTime] = []
         with timed(phases, "place"):
-            await self._change(live, lambda row: self._placement.resuming(row, ResumedByUser))
+            await self._placement.ticks.resume(live, ResumedByUser)
         with timed(phases, "own"):
             await self._placement.voice.insist(live)
         return await self._have(live, "device", "restore", phases)
-
-    async def _change(self, live: Live, decide: Decide) -> None:
-        """Its command is sent by the caller, who waits for the answer."""
-        changed = await self._placement.sessions.change(live, decide)
-        await self._placement.announce(changed)
 
     async def _have(self, live: Live, tier: str, name: str, phases: list[PhaseTime]) -> SessionStowed:
         """Its state in `tier`, unless nobody has it."""

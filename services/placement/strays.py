@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from services.placement import hand_over, notice
 from services.placement.facts import HandedOver
 from services.placement.hand_over import CallOff
-from services.placement.sessions import Live
+from services.placement.live import Live
 from shared.contracts.fleet import CopyReport, Drop, LoadReport
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import msgspec
 
 from services.placement import metrics
 from services.placement.lifecycle import TellDrop, TellOwn
-from services.placement.sessions import Changed, Live
+from services.placement.live import Live
+from services.placement.sessions import Changed
 from shared.bus import Bus, BusAway, NoAnswer, Refused
 from shared.contracts.fleet import CheckPrompt, Drain, Drop, FleetLoad, ModelReport, Own, Owned
 from shared.contracts.moves import CallOff, Move, MoveOut, Reserve, Stow, Stowed, compatibility_of

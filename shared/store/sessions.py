@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy import Update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -52,6 +55,60 @@ async def update(transaction: AsyncConnection, row: SessionRow, was_revision: in
     result = await transaction.execute(guarded.values(**values))
     if cast("sa.CursorResult[Any]", result).rowcount != 1:
         raise Conflict(f"session {row.id} is not at revision {was_revision} any more")
+
+
+DECIDED: frozenset[str] = frozenset(
+    "status phase updated_at revision epoch given_epoch next_chunk worker incarnation reason granted_through "
+    "failures paused_by unwatched_since ended_at idempotency_key served_rung decision".split()
+)
+"""What a decision changes of a row."""
+
+
+async def save_many(transaction: AsyncConnection, changes: Sequence[tuple[SessionRow, int]]) -> set[str]:
+    """Save the `DECIDED` columns of many rows, each over the one with the revision beside it, by one
+    statement. The ids of those that had that revision; the others are left as they are.
+    """
+    if not changes:
+        return set()
+    given = [
+        {name: value for name, value in msgspec.to_builtins(row).items() if name in DECIDED}
+        | {"id": row.id, "was_revision": was_revision}
+        for row, was_revision in changes
+    ]
+    build = _update_on_sqlite if transaction.dialect.name == "sqlite" else _update_on_postgres
+    result = await transaction.execute(build(), {"changes": msgspec.json.encode(given).decode()})
+    return set(result.scalars())
+
+
+_GIVEN: tuple[sa.Column[Any], ...] = tuple(sessions.c[name] for name in sorted(DECIDED))
+
+
+@functools.cache
+def _update_on_postgres() -> Update:
+    columns = [sa.column(column.name, column.type) for column in (sessions.c.id, *_GIVEN)]
+    given = (
+        sa.func.json_to_recordset(sa.cast(sa.bindparam("changes", type_=sa.Text), sa.JSON))
+        .table_valued(*columns, sa.column("was_revision", sa.BigInteger), name="given")
+        .render_derived(with_types=True)
+    )
+    keys = {name: given.c[name] for name in ("id", "was_revision")}
+    return _guarded(keys, {column.name: given.c[column.name] for column in _GIVEN})
+
+
+@functools.cache
+def _update_on_sqlite() -> Update:
+    each = sa.func.json_each(sa.bindparam("changes", type_=sa.Text)).table_valued("value", name="given")
+
+    def field(name: str) -> sa.ColumnElement[Any]:
+        return sa.func.json_extract(each.c.value, f"$.{name}")
+
+    keys = {"id": field("id"), "was_revision": field("was_revision")}
+    return _guarded(keys, {column.name: field(column.name) for column in _GIVEN})
+
+
+def _guarded(keys: Mapping[str, sa.ColumnElement[Any]], values: dict[str, sa.ColumnElement[Any]]) -> Update:
+    same = sa.and_(sessions.c.id == keys["id"], sessions.c.revision == keys["was_revision"])
+    return sa.update(sessions).where(same).values(**values).returning(sessions.c.id)
 
 
 async def get(transaction: AsyncConnection, session: str) -> SessionRow | None:

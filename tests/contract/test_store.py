@@ -139,6 +139,30 @@ async def test_an_update_needs_the_revision_it_was_decided_on(store: Store) -> N
         assert await sessions.get(transaction, row.id) == newer
 
 
+async def test_many_rows_are_saved_at_once_each_over_its_own_revision(store: Store) -> None:
+    rows = [make_row(idempotency_key=f"key {n}", priority=n) for n in range(3)]
+    async with store.begin() as transaction:
+        for row in rows:
+            await sessions.insert(transaction, row)
+        await sessions.update(transaction, msgspec.structs.replace(rows[1], revision=2), 1)
+    owned = {"status": "active", "worker": "w-1", "incarnation": "i-é", "epoch": 1, "given_epoch": 1}
+    placed = [
+        msgspec.structs.replace(row, **owned, revision=3, updated_at=1_700_000_000.1, unwatched_since=None)
+        for row in rows
+    ]
+    placed[2] = msgspec.structs.replace(
+        placed[2], status="closed", ended_at=0.1 + 0.2, idempotency_key=None, granted_through=2**53 + 1
+    )
+    async with store.begin() as transaction:
+        saved = await sessions.save_many(transaction, [(row, 1) for row in placed])
+        assert saved == {rows[0].id, rows[2].id}, "another one has changed meanwhile"
+        assert await sessions.save_many(transaction, [(row, 1) for row in placed]) == set(), "only once"
+        assert await sessions.save_many(transaction, []) == set()
+    async with store.begin() as transaction:
+        found = [await sessions.get(transaction, row.id) for row in rows]
+    assert found == [placed[0], msgspec.structs.replace(rows[1], revision=2), placed[2]]
+
+
 async def test_pages_run_newest_first_through_equal_times(store: Store) -> None:
     rows = [make_row(created_at=1_000.1 + n // 2) for n in range(7)]
     foreign = make_row(tenant="other")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.placement import choose, hand_over, notice
+import msgspec
+
+from services.placement import hand_over, notice
 from services.placement.facts import (
     ClosedByUser,
     CopyFailed,
@@ -13,7 +15,6 @@ from services.placement.facts import (
     MoveProposed,
     OwnerLost,
     PausedByUser,
-    Placed,
     ResumedByUser,
     Steered,
 )
@@ -38,6 +39,7 @@ from tests.simulation.move_world import (
     Reserve,
     World,
 )
+from tests.simulation.placing import placings
 from tests.unit.placement.examples import make_report, make_row
 
 ROOM = 9
@@ -207,11 +209,10 @@ class RowPlacement:
             self.own()
 
     def place(self) -> None:
-        rooms = [choose.room_of(state.report, 0) for state in self.fleet.alive(self.world.now)]
-        queued = [self.row] if self.row.status == "queued" else []
-        rooms = [room._replace(capacity=ROOM) for room in rooms]
-        for _, room in choose.assign(queued, rooms, lambda s: self.fleet.holders(s, self.world.now)):
-            self.happen(Placed(room.worker, room.incarnation))
+        alive = [state.report for state in self.fleet.alive(self.world.now)]
+        reports = [msgspec.structs.replace(report, capacity=ROOM, slots=ROOM) for report in alive]
+        for _, placed in placings([self.row], reports, self.fleet, self.world.now):
+            self.happen(placed)
 
     def clean_up(self) -> None:
         row: SessionRow | None = None if self.row.ended else self.row

@@ -22,14 +22,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from services.placement import choose, notice
-from services.placement.facts import ClosedByUser, Event, PausedByUser, Placed, ResumedByUser, Steered
+from services.placement import notice
+from services.placement.facts import ClosedByUser, Event, PausedByUser, ResumedByUser, Steered
 from services.placement.fleet_view import FleetView
 from services.placement.lifecycle import Step, TellDrop, TellOwn, opened, step
 from services.placement.notice import Asked
+from services.placement.room import Room, room_of
 from shared.contracts.fleet import CopyReport, Drop, LoadReport, Own
 from shared.contracts.session import Input
 from shared.store.rows import SessionRow
+from tests.simulation.placing import placings
 from tests.unit.placement.examples import make_report, make_row
 
 SILENT_S = 3.0
@@ -178,14 +180,13 @@ class Protocol(RuleBasedStateMachine):
         return found
 
     def place(self) -> list[tuple[str, Own | Drop]]:
-        queued = [row for row in self.rows.values() if row.status == "queued"]
-        placed = choose.assign(queued, self.rooms(), lambda session: self.fleet.holders(session, self.now))
-        return [m for row, room in placed for m in self.happen(row.id, Placed(room.worker, room.incarnation))]
+        reports = [state.report for state in self.fleet.alive(self.now)]
+        placed = placings(self.rows.values(), reports, self.fleet, self.now)
+        return [m for session, event in placed for m in self.happen(session, event)]
 
-    def rooms(self) -> list[choose.Room]:
+    def rooms(self) -> list[Room]:
         return [
-            choose.room_of(state.report, self.active_on(state.report.worker))
-            for state in self.fleet.alive(self.now)
+            room_of(state.report, self.active_on(state.report.worker)) for state in self.fleet.alive(self.now)
         ]
 
     def active_on(self, worker: str) -> int:

@@ -1,7 +1,7 @@
 from msgspec.structs import replace
 
 from services.placement import move_rules
-from services.placement.choose import room_of
+from services.placement.room import room_of
 from shared.contracts.fleet import LoadReport
 from shared.contracts.session import Refusal
 from tests.unit.placement.examples import MODEL, make_report, make_row

@@ -1,0 +1,106 @@
+"""A session in memory: its row as saved, and what is known beyond it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+
+import msgspec
+from opentelemetry import context
+
+from services.placement.carry_out import Resuming
+from services.placement.hand_over import Ongoing
+from services.placement.outlook import Standing
+from services.placement.tally import wants_chunks
+from services.placement.viewers import Viewers
+from shared import telemetry
+from shared.store.rows import SessionRow
+
+_SHUNNED_S = 10.0
+
+
+class Live:
+    """`move`: the one under way, with `stirred` set whenever something was heard of it. `next_chunk` comes
+    from reports. `unwatched_since` None: somebody watches. `reserved` names the worker it is being placed on
+    while that is saved. `doubtful`: a save met an absent database, so the row must be read
+    before it counts. `own_tries` and `refusals` (their codes) are of the row's last change; `own_due_at` is
+    on the steady clock, as is `since_s`: since when it is active, or idle. `resuming`: it is paused and is to
+    go on as soon as somebody decided where. `retry_after_s`: of a session that was refused.
+    """
+
+    def __init__(self, row: SessionRow, unwatched_since: float | None) -> None:
+        self.row = row
+        self.lock = asyncio.Lock()
+        self.viewers = Viewers(row.granted_through)
+        self.next_chunk = row.next_chunk
+        self.unwatched_since = unwatched_since
+        self.reserved = ""
+        self.doubtful = False
+        self.move: Ongoing | None = None
+        self.stirred = asyncio.Event()
+        self.own_tries = 0
+        self.own_due_at = 0.0
+        self.refusals: list[str] = []
+        self.since_s = time.monotonic()
+        self.resuming: Resuming | None = None
+        self.retry_after_s: float | None = None
+        self._shunned: dict[str, float] = {}
+
+    @property
+    def move_id(self) -> str:
+        """Of the move by which the owner has the session, until that is proven."""
+        return self.move.move.move_id if self.move is not None and self.move.committed(self.row) else ""
+
+    @property
+    def places(self) -> set[str]:
+        """Workers on which it takes an active session's room: its owner, and both sides of a move."""
+        owners = {self.reserved or (self.row.worker if self.row.status == "active" else "")}
+        if self.move is not None and self.row.status == "active":
+            owners |= {self.move.move.target} | (set() if self.move.answered else {self.move.move.source})
+        return owners - {""}
+
+    @property
+    def known(self) -> SessionRow:
+        """The row with the newest counters."""
+        return msgspec.structs.replace(
+            self.row,
+            next_chunk=max(self.row.next_chunk, self.next_chunk),
+            granted_through=max(self.row.granted_through, self.viewers.granted_through),
+        )
+
+    def shun(self, worker: str, now: float) -> None:
+        """It just failed there."""
+        self._shunned[worker] = now + _SHUNNED_S
+
+    def standing(self, bound_for: str, stuck: bool, now: float, wall_now: float) -> Standing | None:
+        """How it stands as far as policies are concerned, None while it wants no chunks.
+
+        `bound_for`: the worker to which a move is to take it, which hasn't begun yet.
+        """
+        row, going, leaving = self.row, "", ""
+        if not wants_chunks(row) and self.resuming is None:
+            return None
+        if self.reserved:
+            going = self.reserved
+        elif row.status == "active":
+            move = self.move.move if self.move is not None and not self.move.answered else None
+            going = bound_for or (move.target if move is not None else row.worker)
+            source = move.source if move is not None else row.worker
+            leaving = source if going != source else ""
+        if going:
+            return Standing(row, self.since_s, going, leaving, stuck or self.move is not None)
+        self._shunned = {worker: until for worker, until in self._shunned.items() if until > now}
+        opened_s = now - max(0.0, wall_now - row.created_at)
+        return Standing(row, opened_s, avoid=tuple(self._shunned))
+
+
+@contextlib.contextmanager
+def in_trace_of(live: Live) -> Iterator[None]:
+    """What happens to a session by itself belongs to the trace it was opened in."""
+    token = context.attach(telemetry.extract({"traceparent": live.row.traceparent}))
+    try:
+        yield
+    finally:
+        context.detach(token)

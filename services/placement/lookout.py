@@ -1,0 +1,65 @@
+"""Gathering what a policy is shown: rows, reports, and what is under way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from services.placement.live import Live
+from services.placement.outlook import Copies, Standing, Terms, view_of
+from services.placement.policies.view import View
+from shared.contracts.fleet import CopyReport
+
+if TYPE_CHECKING:
+    from services.placement.service import Placement
+
+
+class Seen(NamedTuple):
+    """`lives`: the sessions of `view`. `incarnations`: of its workers."""
+
+    view: View
+    lives: Mapping[str, Live]
+    incarnations: Mapping[str, str]
+
+
+class Lookout:
+    """For `Ticks`."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._drained_since_s: dict[str, float] = {}
+
+    def look(self) -> Seen | None:
+        """None: no session wants chunks."""
+        now, placement = time.monotonic(), self._placement
+        reports = placement.reports()
+        drained = {report.worker for report in reports if report.state == "draining"}
+        self._drained_since_s = {worker: self._drained_since_s.get(worker, now) for worker in drained}
+        standings = self._standings(now)
+        if not standings:
+            return None
+        view = view_of(standings, reports, self._copies(standings, now), self._terms(standings, now))
+        lives = {standing.row.id: placement.sessions.live[standing.row.id] for standing in standings}
+        return Seen(view, lives, {report.worker: report.incarnation for report in reports})
+
+    def _standings(self, now: float) -> list[Standing]:
+        transfers, wall_now = self._placement.transfers, time.time()
+        standings = (
+            live.standing(transfers.target_of(session), transfers.stuck(session, now), now, wall_now)
+            for session, live in self._placement.sessions.live.items()
+        )
+        return [standing for standing in standings if standing is not None]
+
+    def _terms(self, standings: Sequence[Standing], now: float) -> Terms:
+        tally, floor_rung = self._placement.sessions.tally, self._placement.settings.floor_rung
+        running_s = sum(now - standing.since_s for standing in standings if standing.going_to)
+        return Terms(now, self._drained_since_s, floor_rung, tally.spell_s(running_s), tally.move_pause_s)
+
+    def _copies(self, standings: Sequence[Standing], now: float) -> Copies:
+        found: dict[str, dict[str, CopyReport]] = {s.row.id: {} for s in standings if not s.going_to}
+        if found:
+            for worker, copy in self._placement.fleet.copies(now):
+                if copy.session in found:
+                    found[copy.session][worker] = copy
+        return found

@@ -1,0 +1,246 @@
+"""What a policy sees of the fleet and the sessions, made of rows and reports.
+
+A session is laid on the worker it goes to: its owner, the target of its move, or where it is just being
+placed. The worker that it is about to leave has one place fewer meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from services.placement.policies.latency import latencies_s
+from services.placement.policies.view import Session, View, Worker
+from services.placement.room import OVER
+from shared.contracts.fleet import CopyReport, LatencyPoint, LoadReport, ModelReport
+from shared.contracts.moves import Compatibility, compatibility_of
+from shared.store.rows import SessionRow
+
+STUCK_S = 1e6
+"""The cost of a move that can't be made now: more than any latency is worth."""
+AWAY_S = 10.0
+"""What going on elsewhere than where its state is costs a session: there it is rebuilt, or begins anew. Moved
+with its state a moment later it is there for less, so this is more than most differences are worth.
+"""
+
+Copies = Mapping[str, Mapping[str, CopyReport]]
+"""By session, then worker."""
+
+
+class Standing(NamedTuple):
+    """A session that wants chunks. `since_s`: of a waiting one since it was opened, which is its turn; of
+    others since they became active. `going_to`: who has it, or is about to, "" for none. `leaving`: who still
+    has it meanwhile. `stuck`: it can't be moved now. `avoid`: workers on which it just failed.
+    """
+
+    row: SessionRow
+    since_s: float
+    going_to: str = ""
+    leaving: str = ""
+    stuck: bool = False
+    avoid: tuple[str, ...] = ()
+
+
+class Terms(NamedTuple):
+    """What is the same for all. `drained_since_s`: since when workers are drained. `floor_rung` "": sessions
+    aren't stepped down. `spell_s`, `move_pause_s`: as learned so far.
+    """
+
+    now_s: float
+    drained_since_s: Mapping[str, float]
+    floor_rung: str
+    spell_s: float
+    move_pause_s: float
+
+
+def view_of(
+    standings: Sequence[Standing], reports: Sequence[LoadReport], copies: Copies, terms: Terms
+) -> View:
+    """`reports`: of the workers that are alive, drained ones as such. `copies`: at least those of the
+    sessions without a worker.
+    """
+    groups = _Groups(reports)
+    leaving = Counter(standing.leaving for standing in standings if standing.leaving)
+    workers = [_worker(r, groups.of_worker[r.worker], leaving[r.worker], terms) for r in reports]
+    silent = {s.going_to for s in standings} - {report.worker for report in reports} - {""}
+    workers += [Worker(name, "", "silent", 0, 0, (0.0,)) for name in sorted(silent)]
+    groups.fill(workers, standings)
+    sessions = [_session(standing, groups, copies, terms) for standing in standings]
+    placed = sum(bool(standing.going_to) for standing in standings)
+    return View(
+        now_s=terms.now_s,
+        workers=tuple(workers),
+        sessions=tuple(sessions),
+        chunk_s=next((chunk_s(report.model) for report in reports), 1.0),
+        freed_per_s=placed / terms.spell_s,
+        spell_s=terms.spell_s,
+    )
+
+
+def _worker(report: LoadReport, group: str, leaving: int, terms: Terms) -> Worker:
+    return Worker(
+        worker=report.worker,
+        kind=report.device.kind,
+        state=_state(report),
+        capacity=max(0, min(report.capacity, report.slots) - leaving),
+        slots=report.slots,
+        latency_s=worker_latencies_s(report),
+        group=group,
+        node=report.node,
+        since_s=terms.drained_since_s.get(report.worker, 0.0),
+    )
+
+
+def _state(report: LoadReport) -> Literal["ready", "draining", "starting"]:
+    """A state that this version doesn't know takes no session."""
+    match report.state:
+        case "ready":
+            return "ready"
+        case "draining":
+            return "draining"
+    return "starting"
+
+
+def worker_latencies_s(report: LoadReport) -> tuple[float, ...]:
+    """As a worker's curve has it for its model's default rung, the first one. Of a worker that measured
+    nothing its capacity tells: so many keep up with a chunk's duration.
+    """
+    default = report.model.rungs[0] if report.model.rungs else ""
+    measured = _latencies_s(tuple(report.curve), report.slots, default)
+    if any(measured):
+        return measured
+    each_s = chunk_s(report.model) / max(report.capacity, 1)
+    return tuple(n * each_s for n in range(report.slots + 1))
+
+
+@lru_cache(maxsize=4096)
+def _latencies_s(curve: tuple[LatencyPoint, ...], slots: int, rung: str) -> tuple[float, ...]:
+    return latencies_s(curve, slots, rung)
+
+
+def chunk_s(model: ModelReport) -> float:
+    """How long a chunk plays, 1.0 if that isn't known."""
+    return model.chunk_frames / model.fps if model.fps > 0 and model.chunk_frames > 0 else 1.0
+
+
+class _Kind(NamedTuple):
+    """What workers must share to be of one group: sessions may be moved between them."""
+
+    model: str
+    state: Compatibility
+    rungs: tuple[str, ...]
+
+
+class _Groups:
+    """Workers between which sessions may move. Mostly each model has one; while its weights are replaced it
+    has two.
+    """
+
+    def __init__(self, reports: Sequence[LoadReport]) -> None:
+        self._kinds: dict[_Kind, str] = {}
+        self.of_worker: dict[str, str] = {}
+        self._told: dict[str, LoadReport] = {}
+        self._free: Counter[str] = Counter()
+        for report in reports:
+            group = self._name(report.model)
+            self.of_worker[report.worker] = group
+            if report.state == "ready" or group not in self._told:
+                self._told[group] = report
+
+    def _name(self, model: ModelReport) -> str:
+        kind = _Kind(model.name, compatibility_of(model), tuple(model.rungs))
+        if kind not in self._kinds:
+            others = sum(known.model == model.name for known in self._kinds)
+            self._kinds[kind] = f"{model.name}#{others + 1}" if others else model.name
+        return self._kinds[kind]
+
+    def fill(self, workers: Iterable[Worker], standings: Iterable[Standing]) -> None:
+        """How many places each group has left."""
+        for worker in workers:
+            if worker.state == "ready":
+                self._free[worker.group] += worker.capacity
+        self._free.subtract(Counter(self.of_worker.get(s.going_to, "") for s in standings))
+
+    def of(self, standing: Standing, home: str) -> str:
+        """Where a waiting session is looked after: with its state while there is room, else where most is."""
+        if standing.going_to:
+            return self.of_worker.get(standing.going_to, standing.row.model)
+        found = self._serving(standing.row)
+        if not found:
+            return standing.row.model
+        at_home = self.of_worker.get(home, "")
+        group = at_home if at_home in found and self._free[at_home] > 0 else max(found, key=self._room)
+        self._free[group] -= 1
+        return group
+
+    def _room(self, group: str) -> int:
+        return self._free[group]
+
+    def _serving(self, row: SessionRow) -> list[str]:
+        return [
+            group
+            for kind, group in self._kinds.items()
+            if kind.model == row.model and (not row.rung or row.rung in kind.rungs)
+        ]
+
+    def told(self, group: str) -> LoadReport | None:
+        """A report of one of its workers."""
+        return self._told.get(group)
+
+
+def _session(standing: Standing, groups: _Groups, copies: Copies, terms: Terms) -> Session:
+    row = standing.row
+    held = {} if standing.going_to else copies.get(row.id, {})
+    home = standing.going_to or _home(row, held, groups)
+    group = groups.of(standing, home)
+    weight, floor_weight, full_weight = weights(row, groups.told(group), terms.floor_rung)
+    failed = {worker for worker, copy in held.items() if copy.state in ("failed", "superseded")}
+    return Session(
+        session=row.id,
+        active=True,
+        since_s=standing.since_s,
+        worker=standing.going_to,
+        home=home,
+        move_cost_s=STUCK_S if standing.stuck else terms.move_pause_s,
+        tenant=row.tenant,
+        priority=row.priority,
+        group=group,
+        weight=weight,
+        floor_weight=floor_weight,
+        full_weight=full_weight,
+        avoid=tuple(sorted(failed.union(standing.avoid))),
+        away_cost_s=0.0 if standing.going_to or not home else AWAY_S,
+    )
+
+
+def _home(row: SessionRow, held: Mapping[str, CopyReport], groups: _Groups) -> str:
+    """Who owns it while it is paused, else who has the newest copy that can go on. "": nobody."""
+    if row.worker in groups.of_worker:
+        return row.worker
+    usable = [(copy.epoch, worker) for worker, copy in held.items() if copy.state not in OVER]
+    return max(usable)[1] if usable else ""
+
+
+def weights(row: SessionRow, told: LoadReport | None, floor_rung: str) -> tuple[float, float, float]:
+    """What it takes of a worker now, one step down, and stepped up again, in sessions at the default rung."""
+    asked = rung_weight(told, row.rung)
+    if row.served_rung:
+        now = rung_weight(told, row.served_rung)
+        return now, now, asked
+    floor = rung_weight(told, floor_rung) if _may_step_down(row, told, floor_rung) else asked
+    return asked, min(floor, asked), asked
+
+
+def _may_step_down(row: SessionRow, told: LoadReport | None, floor_rung: str) -> bool:
+    return bool(floor_rung) and row.rung != floor_rung and told is not None and floor_rung in told.model.rungs
+
+
+def rung_weight(told: LoadReport | None, rung: str) -> float:
+    """By what one row alone takes. 1.0 where that was not measured."""
+    if told is None or not told.model.rungs or not rung:
+        return 1.0
+    alone_s = {point.rung: point.chunk_s for point in told.curve if point.batch == 1}
+    default_s, rung_s = alone_s.get(told.model.rungs[0], 0.0), alone_s.get(rung, 0.0)
+    return rung_s / default_s if default_s > 0 and rung_s > 0 else 1.0

@@ -1,0 +1,174 @@
+"""Decisions: the policy is asked when something changed, at most every 20 ms, and every second while a
+session wants chunks; what it answers is carried out at once.
+
+Nobody else decides which worker a session gets, but an operator who moves one (`moves`), and the log of a
+move's two workers (`hand_over`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from services.placement import carry_out, metrics
+from services.placement.carry_out import Context, Order, Resuming
+from services.placement.facts import RefusedLater, Watched
+from services.placement.live import Live
+from services.placement.lookout import Lookout, Seen
+from services.placement.policies.view import Decision, Memory, Move, Waiting
+from shared.bus import BusAway, Refused
+from shared.decision_log import Decided
+from shared.ids import new_decision_id
+from shared.store.rows import SessionRow
+
+if TYPE_CHECKING:
+    from services.placement.service import Placement
+
+logger = logging.getLogger(__name__)
+
+_AT_MOST_EVERY_S = 0.02
+_AT_LEAST_EVERY_S = 1.0
+ANSWER_WITHIN_S = 0.2
+
+
+class Ticks:
+    """`rho_max`: as the last decision left it."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.rho_max = 0.0
+        self._placement = placement
+        self._lookout = Lookout(placement)
+        self._policy = placement.settings.make_policy()
+        self._memory = Memory()
+        self._waiting: dict[str, Waiting] = {}
+        self._stirred = asyncio.Event()
+        self._asking: list[asyncio.Future[None]] = []
+        self._last_problem = ""
+
+    def stir(self) -> None:
+        """Something changed that a policy may care for."""
+        self._stirred.set()
+
+    async def run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_AT_LEAST_EVERY_S):
+                    await self._stirred.wait()
+            self._stirred.clear()
+            await self._try()
+            await asyncio.sleep(_AT_MOST_EVERY_S)
+
+    async def decided(self, within_s: float) -> None:
+        """Until a decision that began after this call was carried out, or the time is up."""
+        asking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asking.append(asking)
+        self.stir()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await asking
+
+    async def resume(self, live: Live, resumes: Resuming) -> SessionRow:
+        """A paused session goes on: where its state is, elsewhere, or once there is room.
+
+        Raises `Refused`.
+        """
+        if live.row.status == "paused":
+            live.resuming = resumes
+            await self.decided(ANSWER_WITHIN_S)
+        if live.resuming is not None or live.doubtful:
+            live.resuming = None
+            await self._placement.change(live, lambda _: [resumes(owner_has_room=False)])
+        return live.known
+
+    def waiting(self, session: str) -> Waiting:
+        """A queued session's turn, as the last decision has it; one that it didn't see comes last."""
+        return self._waiting.get(session) or Waiting(session, len(self._waiting))
+
+    async def _try(self) -> None:
+        asking, self._asking = self._asking, []
+        problem = ""
+        try:
+            await self._tick()
+        except (Refused, BusAway) as error:
+            problem = str(error)
+        except Exception as error:
+            problem = repr(error)
+            if problem != self._last_problem:
+                logger.exception("a decision failed")
+        finally:
+            for one in asking:
+                if not one.done():
+                    one.set_result(None)
+        if problem and problem != self._last_problem:
+            logger.warning("a decision was not carried out, trying again: %s", problem)
+        self._last_problem = problem
+
+    async def _tick(self) -> None:
+        seen, memory = self._lookout.look(), self._memory
+        if seen is None:
+            self._waiting, self.rho_max = {}, 0.0
+            return
+        started = time.perf_counter()
+        decision = self._policy.decide(seen.view, memory)
+        spent_ms = (time.perf_counter() - started) * 1000
+        metrics.decision_ms.labels(self._placement.settings.policy).observe(spent_ms)
+        self._memory, self.rho_max = decision.memory, decision.rho_max
+        self._waiting = {waiting.session: waiting for waiting in decision.waiting}
+        name = new_decision_id("placement")
+        done = await self._carry_out(decision, seen, name)
+        if done:
+            self._record(name, decision, seen, memory, done)
+
+    async def _carry_out(self, decision: Decision, seen: Seen, name: str) -> set[str]:
+        """The sessions to which something happened."""
+        order = carry_out.order(decision, self._context(seen, name))
+        self._note_refusals(order, seen)
+        wanted = [(seen.lives[session], events) for session, events in order.events.items()]
+        changed = await self._placement.change_many(wanted, name)
+        for live in seen.lives.values():
+            if live.row.status != "paused" or live.resuming is Watched:  # which is noticed again if need be
+                live.resuming = None
+        begun = {move.session for move in order.moves if self._begin(move, seen.lives[move.session], name)}
+        return begun | {change.row.id for change in changed}
+
+    def _context(self, seen: Seen, name: str) -> Context:
+        return Context(
+            {session: live.row for session, live in seen.lives.items()},
+            {session: live.resuming for session, live in seen.lives.items() if live.resuming is not None},
+            seen.incarnations,
+            self._placement.settings.floor_rung,
+            name,
+        )
+
+    def _note_refusals(self, order: Order, seen: Seen) -> None:
+        """For whoever waits to be told."""
+        for session, events in order.events.items():
+            for event in events:
+                if isinstance(event, RefusedLater):
+                    seen.lives[session].retry_after_s = event.retry_after_s
+
+    def _begin(self, move: Move, live: Live, name: str) -> bool:
+        """An operator's drain moves by itself."""
+        if move.source in self._placement.draining or live.row.worker != move.source:
+            return False
+        return self._placement.transfers.begin(live, move.target, name)
+
+    def _record(self, name: str, decision: Decision, seen: Seen, memory: Memory, done: set[str]) -> None:
+        acts = [act for act in decision.acts if act.session in done]
+        self._placement.recorder.record(
+            Decided(
+                name,
+                time.time(),
+                self._placement.settings.policy,
+                carry_out.reason_of(acts),
+                sorted(done),
+                carry_out.workers_of(acts),
+                cast(Any, self._policy),
+                seen.view,
+                memory,
+                decision,
+            )
+        )
