@@ -150,6 +150,13 @@ def up(**given: Any) -> None:
 @click.option("--seed", type=click.IntRange(0), help="The same seed and prompts make the same video.")
 @click.option("--model", default="", help="Name of the model. [the server's]")
 @click.option("--rung", default="", help="A named quality, like fast. [the model's default]")
+@click.option(
+    "--priority",
+    type=click.IntRange(-10, 10),
+    default=0,
+    show_default=True,
+    help="Higher ones are placed before lower ones while not all can be.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="MP4 file to write.")
 @url_option
 def stream(url: str | None, then: tuple[str, ...], **given: Any) -> None:

@@ -35,6 +35,7 @@ class Request(msgspec.Struct, frozen=True):
     seed: int | None = None
     model: str = ""
     rung: str = ""
+    priority: int = 0
     output: Path | None = None
 
 
@@ -74,6 +75,7 @@ async def stream(request: Request, console: Console) -> None:
             max_chunks=request.chunks,
             model=request.model,
             rung=request.rung,
+            priority=request.priority,
         )
         await stack.enter_async_context(session)
         console.print(f"session {session.id}", highlight=False, soft_wrap=True)

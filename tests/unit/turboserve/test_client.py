@@ -51,7 +51,7 @@ async def take(session: Session, count: int) -> list[int]:
 async def test_chunks_come_once_each_and_are_granted_when_the_next_is_asked_for(
     client: Client, stage: Stage
 ) -> None:
-    session = await client.open(prompt="a red circle", seed=5)
+    session = await client.open(prompt="a red circle", seed=5, priority=3)
     await stage.make(session.id, 0, 1)
     chunk = await anext(session)
     assert isinstance(chunk, Chunk)
@@ -61,7 +61,7 @@ async def test_chunks_come_once_each_and_are_granted_when_the_next_is_asked_for(
     await stage.report(session.id, viewers=1, granted_through=-1)
     assert (await anext(session)).index == 1
     await stage.report(session.id, viewers=1, granted_through=0)
-    assert stage.sessions[session.id].seed == 5
+    assert (stage.sessions[session.id].seed, stage.sessions[session.id].priority) == (5, 3)
     assert session.warnings == ["unknown word: zyx"]
 
 
