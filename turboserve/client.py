@@ -127,6 +127,26 @@ class Client:
         """What the autoscaler has decided last, and why."""
         return await self._api.call("GET", "/v1/fleet", FleetInfo)
 
+    async def set_fleet(
+        self,
+        *,
+        minimum: int | None = None,
+        maximum: int | None = None,
+        spare: int | None = None,
+        frozen: bool | None = None,
+        dry_run: bool | None = None,
+    ) -> FleetInfo:
+        """Set the fleet's bounds, or how the autoscaler may act on it; None: as it is. Kept over restarts."""
+        asked = {
+            "minimum": minimum,
+            "maximum": maximum,
+            "spare": spare,
+            "frozen": frozen,
+            "dry_run": dry_run,
+        }
+        body = {name: value for name, value in asked.items() if value is not None}
+        return await self._api.call("PATCH", "/v1/fleet", FleetInfo, body=body)
+
     async def drain(self, worker: str, *, force: bool = False) -> Drained:
         """Take a worker out of service; its sessions go on elsewhere. `force`: even if no other worker could
         take them, so that they wait.

@@ -119,4 +119,44 @@ def explain(
         run_client(lambda console: command.recent(url, last, session, **how, console=console))
 
 
-COMMANDS = (workers, move, suspend, resume, drain, explain)
+_count = click.IntRange(min=0)
+
+
+@click.command(short_help="Show the fleet's size and why, or set its bounds.")
+@click.option("--min", "minimum", type=_count, help="Workers that run even when nobody watches.")
+@click.option("--max", "maximum", type=_count, help="Never more than so many.")
+@click.option("--spare", type=_count, help="Ready workers to keep beside those needed.")
+@click.option("--freeze/--unfreeze", "frozen", default=None, help="Keep the size as it is.")
+@click.option("--dry-run/--live", "dry_run", default=None, help="Only say what would be done.")
+@json_option
+@url_option
+def fleet(
+    url: str | None,
+    minimum: int | None,
+    maximum: int | None,
+    spare: int | None,
+    frozen: bool | None,
+    dry_run: bool | None,
+    as_json: bool,
+) -> None:
+    """Show how many workers there should be and why, after setting what is given. It is kept over restarts
+    of the autoscaler.
+
+    \b
+      turboserve fleet --min 2 --max 8                the bounds of what the autoscaler starts
+      turboserve fleet --freeze                       who crashes is replaced, nothing else changes
+      turboserve fleet --dry-run                      decide and say so, but do nothing
+    """
+    from turboserve import fleet_command
+
+    asked = {
+        "minimum": minimum,
+        "maximum": maximum,
+        "spare": spare,
+        "frozen": frozen,
+        "dry_run": dry_run,
+    }
+    run_client(lambda console: fleet_command.fleet(url, asked, as_json=as_json, console=console))
+
+
+COMMANDS = (workers, fleet, move, suspend, resume, drain, explain)

@@ -9,7 +9,15 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
-from services.gateway import decisions, health, operations, page_files, session_operations, sessions
+from services.gateway import (
+    decisions,
+    health,
+    operations,
+    page_files,
+    session_operations,
+    sessions,
+    sizing,
+)
 from services.gateway.bodies import StrictRequest
 from services.gateway.gateway import Gateway, SameOrigin, Socket
 from services.gateway.observe import Observed
@@ -41,6 +49,7 @@ def make_app(gateway: Gateway) -> ASGIApp:
             sessions.router(),
             session_operations.router(),
             operations.router(),
+            sizing.router(),
             decisions.router(),
             watch_session,
             health.healthz,

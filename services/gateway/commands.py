@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import msgspec
 
-from services.gateway.problems import Problem, session_not_found
+from services.gateway.problems import Problem, autoscaler_away, session_not_found
 from shared.bus import Bus, NoAnswer
 from shared.contracts import session, subjects
-from shared.contracts.fleet import DrainWorker, WorkerDrained
+from shared.contracts.fleet import DrainWorker, FleetPlan, SetFleet, WorkerDrained
 from shared.contracts.moves import MoveSession, SessionMoved, SessionStowed, StowSession
 from shared.contracts.subjects import Request
 from shared.ids import InvalidName, cell_of, check_session_id
@@ -60,6 +60,13 @@ class Placement:
 
     async def drain(self, worker: str, *, force: bool) -> WorkerDrained:
         return await self._operate(subjects.DRAIN_WORKER, DrainWorker(worker, force), _DRAIN_TIMEOUT_S)
+
+    async def set_fleet(self, asked: SetFleet) -> FleetPlan:
+        """The autoscaler answers this one."""
+        try:
+            return await self._bus.request(subjects.SET_FLEET.at(cell=self._cell), asked, self._timeout_s)
+        except NoAnswer:
+            raise autoscaler_away("GET /v1/fleet shows what holds; setting it again is harmless") from None
 
     async def move(self, session_id: str, to: str) -> SessionMoved:
         """`to` "": the worker with most room."""

@@ -1,4 +1,6 @@
-"""What the gateway knows of the fleet: placement's newest load, for readiness and for checking requests."""
+"""What the gateway knows of the fleet: placement's newest load, for readiness and for checking requests, and
+the autoscaler's newest plan.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,11 @@ import msgspec
 
 from services.gateway.admission import Model, Rules
 from shared.bus import Bus, Meta
-from shared.contracts.fleet import FleetLoad, WorkerLoad
-from shared.contracts.subjects import FLEET_LOAD
+from shared.contracts.fleet import FleetLoad, FleetPlan, WorkerLoad
+from shared.contracts.subjects import FLEET_LOAD, FLEET_PLAN
 
 FRESH_S = 3.0  # placement says its load every second
+_PLAN_FRESH_S = 5.0  # the autoscaler its plan; another one leads after as long
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -26,7 +29,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class FleetWatch:
-    """Hears `FleetLoad`. Placement is alive while it keeps saying it."""
+    """Hears `FleetLoad` and `FleetPlan`: who keeps saying them is alive."""
 
     def __init__(self, bus: Bus, cell: str, max_prompt_chars: int) -> None:
         self._bus = bus
@@ -34,9 +37,12 @@ class FleetWatch:
         self._max_prompt_chars = max_prompt_chars
         self._load: FleetLoad | None = None
         self._heard_at = 0.0
+        self._plan: FleetPlan | None = None
+        self._planned_at = 0.0
 
     async def start(self) -> None:
         await self._bus.subscribe(FLEET_LOAD, self._heard, cell=self._cell)
+        await self._bus.subscribe(FLEET_PLAN, self._planned, cell=self._cell)
 
     def rules(self) -> Rules:
         """What requests are checked against now."""
@@ -58,6 +64,14 @@ class FleetWatch:
         """As placement sees them, None while it is silent."""
         load = self._fresh()
         return None if load is None else load.workers
+
+    def plan(self) -> FleetPlan | None:
+        """The autoscaler's, None while it is silent."""
+        return self._plan if time.monotonic() - self._planned_at < _PLAN_FRESH_S else None
+
+    def _planned(self, plan: FleetPlan, _: Meta) -> None:
+        self._plan = plan
+        self._planned_at = time.monotonic()
 
     def _heard(self, load: FleetLoad, _: Meta) -> None:
         self._load = load

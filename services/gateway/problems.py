@@ -78,6 +78,10 @@ def session_not_found(session: str) -> Problem:
     )
 
 
+def autoscaler_away(hint: str) -> Problem:
+    return Problem(503, "autoscaler_away", "the autoscaler doesn't answer", hint)
+
+
 def problem_of(error: Exception) -> Problem:
     """What a caller is told of `error`. Unexpected ones are logged here and told without details."""
     match error:
