@@ -38,7 +38,7 @@ class _Commands(click.Group):
     groups = {  # noqa: RUF012 - never changed
         "Run everything here": ("up",),
         "Use a running turboserve": ("stream", "sessions", "rung"),
-        "Run a fleet": ("workers", "move", "suspend", "resume", "drain", "explain"),
+        "Run a fleet": ("workers", "fleet", "move", "suspend", "resume", "drain", "explain"),
         "Bring a model": ("model",),
         "Try out policies": ("trace", "simulate", "replay"),
         "Run one service": ("gateway", "placement", "autoscaler", "node", "worker", "text"),
