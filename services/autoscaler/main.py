@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
+from types import ModuleType
 
 from services.autoscaler.controls import Controls
 from services.autoscaler.desk import Desk
@@ -31,6 +33,9 @@ def main(given: Mapping[str, object]) -> int:
 
 async def _body(process: Process[AutoscalerSettings]) -> None:
     settings = process.settings
+    if settings.provider == "kubernetes":
+        await process.say("starting", "asking Kubernetes about the pod template")
+        await _kubernetes().check(settings)
     await process.say("starting", "connecting to the database")
     try:
         store = await open_store(settings.database_url, settings.database_wait_s)
@@ -65,15 +70,19 @@ async def _run(process: Process[AutoscalerSettings], store: Store, leadership: L
 
 def _provider(settings: AutoscalerSettings, on_exit: OnExit) -> Provider:
     """Raises StartupError."""
-    if settings.provider == "local":
-        return LocalProvider(settings, on_exit)
+    if settings.provider == "kubernetes":
+        return _kubernetes().make(settings, on_exit)
+    return LocalProvider(settings, on_exit)
+
+
+def _kubernetes() -> ModuleType:
+    """Imported where it is used: its client is an extra of its own."""
     try:
-        from services.autoscaler.providers.kubernetes import provider as kubernetes
+        return import_module("services.autoscaler.providers.kubernetes.provider")
     except ModuleNotFoundError as error:
         raise StartupError(
             f"provider=kubernetes needs the package {error.name}: pip install 'turboserve[kubernetes]'"
         ) from None
-    return kubernetes.make(settings, on_exit)
 
 
 def _controls(settings: AutoscalerSettings) -> Controls:

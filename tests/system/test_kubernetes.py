@@ -21,7 +21,7 @@ from lightkube.types import PatchType
 
 from services.autoscaler.provider import Exit, Member
 from services.autoscaler.providers.kubernetes.cluster import Cluster, ClusterError
-from services.autoscaler.providers.kubernetes.provider import KubernetesProvider
+from services.autoscaler.providers.kubernetes.provider import KubernetesProvider, try_out
 from services.autoscaler.providers.kubernetes.template import parse_template
 from services.autoscaler.settings import AutoscalerSettings
 from shared.process import StartupError
@@ -230,11 +230,10 @@ async def test_a_template_that_the_cluster_refuses_ends_the_start_in_words(world
     )
     cluster = Cluster(AsyncClient(world.config), world.cell)
     settings = AutoscalerSettings(provider="kubernetes", cell=world.cell)
-    provider = KubernetesProvider(settings, wrong, cluster, world.exits.append)
     world.emulator.failing["POST"] = deque([ApiProblem(422, "Invalid", "Pod is invalid: spec.nodeName")])
     with pytest.raises(StartupError, match=r"would not take the pod template: .*nodeName"):
-        await provider.open()
-    await provider.close()
+        await try_out(wrong, cluster, settings)
+    await cluster.close()
 
 
 @emulated

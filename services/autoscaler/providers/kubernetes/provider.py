@@ -35,10 +35,32 @@ _REFUSED = frozenset({400, 401, 403, 404, 422})
 _NAME_BYTES = 4
 
 
+async def check(settings: AutoscalerSettings) -> None:
+    """For the start of the process. Raises StartupError: no cluster, or a template that is no use."""
+    template, cluster = read_template(settings.pod_template), connect(settings.namespace, settings.cell)
+    try:
+        await try_out(template, cluster, settings)
+    finally:
+        await cluster.close()
+
+
 def make(settings: AutoscalerSettings, on_exit: OnExit) -> KubernetesProvider:
     """Raises StartupError: no cluster, or a template that is no use."""
     template = read_template(settings.pod_template)
     return KubernetesProvider(settings, template, connect(settings.namespace, settings.cell), on_exit)
+
+
+async def try_out(template: NodeTemplate, cluster: Cluster, settings: AutoscalerSettings) -> None:
+    """Ask whether such a pod would be taken: rather now than when somebody waits for it, and before this
+    process leads. Raises StartupError: no.
+    """
+    pod = pod_of(template, settings.cell, "node-try-out", settings.model)
+    try:
+        await cluster.create(pod, dry_run=True)
+    except ClusterError as error:
+        if error.code in _REFUSED:
+            raise StartupError(f"Kubernetes would not take the pod template: {error}") from None
+        logger.warning("whether Kubernetes takes the pod template is not known: %s", error)
 
 
 class KubernetesProvider:
@@ -59,8 +81,6 @@ class KubernetesProvider:
         return self._template.workers
 
     async def open(self) -> None:
-        """Raises OSError: Kubernetes does not answer. Raises StartupError: it would not have such a pod."""
-        await self._try_out()
         version = await self._list()
         self._tasks = [
             asyncio.create_task(self._follow(version), name="follow the pods"),
@@ -117,16 +137,6 @@ class KubernetesProvider:
         if not node.living and not node.doomed:
             node.doomed = True
             await self._delete(node, _HANGING_GRACE_S)
-
-    async def _try_out(self) -> None:
-        """Ask whether such a pod would be taken: rather now than when somebody waits for it."""
-        pod = pod_of(self._template, self._settings.cell, "node-try-out", self._settings.model)
-        try:
-            await self._cluster.create(pod, dry_run=True)
-        except ClusterError as error:
-            if error.code not in _REFUSED:
-                raise
-            raise StartupError(f"Kubernetes would not take the pod template: {error}") from None
 
     async def _list(self) -> str:
         """Take over what there is. Returns the version from which to watch."""
