@@ -71,6 +71,8 @@ def _boot() -> Iterator[Case]:
         yield Case("boot", "hpa", {"target": target})
     for z in (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, DEFAULT_Z, 5.0, 6.0, 7.0, 9.0):
         yield Case("boot", "turboserve", {"z": z})
+    for z in (0.0, 1.0, 2.5, DEFAULT_Z, 6.0, 9.0):
+        yield Case("boot", "turboserve", {"z": z, "admit": False})
 
 
 def _ablations() -> Iterator[Case]:
@@ -79,6 +81,8 @@ def _ablations() -> Iterator[Case]:
         "without holding": {"hold_boots": 0.0},
         "without un-draining": {"undrain": False},
         "without moves for latency": {"balance": False},
+        "without minding beats": {"beats": False},
+        "without untangling": {"untangle_s": None},
         "without patience": {"patience_s": 0.0, "drain_patience_s": 0.0},
         "without admission": {"admit": False},
     }

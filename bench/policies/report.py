@@ -236,7 +236,7 @@ def _falls(runs: Sequence[Run]) -> Iterable[float]:
 
 
 def _moves(runs: Sequence[Run]) -> str:
-    some = [r for r in _of(runs, "boot") if r.case.policy == "paper" or r.case.settings.get("z") == DEFAULT_Z]
+    some = [r for r in _of(runs, "boot") if r.case.policy == "paper" or r.case.settings == {"z": DEFAULT_Z}]
     return "\n## Moves per session, boot time 30 s, κ charged\n\n" + _table(
         "policy", some, _per_session, ".3f"
     )
@@ -244,7 +244,7 @@ def _moves(runs: Sequence[Run]) -> str:
 
 def _ablations(runs: Sequence[Run]) -> str:
     whole = [
-        r for r in _of(runs, "boot") if r.case.policy == "turboserve" and r.case.settings["z"] == DEFAULT_Z
+        r for r in _of(runs, "boot") if r.case.policy == "turboserve" and r.case.settings == {"z": DEFAULT_Z}
     ]
     some = [*whole, *_of(runs, "ablation")]
     return (

@@ -95,6 +95,8 @@ class Control:
         begun_s = time.thread_time()
         decision = self._placement.decide(view, self._memory)
         spent_s = time.thread_time() - begun_s
+        for queued in decision.waiting:
+            self._stale[queued.session] = self.world.sessions[queued.session]
         self._memory, self._rho_max, self._changed = decision.memory, decision.rho_max, False
         for act in decision.acts:
             self._carry_out(act)
@@ -123,11 +125,13 @@ class Control:
 
     def _placement_view(self) -> placement_view.View:
         seen = self._seen
+        self._stale |= self.world.shifted
+        self.world.shifted.clear()
         for name, session in self._stale.items():
             if session.gone or session.refused or not (session.active or session.here):
                 seen.pop(name, None)
             else:
-                seen[name] = _seen_session(session, self.world.profile.move_s)
+                seen[name] = self._seen_session(session)
         self._stale.clear()
         meter, spell_s = self.world.meter, self._spell_s()
         return placement_view.View(
@@ -137,6 +141,22 @@ class Control:
             chunk_s=self.world.profile.chunk_s,
             freed_per_s=(meter.active - meter.queued) / spell_s,
             spell_s=spell_s,
+            start_s=self.world.profile.resume_s,
+        )
+
+    def _seen_session(self, session: SimSession) -> placement_view.Session:
+        profile = self.world.profile
+        waiting = session.active and session.here is None
+        away_s = profile.resume_elsewhere_s - profile.resume_s
+        return placement_view.Session(
+            session=session.name,
+            active=session.active,
+            since_s=session.active_from_s,
+            worker=session.here.name if session.here else "",
+            home=session.home.name if session.home else "",
+            move_cost_s=profile.move_s,
+            away_cost_s=away_s if waiting and session.chunks else 0.0,
+            beat_s=self.world.beat_s(session),
         )
 
     def _spell_s(self) -> float:
@@ -170,14 +190,3 @@ class Control:
             maximum=self._limits.maximum,
             node_size=self._limits.node_size,
         )
-
-
-def _seen_session(session: SimSession, move_s: float) -> placement_view.Session:
-    return placement_view.Session(
-        session=session.name,
-        active=session.active,
-        since_s=session.active_from_s,
-        worker=session.here.name if session.here else "",
-        home=session.home.name if session.home else "",
-        move_cost_s=move_s,
-    )

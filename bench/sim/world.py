@@ -15,13 +15,16 @@ Handler = Callable[..., None]
 
 
 class World(Audience):
-    """What happens, in order. Whoever decides (`Control`) is told by whoever calls, not from here."""
+    """What happens, in order. Whoever decides (`Control`) is told by whoever calls, not from here; but
+    `shifted` has the sessions whose beat has changed, for it to read and clear.
+    """
 
     def __init__(self, profile: Profile) -> None:
         super().__init__()
         self.profile = profile
         self._events: list[tuple[float, int, Handler, tuple[Any, ...]]] = []
         self._order = itertools.count()
+        self.shifted: dict[str, SimSession] = {}
 
     def at(self, at_s: float, handler: Handler, *given: Any) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), handler, given))
@@ -58,6 +61,16 @@ class World(Audience):
         if session in worker.ready:
             worker.ready.remove(session)
 
+    def beat_s(self, session: SimSession) -> float | None:
+        """As its viewer's play has it; of one that is placed and has nothing to play, as expected."""
+        if not session.active:
+            return None
+        if session.chunks and session.play_end_s > self.now_s:
+            return session.play_end_s
+        if session.here is None:
+            return None
+        return max(session.not_before_s, session.due_s) + session.here.kind.latency_s[1]
+
     # Chunks.
 
     def _plan(self, session: SimSession) -> None:
@@ -87,6 +100,8 @@ class World(Audience):
             session.making = False
             if session.gone:
                 continue
+            if delivered_s > session.play_end_s:
+                self.shifted[session.name] = session
             self.deliver(session, delivered_s, self.profile.chunk_s)
             if session.active and session.here is not None:
                 self._plan(session)

@@ -1,8 +1,14 @@
-"""A view laid out by worker, on which a policy tries its acts. Made for one decision, then thrown away."""
+"""A view laid out by worker, on which a policy tries its acts. Made for one decision, then thrown away.
+
+What can't be true is read as harmlessly as possible, since a policy must never end its service: of two
+workers or sessions with one name the first counts, a session on an unknown worker has none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+import msgspec
 
 from services.placement.policies.view import (
     Act,
@@ -17,64 +23,93 @@ from services.placement.policies.view import (
     Worker,
 )
 
+_ROUNDING = 1e-9
+"""Of sums of weights."""
+
 
 class Board:
-    """`here`: active sessions by worker. `waiting`: active ones without a worker, in the order in which they
-    became so.
+    """`here`: active sessions by worker, `loads`: what they weigh, `beats`: those that are known of them.
+    `waiting`: active ones without a worker, in the order in which they became so.
     """
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self.workers = {worker.worker: worker for worker in view.workers}
-        self.ready = [worker for worker in view.workers if worker.state == "ready"]
-        self.here: dict[str, list[Session]] = {worker.worker: [] for worker in view.workers}
+        self.workers: dict[str, Worker] = {}
+        for worker in view.workers:
+            self.workers.setdefault(worker.worker, _possible(worker))
+        self.ready = [worker for worker in self.workers.values() if worker.state == "ready"]
+        self.here: dict[str, list[Session]] = {name: [] for name in self.workers}
+        self.loads: dict[str, float] = dict.fromkeys(self.workers, 0.0)
+        self.beats: dict[str, list[float]] = {name: [] for name in self.workers}
         self.waiting: list[Session] = []
         self.acts: list[Act] = []
+        known: set[str] = set()
         for session in view.sessions:
-            self._lay(session)
+            if session.session not in known:
+                known.add(session.session)
+                self._lay(session)
         self.waiting.sort(key=lambda session: (session.since_s, session.session))
 
     def _lay(self, session: Session) -> None:
-        here = self.here.get(session.worker)
         if not session.active:
-            if session.worker:
+            if session.worker in self.workers:
                 self.acts.append(Suspend(session.session, session.worker, "its user paused"))
-        elif here is None:
+        elif session.worker not in self.workers:
             self.waiting.append(session)
         else:
-            here.append(session)
+            self._add(session, session.worker)
 
-    def load(self, worker: Worker) -> int:
-        return len(self.here[worker.worker])
+    def _add(self, session: Session, worker: str) -> None:
+        self.here[worker].append(session)
+        self.loads[worker] += session.weight
+        if session.beat_s is not None:
+            self.beats[worker].append(session.beat_s)
+
+    def _remove(self, session: Session, worker: str) -> None:
+        self.here[worker].remove(session)
+        self.loads[worker] -= session.weight
+        if session.beat_s is not None:
+            self.beats[worker].remove(session.beat_s)
 
     def ratio(self, worker: Worker) -> float:
-        return len(self.here[worker.worker]) / worker.capacity if worker.capacity else float("inf")
+        return self.loads[worker.worker] / worker.capacity if worker.capacity else float("inf")
 
-    def latency_s(self, worker: Worker, more: int = 0) -> float:
-        """With `more` active sessions than now. What doesn't fit takes for ever."""
-        sessions = len(self.here[worker.worker]) + more
-        return worker.latency_s[sessions] if sessions <= worker.slots else float("inf")
+    def latency_s(self, worker: Worker, more: float = 0.0) -> float:
+        """With `more` load than now. What doesn't fit takes for ever."""
+        load = self.loads[worker.worker] + more
+        if load > worker.slots:
+            return float("inf")
+        whole = int(load)
+        below_s = worker.latency_s[whole]
+        part = load - whole
+        if part <= _ROUNDING:
+            return below_s
+        return below_s + part * (worker.latency_s[min(whole + 1, worker.slots)] - below_s)
 
     def free(self, session: Session, *, beyond: bool = False) -> list[Worker]:
         """Ready workers with room for it: within capacity, or `beyond` it up to their slots. Those to be
         avoided only if there is no other.
         """
-        here, group = self.here, session.group
-        if beyond:
-            free = [w for w in self.ready if len(here[w.worker]) < w.slots and w.group == group]
-        else:
-            free = [w for w in self.ready if len(here[w.worker]) < w.capacity and w.group == group]
+        here, group, loads = self.here, session.group, self.loads
+        weight = session.weight - _ROUNDING
+        free = [
+            w
+            for w in self.ready
+            if len(here[w.worker]) < w.slots
+            and w.group == group
+            and (beyond or loads[w.worker] + weight <= w.capacity)
+        ]
         if not session.avoid:
             return free
         return [w for w in free if w.worker not in session.avoid] or free
 
     def place(self, session: Session, worker: Worker, reason: str) -> None:
-        self.here[worker.worker].append(session)
+        self._add(session, worker.worker)
         self.acts.append(Place(session.session, worker.worker, reason))
 
     def move(self, session: Session, source: Worker, target: Worker, reason: str) -> None:
-        self.here[source.worker].remove(session)
-        self.here[target.worker].append(session)
+        self._remove(session, source.worker)
+        self._add(session, target.worker)
         self.acts.append(Move(session.session, source.worker, target.worker, reason))
 
     def decision(self, memory: Memory, still_waiting: Iterable[Session]) -> Decision:
@@ -85,3 +120,18 @@ class Board:
             for position, session in enumerate(still_waiting)
         )
         return Decision(tuple(self.acts), waiting, rho_max, memory)
+
+
+def _possible(worker: Worker) -> Worker:
+    """With a latency for each of its slots, and no more capacity than slots."""
+    slots, capacity, latency_s = worker.slots, worker.capacity, worker.latency_s
+    if 0 <= capacity <= slots < len(latency_s):
+        return worker
+    slots = max(0, slots)
+    last_s = latency_s[-1] if latency_s else 0.0
+    return msgspec.structs.replace(
+        worker,
+        slots=slots,
+        capacity=min(max(0, capacity), slots),
+        latency_s=latency_s + (last_s,) * (slots + 1 - len(latency_s)),
+    )

@@ -42,7 +42,7 @@ def place_pinned(board: Board, session: Session, first: Worker | None) -> bool:
     """On the worker it is pinned to, however loaded, as long as that runs; else on `first`."""
     home = board.workers.get(session.home)
     worker = home if home is not None and home.state == "ready" else first
-    if worker is None or board.load(worker) >= worker.slots:
+    if worker is None or len(board.here[worker.worker]) >= worker.slots:
         return False
     board.place(session, worker, "pinned there" if worker is home else "its first worker, for life")
     return True

@@ -1,27 +1,32 @@
 """Ours: never more than keep up, queued fairly, moved only where that pays.
 
-A resume is placed for free, so most of the balance comes from there. Moves serve drains and sessions beyond
-capacity, and the worst latency when the least possible one is so much lower that it pays for *all* the
-moves it takes: of several workers that are equally bad, emptying one gains nothing.
+A resume is placed for free, so most of the balance comes from there, and sessions share a worker with those
+whose chunks fall due at other moments. Moves serve drains, and the worst latency when the least possible one
+is so much lower that it pays for all the moves it takes.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 
 import msgspec
 
+from services.placement.policies.balance import least_worst_s, moves_to, tempo_of, untangled
+from services.placement.policies.beats import Fit, fit
 from services.placement.policies.board import Board
-from services.placement.policies.least_loaded import empty_draining
 from services.placement.policies.view import Decision, Memory, Refuse, Session, View, Worker
+
+_EQUAL = 1.02
+"""Predicted latencies this near are told apart by nothing."""
 
 
 class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     """`eta`: weight of the moves' cost. `balance`: whether moves may serve latency. `admit`: queue what is
     beyond capacity, instead of letting everybody get slower. `longest_wait_s`: a session that would wait
-    longer is refused (None: never). `stay_s`: how long a session must have been active before it is moved
-    for latency's sake.
+    longer is refused (None: never). `patience_s`: how long, for each move that it takes, the load must have
+    been uneven. `drain_patience_s`: how long sessions may go on where a worker drains. `beats`: mind when
+    chunks fall due. `untangle_s`: how long two sessions in each other's way must have been active until one
+    is moved (None: never).
     """
 
     eta: float = 1.0
@@ -30,12 +35,16 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     longest_wait_s: float | None = None
     patience_s: float = 1.5
     drain_patience_s: float = 3.0
+    beats: bool = True
+    untangle_s: float | None = 30.0
 
     def decide(self, view: View, memory: Memory) -> Decision:
         board = Board(view)
         waiting = self._place(board)
-        empty_draining(board, self.drain_patience_s)
-        memory = self._balance(board, memory) if self.balance else memory
+        self._empty_draining(board)
+        if self.balance:
+            memory = self._balance(board, memory)
+            self._untangle(board)
         return board.decision(memory, self._refuse(board, waiting))
 
     def _place(self, board: Board) -> list[Session]:
@@ -59,26 +68,46 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
                 heapq.heappush(turns, (-session.priority, share[key], number, session))
             elif (worker := self._best(board, session)) is not None:
                 share[key] = then + 1
-                board.place(session, worker, self._why(board, session, worker))
+                reason = self._why(board, session, worker)
+                beat_s = self._fit(board, session, worker).beat_s
+                board.place(msgspec.structs.replace(session, beat_s=beat_s), worker, reason)
             else:
                 waiting.append(session)
         return waiting
 
     def _best(self, board: Board, session: Session) -> Worker | None:
         """The quickest with it, what being away from its state costs spread over a spell's chunks; among
-        equals the cheapest, then where its state is.
+        equals the cheapest, then where its chunks are least in others' way, then where its state is.
         """
         free = board.free(session) or ([] if self.admit else board.free(session, beyond=True))
-        away_s = self.eta * session.away_cost_s * board.view.chunk_s / board.view.spell_s
-        return min(
-            free,
-            key=lambda w: (
-                board.latency_s(w, 1) + (0.0 if w.worker == session.home else away_s),
-                w.price_per_s / max(w.capacity, 1),
-                w.worker != session.home,
-            ),
-            default=None,
-        )
+        if not free:
+            return None
+        expected = [self._expected(board, session, worker) for worker in free]
+        least_s, price = min(expected)
+        equal_s = least_s * _EQUAL
+        near = [w for w, told in zip(free, expected, strict=True) if told[0] <= equal_s and told[1] <= price]
+        return min(near, key=lambda w: (self._harm(board, session, w), w.worker != session.home))
+
+    def _expected(self, board: Board, session: Session, worker: Worker) -> tuple[float, float]:
+        """A chunk's latency with it, and what a place there costs."""
+        view = board.view
+        away_s = 0.0 if worker.worker == session.home else self.eta * session.away_cost_s
+        latency_s = board.latency_s(worker, session.weight) + away_s * view.chunk_s / view.spell_s
+        return latency_s, worker.price_per_s / max(worker.capacity, 1)
+
+    def _harm(self, board: Board, session: Session, worker: Worker) -> float:
+        if not self.beats or not board.beats[worker.worker]:
+            return 0.0
+        return self._fit(board, session, worker).harm
+
+    def _fit(self, board: Board, session: Session, worker: Worker) -> Fit:
+        view = board.view
+        begin_s = view.now_s + view.start_s
+        if worker.worker != session.home:
+            begin_s += session.away_cost_s
+        if session.beat_s is not None:
+            begin_s = max(begin_s, session.beat_s - view.chunk_s)
+        return fit(board.beats[worker.worker], begin_s, session.beat_s, tempo_of(board, worker))
 
     def _why(self, board: Board, session: Session, worker: Worker) -> str:
         place = "where its state is" if worker.worker == session.home else "the quickest with it"
@@ -91,7 +120,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         if worst_s <= least_s:
             return Memory()
         uneven_s = board.view.now_s if memory.uneven_s is None else memory.uneven_s
-        moves = self._moves_to(board, least_s)
+        moves = moves_to(board, least_s)
         chunks = board.view.spell_s / board.view.chunk_s
         cost_s = self.eta * sum(session.move_cost_s for session, _, _ in moves)
         waited_s = board.view.now_s - uneven_s
@@ -101,32 +130,20 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
                 board.move(session, source, target, reason)
         return Memory(uneven_s=uneven_s)
 
-    def _moves_to(self, board: Board, least_s: float) -> list[tuple[Session, Worker, Worker]]:
-        """Off every worker above `least_s`, onto those that stay within it; empty if not all can go."""
-        room = [
-            target
-            for target in sorted(board.ready, key=board.latency_s)
-            for n in range(1, target.capacity - board.load(target) + 1)
-            if board.latency_s(target, n) <= least_s
-        ]
-        moves: list[tuple[Session, Worker, Worker]] = []
-        for source in board.ready:
-            loads = range(board.load(source) + 1)
-            excess = next((n for n in loads if board.latency_s(source, -n) <= least_s), board.load(source))
-            for session in self._movable(board, source)[:excess]:
-                target = next((w for w in room if w.group == session.group), None)
-                if target is None:
-                    return []
-                room.remove(target)
-                moves.append((session, source, target))
-                excess -= 1
-            if excess:
-                return []
-        return moves
+    def _empty_draining(self, board: Board) -> None:
+        for source in list(board.workers.values()):
+            if source.state != "draining" or board.view.now_s - source.since_s < self.drain_patience_s:
+                continue
+            for session in list(board.here[source.worker]):
+                if board.free(session) and (target := self._best(board, session)) is not None:
+                    board.move(session, source, target, "its worker is drained")
 
-    def _movable(self, board: Board, source: Worker) -> list[Session]:
-        """Cheapest first, then who has been active longest: likely to stay so."""
-        return sorted(board.here[source.worker], key=lambda s: (s.move_cost_s, s.since_s, s.session))
+    def _untangle(self, board: Board) -> None:
+        """At most one a decision."""
+        if self.beats and self.untangle_s is not None:
+            planned = untangled(board, self.untangle_s)
+            if planned is not None:
+                board.move(*planned, "its chunks fell due together with another's")
 
     def _refuse(self, board: Board, waiting: list[Session]) -> list[Session]:
         """Of new sessions those whose turn would come too late. One that was admitted is never refused."""
@@ -140,25 +157,3 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
             else:
                 kept.append(session)
         return kept
-
-
-def least_worst_s(board: Board) -> float:
-    """The least worst latency of the sessions that are on ready workers, whatever moves it took."""
-    by_group: dict[str, list[Worker]] = {}
-    for worker in board.ready:
-        by_group.setdefault(worker.group, []).append(worker)
-    return max((_least_of(board, workers) for workers in by_group.values()), default=0.0)
-
-
-def _least_of(board: Board, workers: list[Worker]) -> float:
-    """Filled where it hurts least: the n-th smallest of all their latencies with 1, 2, … sessions."""
-    sessions = sum(map(board.load, workers))
-    if not sessions:
-        return 0.0
-    alike = Counter(worker.latency_s for worker in workers)
-    steps = sorted((value, count) for curve, count in alike.items() for value in curve[1:])
-    for value, count in steps:
-        sessions -= count
-        if sessions <= 0:
-            return value
-    return 0.0

@@ -36,7 +36,9 @@ class Session(msgspec.Struct, frozen=True):
     takes of a worker, 1.0 for a session at the rung that `latency_s` and `capacity` were measured at;
     `floor_weight`: what it would take one step down, `full_weight` stepped up again; both equal `weight` if
     it can't be. `avoid`: workers on which it just failed, to be taken only if no other has room.
-    `away_cost_s`: the pause that being placed elsewhere than `home` costs it.
+    `away_cost_s`: the pause that being placed elsewhere than `home` costs it. `beat_s`: when one of its
+    chunks falls due, the others at every `chunk_s` before and after, as long as its viewer keeps up. Of a
+    waiting one: when it will have played what it has. None: not known, or nothing left to play.
     """
 
     session: str
@@ -53,12 +55,13 @@ class Session(msgspec.Struct, frozen=True):
     full_weight: float = 1.0
     avoid: tuple[str, ...] = ()
     away_cost_s: float = 0.0
+    beat_s: float | None = None
 
 
 class View(msgspec.Struct, frozen=True):
     """`sessions`: the active ones, and idle ones that a worker still has. `freed_per_s`: places that became
     free per second lately, 0: not known. `spell_s`: how long active spells last on average, as learned.
-    `chunk_s`: how long a chunk plays.
+    `chunk_s`: how long a chunk plays. `start_s`: from being placed to a session's first step.
     """
 
     now_s: float
@@ -67,6 +70,7 @@ class View(msgspec.Struct, frozen=True):
     chunk_s: float = 1.0
     freed_per_s: float = 0.0
     spell_s: float = 15.0
+    start_s: float = 0.0
 
 
 class Place(msgspec.Struct, frozen=True, tag="place"):
