@@ -82,6 +82,7 @@ def _running(seen: Seen, ends: Ends) -> list[FleetWorker]:
             m.worker,
             "stopping" if m.state == "stopping" else "running" if m.worker in heard else "starting",
             ends.restarts(m.worker),
+            m.detail,
         )
         for m in seen.members
     ]

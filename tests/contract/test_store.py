@@ -14,9 +14,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from shared.contracts.fleet import SetFleet
 from shared.contracts.session import Input
 from shared.ids import new_session_id
-from shared.store import leases, migrate, outbox, sessions
+from shared.store import controls, leases, migrate, outbox, sessions
 from shared.store.engine import Store, StoreAway, StoreError, open_store, parse_url
 from shared.store.leases import Lease, LeaseLost
 from shared.store.outbox import OutboxEvent
@@ -294,3 +295,15 @@ async def test_opening_twice_changes_nothing(store: Store, database_url: str) ->
     async with again.begin() as transaction:
         assert await sessions.get(transaction, row.id) == row
     await again.close()
+
+
+async def test_what_operators_set_adds_up_for_each_cell(store: Store) -> None:
+    async with store.begin() as transaction:
+        assert await controls.read(transaction, "main") == SetFleet()
+        await controls.write(transaction, "main", SetFleet(minimum=1, frozen=True))
+        await controls.write(transaction, "east", SetFleet(maximum=9))
+    async with store.begin() as transaction:
+        await controls.write(transaction, "main", SetFleet(frozen=False, spare=0))
+    async with store.begin() as transaction:
+        assert await controls.read(transaction, "main") == SetFleet(minimum=1, spare=0, frozen=False)
+        assert await controls.read(transaction, "east") == SetFleet(maximum=9)
