@@ -149,7 +149,7 @@ class Viewer:
                     "POST", "/v1/sessions", SessionInfo, body=body, headers=key, timeout_s=_CALL_S, tries=1
                 )
             except TurboserveError as error:
-                if _is_refusal(error):
+                if is_refusal(error):
                     self._house.give_up(self._session, refused=True)
                     return False
                 if error.code not in _AWAY or attempt == _TRIES:
@@ -258,7 +258,7 @@ class Viewer:
             task.add_done_callback(self._sending.discard)
 
 
-def _is_refusal(error: TurboserveError) -> bool:
+def is_refusal(error: TurboserveError) -> bool:
     """A 429 or 503 that isn't an outage: the system says no."""
     return error.code not in _AWAY and not isinstance(error, InvalidRequest | NotPossible | SessionEnded)
 
