@@ -1,5 +1,6 @@
 """The placement process on a real bus and database, with workers that speak the wire."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from shared import codec
 from shared.bus import ERROR_HEADER, Refused
 from shared.contracts.fleet import LoadReport
-from shared.contracts.session import Refusal
+from shared.contracts.session import Refusal, SessionView
 from shared.contracts.subjects import ALL, LOAD_REPORT, OPEN
 from tests.fixtures.fake_worker import CELL
 from tests.fixtures.nats_server import NatsServer
@@ -96,6 +97,27 @@ async def test_queued_sessions_are_placed_oldest_first_as_room_appears(world: Wo
     await world.close(waiting[1].id)
     await world.until_seen(waiting[0].id, status="active", epoch=2)
     assert (await world.get(waiting[2].id)).status == "queued"
+
+
+async def test_higher_priority_goes_first_then_the_tenant_with_fewer_active(world: World) -> None:
+    await world.worker("w-1", capacity=2)
+    await world.ready(capacity=2)
+    first, stays = await world.open(), await world.open()
+    for session in (first, stays):
+        await world.until_seen(session.id, status="active")
+    second, guest = await world.open(), await world.open(tenant="guest")
+    urgent = await world.open(priority=5)
+    for position, waits in enumerate((urgent, guest, second)):
+        await until_position(world, waits, position)
+    for leaves, comes in ((first, urgent), (urgent, guest), (guest, second)):
+        await world.close(leaves.id, leaves.tenant)
+        await world.until_status(comes.id, "active")
+
+
+async def until_position(world: World, waits: SessionView, position: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while (await world.get(waits.id, waits.tenant)).position != position:
+            await asyncio.sleep(0.02)
 
 
 async def test_copies_decide_the_end_and_failures_are_tried_again(world: World) -> None:
