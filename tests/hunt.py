@@ -28,7 +28,7 @@ FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
 class Stalls:
-    """Now and then everything a test run consists of stands still, as on a machine whose host is busy."""
+    """Now and then a test run stands still, as on a busy machine: all of it, the test, or all but it."""
 
     def __init__(self, stall_s: float) -> None:
         self._stall_s = stall_s
@@ -42,7 +42,8 @@ class Stalls:
             return
         with suppress(psutil.Error):
             root = psutil.Process(root_pid)
-            self._stall([root, *root.children(recursive=True)])
+            others = root.children(recursive=True)
+            self._stall(random.choice([[root, *others], [root], others]))
         self._next_at = self._plan()
 
     def _stall(self, processes: Sequence[psutil.Process]) -> None:

@@ -21,13 +21,16 @@ from tests.fixtures import tiny_umt5, tiny_wan
 from tests.fixtures.move_wire import MoveWire
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
-from tests.fixtures.worker_wire import CELL, WAIT_S, Wire, new_own, steered, worker_program
+from tests.fixtures.waiting import WAIT_S
+from tests.fixtures.worker_wire import CELL, Wire, new_own, steered, worker_program
 
 pytestmark = pytest.mark.timeout(240)  # transformers alone takes seconds to import, twice here
 
 WORKER, OTHER = "w-wan", "w-wan-2"
 START_S = 100.0
 DIM = tiny_wan.ARCH.text_dim
+# A worker lets half of it pass while nobody encodes.
+DEADLINE_S = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +80,8 @@ def _times_ready(text: Program) -> int:
 
 
 async def encode(bus: Bus, prompt: str) -> TextEncoded:
-    asked = EncodeText(prompt, time.time() + 20)
-    return await bus.request(ENCODE_TEXT.at(cell=CELL, encoder=UMT5), asked, timeout_s=20.0)
+    asked = EncodeText(prompt, time.time() + WAIT_S)
+    return await bus.request(ENCODE_TEXT.at(cell=CELL, encoder=UMT5), asked, WAIT_S)
 
 
 async def test_the_longest_prompt_of_the_widest_encoder_fits_a_message(
@@ -95,12 +98,12 @@ async def test_the_longest_prompt_of_the_widest_encoder_fits_a_message(
 
 
 def own_of(prompt: str) -> Own:
-    return new_own(prompt, model=tiny_wan.SETTINGS["model"], deadline_at=time.time() + 2.0)
+    return new_own(prompt, model=tiny_wan.SETTINGS["model"], deadline_at=time.time() + DEADLINE_S)
 
 
 def brief(own: Own) -> Own:
-    """With the deadline that placement gives."""
-    return msgspec.structs.replace(own, deadline_at=time.time() + 2.0)
+    """With a deadline of now."""
+    return msgspec.structs.replace(own, deadline_at=time.time() + DEADLINE_S)
 
 
 async def versions(wire: Wire, session: str) -> list[int]:
@@ -158,7 +161,7 @@ async def test_a_session_moves_while_its_prompt_waits_for_the_encoder(
             await wire.own(WORKER, later := brief(steered(own, "a blue cube")))
             move = await wire.move(later, WORKER, OTHER)
             await wire.until_news(move, "arrived")
-            await wire.commit(move, later, deadline_at=time.time() + 2.0)
+            await wire.commit(move, later, deadline_at=time.time() + DEADLINE_S)
             await wire.until_news(move, "gone")
             await wire.until_chunk(own.session, (await wire.chunks(own.session))[-1].index + 1)
             made = await wire.chunks(own.session)

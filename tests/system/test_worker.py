@@ -20,6 +20,7 @@ from shared.ids import new_session_id
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
 from tests.fixtures.tiny_model import SPEC as TINY
+from tests.fixtures.waiting import WAIT_S
 from tests.fixtures.worker_wire import CELL, TENANT, Wire, new_own, next_own, steered, worker_program
 
 WORKER, MORTAL = "w-1", "w-mortal"
@@ -40,8 +41,7 @@ async def wire(nats_server: NatsServer, worker: Program) -> AsyncIterator[Wire]:
     async with Wire(nats_server.url) as wire:
         await wire.until_state(WORKER)
         yield wire
-        for copy in wire.reports[WORKER].copies:
-            await wire.drop(WORKER, copy.session, copy.epoch)
+        await wire.drop_all(WORKER)
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ async def test_nonsense_on_its_subjects_is_answered_and_changes_nothing(wire: Wi
         DRAIN.at(cell=CELL, worker=WORKER).subject,
         CHECK_PROMPT.at(cell=CELL, model="tiny").subject,
     ):
-        answer = await client.request(subject, b"\xff\x00 nonsense", timeout=5)
+        answer = await client.request(subject, b"\xff\x00 nonsense", timeout=WAIT_S)
         assert answer.headers is not None
         assert answer.headers[ERROR_HEADER] == "undecodable"
         assert codec.decode(Refusal, answer.data).code == "undecodable"
@@ -226,7 +226,7 @@ async def test_nonsense_on_its_subjects_is_answered_and_changes_nothing(wire: Wi
 
 async def test_knows_its_words(wire: Wire) -> None:
     request = CHECK_PROMPT.at(cell=CELL, model="tiny")
-    checked = await wire.bus.request(request, CheckPrompt("a red xylophone"), timeout_s=5.0)
+    checked = await wire.bus.request(request, CheckPrompt("a red xylophone"), timeout_s=WAIT_S)
     assert len(checked.warnings) == 1
     assert "xylophone" in checked.warnings[0]
 
@@ -239,7 +239,7 @@ async def test_drained_it_takes_no_session_and_ends_when_empty(
         own = new_own()
         await wire.own(MORTAL, own)
         drain = DRAIN.at(cell=CELL, worker=MORTAL)
-        assert (await wire.bus.request(drain, Drain(time.time() + 60), timeout_s=5.0)).copies == 1
+        assert (await wire.bus.request(drain, Drain(time.time() + 60), timeout_s=WAIT_S)).copies == 1
         await wire.until_state(MORTAL, "draining")
         with pytest.raises(Refused, match="no further"):
             await wire.own(MORTAL, new_own())
@@ -272,7 +272,7 @@ async def test_another_session_id_is_not_heard(wire: Wire) -> None:
 
 
 async def _exit_code(program: Program) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while program.running:
             await asyncio.sleep(0.01)
     return program.stop()

@@ -3,6 +3,7 @@
 The tiny model's latents are all that its state is made of, so that its picture goes on bit for bit.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from shared.latent_log import LatentLog, Window
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
 from tests.fixtures.tiny_model import SPEC
-from tests.fixtures.worker_wire import CELL, TENANT, WAIT_S, Wire, new_own, next_own, steered, worker_program
+from tests.fixtures.waiting import WAIT_S, until
+from tests.fixtures.worker_wire import CELL, TENANT, Wire, new_own, next_own, steered, worker_program
 
 WINDOW = Window(SPEC.recent_chunks, SPEC.sink_chunks)
 FIRST, SECOND = "a red zorp", "a blue ball"
@@ -64,8 +66,9 @@ async def until_kept(wire: Wire, own: Own, index: int) -> None:
         found = await store.past(TENANT, own.session, WINDOW)
         return found[-1].index if found else -1
 
-    while await newest() < index:
-        await wire.until(lambda: True)
+    async with asyncio.timeout(WAIT_S):
+        while await newest() < index:
+            await asyncio.sleep(0.02)
 
 
 async def reference(wire: Wire, worker: str) -> list[bytes]:
@@ -141,9 +144,11 @@ async def test_without_the_store_sessions_play_and_begin_anew(
     for worker in ("w-mortal", "w-2"):
         await wire.until_state(worker)
     own = await play(wire, "w-mortal", new_own(FIRST), BEFORE)
+    said = "not kept for the cold tier"
+    await until(lambda: said in mortal.output(), "a word on the missing store")
     mortal.kill()
     await wire.own("w-2", next_own(own, epoch=2, granted_through=BEFORE - 2))
     await wire.until_chunk(own.session, BEFORE)
     assert (await wire.chunks(own.session))[BEFORE].frames == SPEC.first_chunk_frames
     assert "beginning anew" in second.output()
-    assert mortal.output().count("not kept for the cold tier") == 1
+    assert mortal.output().count(said) == 1

@@ -1,6 +1,5 @@
 """What a worker does when it isn't alone, or when the bus leaves it alone."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from shared.bus import Refused
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
+from tests.fixtures.waiting import until
 from tests.fixtures.worker_wire import Wire, new_own, next_own, worker_program
 
 WORKERS = ("w-1", "w-2")
@@ -86,8 +86,8 @@ async def test_bus_killed_in_mid_stream_heals_by_itself(
         await wire.own("w-1", own)
         await wire.until_chunk(own.session, 3)
         fresh_nats.kill()
-        lost = max(r.index for r in wire.ready[own.session])
-        await _until_lost(wire)
+        await until(lambda: not wire.bus.connected_s, "the loss of NATS")
+        lost = max(r.index for r in wire.ready[own.session])  # what it still said is heard by now
         fresh_nats.start()
         await wire.until_copy("w-1", own.session, next_chunk=23)
         indices = [c.index for c in await wire.chunks(own.session)]
@@ -96,9 +96,3 @@ async def test_bus_killed_in_mid_stream_heals_by_itself(
         assert lost <= indices[0] <= lost + 3
         heard = [r.index for r in wire.ready[own.session]]
         assert heard == sorted(set(heard))
-
-
-async def _until_lost(wire: Wire) -> None:
-    async with asyncio.timeout(10):
-        while wire.bus.connected_s:
-            await asyncio.sleep(0.01)

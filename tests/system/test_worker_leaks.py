@@ -12,6 +12,7 @@ from shared.bus import Bus
 from shared.process import Process
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.tiny_model import State
+from tests.fixtures.waiting import WAIT_S, until
 from tests.fixtures.worker_wire import Wire, new_own, next_own
 
 WORKER = "w-1"
@@ -30,12 +31,12 @@ async def worker_bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
         drain_s=0.5,
     )
     bus = Bus(nats_server.url, WORKER, "worker")
-    await bus.connect(5.0)
+    await bus.connect(WAIT_S)
     process = Process("worker", WORKER, settings, bus)
     serving = asyncio.create_task(serve(process))
     yield bus
     process.stopping.set()
-    await asyncio.wait_for(serving, 10)
+    await asyncio.wait_for(serving, WAIT_S)
     await process.cancel_tasks()
     await bus.close()
 
@@ -49,7 +50,7 @@ async def test_tasks_subscriptions_and_states_are_back_after_many_sessions(
         before = await _held(worker_bus)
         for _ in range(ROUNDS):
             await _play(wire)
-        assert await _held(worker_bus) == before
+        await until(lambda: _is_back(worker_bus, before), f"no more than {before}")
 
 
 async def _play(wire: Wire) -> None:
@@ -67,10 +68,13 @@ async def _play(wire: Wire) -> None:
 
 async def _held(bus: Bus) -> tuple[int, int]:
     """Tasks and subscriptions, once the device thread has let every state go."""
-    async with asyncio.timeout(10):
-        while _states():
-            await asyncio.sleep(0.02)
+    await until(lambda: not _states(), "the end of all states")
     return len(asyncio.all_tasks()), len(bus.client._subs)
+
+
+def _is_back(bus: Bus, before: tuple[int, int]) -> bool:
+    tasks, subscriptions = len(asyncio.all_tasks()), len(bus.client._subs)
+    return tasks <= before[0] and subscriptions <= before[1] and not _states()
 
 
 def _states() -> int:

@@ -21,7 +21,7 @@ from tests.fixtures.worker_wire import new_own, next_own, steered, worker_progra
 
 WORKERS = ("w-1", "w-2")
 PATIENT_S = "8"
-HASTY_S = "0.5"
+HASTY_S = "1.5"
 
 
 def start_pair(nats: NatsServer, folder: Path, **settings: str) -> dict[str, Program]:
@@ -48,9 +48,7 @@ async def wire(nats_server: NatsServer, lasting_pair: dict[str, Program]) -> Asy
     """To the lasting pair, which holds nothing afterwards."""
     async with MoveWire(nats_server.url) as wire:
         yield wire
-        for worker in lasting_pair:
-            for session in wire.sessions:
-                await wire.drop(worker, session, epoch=1000)
+        await wire.drop_all(*lasting_pair)
 
 
 @pytest.fixture
@@ -75,6 +73,10 @@ async def playing(wire: MoveWire, own: Own, chunks: int = 3) -> None:
     await wire.until_chunk(own.session, chunks - 1)
 
 
+def made_by_now(wire: MoveWire, own: Own) -> int:
+    return 1 + max(ready.index for ready in wire.ready[own.session])
+
+
 async def shows_what_an_unmoved_session_shows(wire: MoveWire, own: Own, worker: str) -> None:
     """The same session, played where it was opened, has the same frames: those that the log still has."""
     moved = {chunk.index: chunk.media for chunk in await wire.chunks(own.session)}
@@ -92,18 +94,19 @@ async def test_a_session_moves_while_it_plays_and_nobody_sees_it(wire: MoveWire)
     async with wire.viewer(own.session):
         await playing(wire, own)
         owned = await wire.moved(own, "w-1", "w-2")
-        count = len(await wire.chunks(own.session)) + 3
+        count = made_by_now(wire, own) + 3
         await wire.until_chunk(own.session, count - 1)
         back = await wire.moved(owned, "w-2", "w-1")
-        count += 6
+        count = made_by_now(wire, own) + 3
         await wire.until_chunk(own.session, count - 1)
-    chunks = (await wire.chunks(own.session))[:count]
-    assert [chunk.index for chunk in chunks] == list(range(count))
-    epochs = [chunk.epoch for chunk in chunks]
-    assert epochs == sorted(epochs)
-    assert {(chunk.epoch, chunk.worker) for chunk in chunks} == {(1, "w-1"), (2, "w-2"), (3, "w-1")}
+    made = sorted((ready.index, ready.epoch) for ready in wire.ready[own.session])[:count]
+    assert [index for index, _ in made] == list(range(count))
+    epochs = [epoch for _, epoch in made]
+    assert (epochs, set(epochs)) == (sorted(epochs), {1, 2, 3})
+    owners = {1: "w-1", 2: "w-2", 3: "w-1"}
+    assert all(chunk.worker == owners[chunk.epoch] for chunk in await wire.chunks(own.session))
     await shows_what_an_unmoved_session_shows(wire, own, "w-1")
-    assert wire.copy("w-2", own.session) is None
+    await wire.until(lambda: wire.copy("w-2", own.session) is None)
     assert (await wire.until_copy("w-1", own.session, epoch=3)).move_id == ""
     assert back.epoch == 3
 

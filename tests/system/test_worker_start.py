@@ -8,7 +8,7 @@ import pytest
 
 from services.worker import main as worker
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.process import Program, free_port
+from tests.fixtures.process import START_S, Program, free_port
 from tests.fixtures.worker_wire import WORKER_COMMAND, worker_environment
 
 USAGE, UNAVAILABLE = 2, 69
@@ -27,7 +27,7 @@ def test_a_mistyped_setting_is_named(
 
 
 def test_without_nats_it_gives_up_and_says_where_it_looked() -> None:
-    code, log = _run(f"nats://127.0.0.1:{free_port()}")
+    code, log = _run(f"nats://127.0.0.1:{free_port()}", TURBOSERVE_NATS_WAIT_S="0.5")
     assert code == UNAVAILABLE
     assert "no NATS server answered at nats://127.0.0.1" in log
 
@@ -46,7 +46,7 @@ def test_without_nats_it_gives_up_and_says_where_it_looked() -> None:
 def test_what_it_cannot_load_is_named(
     settings: dict[str, str], complaint: str, nats_server: NatsServer
 ) -> None:
-    code, log = _run(nats_server.url, **settings)
+    code, log = _run(nats_server.url, **worker_environment(nats_server.url, "w-1", **settings))
     assert code == UNAVAILABLE
     assert complaint in log
     assert "Traceback" not in log
@@ -66,8 +66,10 @@ def test_told_to_stop_it_does_not_wait_for_a_model_that_hangs(
     assert program.stop() == 0
 
 
-def _run(nats_url: str, **settings: str) -> tuple[int, str]:
+def _run(nats_url: str, **environ: str) -> tuple[int, str]:
     """Until it ends by itself: its exit code and what it logged."""
-    env = os.environ | worker_environment(nats_url, "w-1", **settings) | {"TURBOSERVE_NATS_WAIT_S": "0.5"}
-    done = subprocess.run(WORKER_COMMAND, env=env, capture_output=True, text=True, timeout=30, check=False)
+    env = os.environ | worker_environment(nats_url, "w-1") | environ
+    done = subprocess.run(
+        WORKER_COMMAND, env=env, capture_output=True, text=True, timeout=START_S, check=False
+    )
     return done.returncode, done.stderr

@@ -12,6 +12,7 @@ from shared.contracts.moves import Stow, Stowed
 from shared.contracts.subjects import STOW
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
+from tests.fixtures.waiting import WAIT_S
 from tests.fixtures.worker_wire import CELL, Wire, new_own, next_own, worker_program
 
 WORKER = "w-stow"
@@ -25,7 +26,7 @@ def worker(nats_server: NatsServer, tmp_path: Path) -> Iterator[Program]:
     program.kill()
 
 
-async def stow(wire: Wire, own: Own, tier: str, wait_s: float = 10.0) -> Stowed:
+async def stow(wire: Wire, own: Own, tier: str, wait_s: float = WAIT_S) -> Stowed:
     request = Stow(own.session, own.epoch, tier, time.time() + wait_s)
     return await wire.bus.request(STOW.at(cell=CELL, worker=WORKER), request, wait_s + 5)
 

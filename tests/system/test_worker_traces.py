@@ -11,6 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
+from tests.fixtures.waiting import until
 from tests.fixtures.worker_wire import WORKER_COMMAND, Wire, new_own, worker_environment
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -59,6 +60,7 @@ def worker(nats_server: NatsServer, collector: Collector, tmp_path: Path) -> Ite
     env = worker_environment(nats_server.url, "w-traced") | {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
     program = Program(WORKER_COMMAND, tmp_path / "worker.log", env=env)
     program.start(lambda: True)
@@ -75,6 +77,7 @@ async def test_first_chunk_belongs_to_the_sessions_trace_and_every_chunk_links_t
         await wire.own("w-traced", own)
         await wire.until_chunk(own.session, 1)
         chunks = await wire.chunks(own.session)
+        await until(lambda: len(collector.named("worker.chunk")) == 2, "the spans of both chunks")
     assert worker.stop() == 0
 
     [first] = collector.named("worker.first_chunk")
