@@ -90,6 +90,14 @@ def test_what_hardly_comes_is_not_paid_for_long() -> None:
     assert "given up after 60 s of ImagePullBackOff" in waiting.overdue(600.0, 241.0 + HOPELESS_S)
 
 
+def test_one_that_was_given_up_keeps_no_pod_whose_others_were_let_go() -> None:
+    one = node()
+    one.told.add("node-1-1")
+    assert not one.kept_by_the_dead
+    one.ended.add("node-1-0")
+    assert one.kept_by_the_dead
+
+
 def test_an_end_is_told_once_and_expected_of_those_that_were_told() -> None:
     one = node()
     one.told.add("node-1-1")

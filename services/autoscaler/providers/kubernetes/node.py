@@ -37,6 +37,11 @@ class Node:
     def living(self) -> list[str]:
         return [worker for worker in self.workers if worker not in self.ended]
 
+    @property
+    def kept_by_the_dead(self) -> bool:
+        """All that live were told to go, but one that was given up may run on, and the pod with it."""
+        return bool(self.ended) and bool(self.living) and set(self.living) <= self.told
+
     def members(self) -> list[Member]:
         going = self.doomed or self.sight.leaving
         return [

@@ -210,6 +210,7 @@ class KubernetesProvider:
                 if why := node.overdue(self._settings.schedule_deadline_s, now):
                     node.doomed = True
                     self._tell(node.end(None, why))
+                node.doomed |= node.kept_by_the_dead
                 asked = node.asked_at is not None and now - node.asked_at < _DELETE_AGAIN_S
                 if node.doomed and not node.sight.leaving and not asked:
                     await self._delete_or_say(node)
