@@ -38,8 +38,8 @@ class WorkerBody(msgspec.Struct, frozen=True):
     """`state`: "starting", "ready" or "draining". `capacity`: how many active sessions keep up with real
     time there. `copies`: sessions it holds, of which `paused` are paused. `transports`: over which sessions
     can be moved to and from it, best first. `slots`: how many copies fit. `latency_s[n]`: predicted of a
-    chunk with n active sessions, for n from 0; empty: not measured. `node`: the machine it runs on; empty:
-    not told.
+    chunk with n active sessions, for n from 0 to twice the capacity; empty: not measured. `node`: the
+    machine it runs on; empty: not told.
     """
 
     id: str
@@ -127,7 +127,7 @@ def worker_body(load: WorkerLoad) -> WorkerBody:
         transports=load.transports,
         device=None if load.device is None else DeviceBody(**msgspec.structs.asdict(load.device)),
         slots=load.slots,
-        latency_s=load.latency_s,
+        latency_s=[round(one_s, 6) for one_s in load.latency_s[: 2 * load.capacity + 1]],
         node=load.node,
     )
 
