@@ -1,0 +1,83 @@
+"""Simulator against live system on the small trace: `python -m bench.live --out docs/results`.
+
+First a system is started to measure a worker's pace and boot; the prediction that follows from them is
+written to OUT/live-prediction.json (and committed, with --commit); then the trace is played on a system of
+its own, and OUT/live.md says both. Takes six minutes for each run; nothing else should run on the machine.
+Exits with 1 if a judged figure is further off than 15 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.live.calibrate import Calibration, calibrate
+from bench.live.prediction import Prediction, opened_when_wanted, predict, read, write
+from bench.live.replay import Asked, replay
+from bench.live.report import WITHIN, off, page
+from bench.live.system import up
+from bench.traces import files
+from bench.traces.events import Event
+from turboserve.progress import progress
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--policy", default="turboserve")
+    parser.add_argument("--max-workers", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=1, help="live runs; the middle one is judged")
+    parser.add_argument("--commit", action="store_true", help="commit the prediction before the live runs")
+    parser.add_argument("--predicted", action="store_true", help="compare with the prediction that is there")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
+    path = args.out / "live-prediction.json"
+    events = opened_when_wanted(files.read(files.SMALL))
+    args.out.mkdir(parents=True, exist_ok=True)
+    prediction = read(path) if args.predicted else _predict(args, events, path)
+    loads, runs = [], []
+    for number in range(args.runs):
+        loads.append(os.getloadavg()[0])
+        runs.append(_play(args, events, f"live run {number + 1} of {args.runs}"))
+    (args.out / "live.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
+    (args.out / "live.md").write_text(page(prediction, runs, loads, _command()))
+    far = off(prediction, runs)
+    print(json.dumps({name: round(share, 3) for name, share in far.items()}))
+    return int(any(abs(share) > WITHIN for share in far.values()))
+
+
+def _predict(args: argparse.Namespace, events: list[Event], path: Path) -> Prediction:
+    print("measuring a worker's pace and boot", file=sys.stderr)
+    with up(args.policy, 1, 2) as url:
+        calibration: Calibration = asyncio.run(calibrate(url))
+    prediction = predict(events, calibration, args.policy, args.max_workers)
+    write(prediction, path)
+    if args.commit:
+        for command in (["add", "--"], ["commit", "-q", "-m", "Prediction of the live run", "--"]):
+            subprocess.run(["git", *command, str(path)], check=True)
+    return prediction
+
+
+def _play(args: argparse.Namespace, events: list[Event], what: str) -> dict[str, Any]:
+    with up(args.policy, 1, args.max_workers) as url, progress(what, lines=True) as tell:
+        shown = None if tell is None else lambda share, house: tell(share, f"{house.meter.active} active")
+        return asyncio.run(replay(events, Asked(url), shown))
+
+
+def _command() -> str:
+    return " ".join(["python -m bench.live", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What the simulator must know of a live system before it can say how a trace will go there: how quick its
+workers are, as they report it, and how long one takes to boot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import httpx
+import msgspec
+
+from bench.sim.profiles import PROFILES, Gpu, Profile
+from services.worker.residency import SPARE_SLOTS
+from turboserve.client import Client
+from turboserve.messages import WorkerInfo
+
+_BATCHES = (1, 2, 4, 8)
+"""What a worker measures. One that doesn't pay is told as several smaller ones, and isn't chosen again."""
+
+_BOOT_S = 180.0
+_LOOK_S = 0.2
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    profile: Profile
+    boot_s: float
+
+
+async def calibrate(url: str) -> Calibration:
+    """On a system with one ready worker that may have two. Raises TurboserveError, TimeoutError."""
+    async with Client(url) as client:
+        worker = await _one(client, lambda ready: len(ready) == 1)
+        begun_s = time.monotonic()
+        async with httpx.AsyncClient(base_url=url) as http:
+            (await http.patch("/v1/fleet", json={"minimum": 2})).raise_for_status()
+        await _one(client, lambda ready: len(ready) == 2)
+        return Calibration(profile_of(worker), round(time.monotonic() - begun_s, 1))
+
+
+async def _one(client: Client, enough: Callable[[list[WorkerInfo]], bool]) -> WorkerInfo:
+    """One of the ready workers, once they are enough and have told their latencies."""
+    async with asyncio.timeout(_BOOT_S):
+        while True:
+            ready = [w for w in await client.workers() if w.state == "ready" and w.latency_s]
+            if enough(ready):
+                return ready[0]
+            await asyncio.sleep(_LOOK_S)
+
+
+def profile_of(worker: WorkerInfo) -> Profile:
+    """Everything but its pace is that of the simulator's `sprites-cpu`."""
+    known, told = PROFILES["sprites-cpu"], worker.latency_s
+    batch_s = tuple((rows, told[rows]) for rows in _BATCHES if rows < len(told))
+    gpu = Gpu(known.gpus[0].kind, batch_s, slots=worker.capacity + SPARE_SLOTS)
+    return msgspec.structs.replace(
+        known, name="measured", gpus=(gpu,), measured="reported by a worker as it started"
+    )

@@ -1,0 +1,86 @@
+"""Simulator and live system side by side, as a page."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from bench.live.prediction import Prediction
+
+WITHIN = 0.15
+
+_JUDGED = ("chunk_latency_ms.p50", "chunk_latency_ms.p95", "gpu_seconds")
+_SHOWN = (
+    *("chunk_latency_ms.mean", "chunk_latency_ms.p99", "worst_latency_ms.mean", "ttfc_ms.p50", "ttfc_ms.p95"),
+    *("continuous_play_ratio", "queued_s", "beyond_capacity", "refused", "moves", "suspends"),
+    *("scale_events", "chunks"),
+)
+
+
+def figure(told: dict[str, Any], name: str) -> float | None:
+    """The one at a path like "ttfc_ms.p50"; None where it isn't known."""
+    value: Any = told
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def middle(runs: Sequence[dict[str, Any]], name: str) -> float | None:
+    known = [value for run in runs if (value := figure(run, name)) is not None]
+    return statistics.median(known) if known else None
+
+
+def off(prediction: Prediction, runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How far the live middle lies from the prediction, as a share of it, for every figure that is judged."""
+    told = {name: (figure(prediction.told, name), middle(runs, name)) for name in _JUDGED}
+    return {name: live / said - 1.0 for name, (said, live) in told.items() if said and live is not None}
+
+
+def page(prediction: Prediction, runs: Sequence[dict[str, Any]], loads: Sequence[float], command: str) -> str:
+    parts = [_what(prediction, command), _how(prediction, loads), _table(prediction, runs), _rest(runs)]
+    return "# Simulator and live system on one small trace\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _what(prediction: Prediction, command: str) -> str:
+    told = prediction.told
+    return (
+        f"`{command}`. Trace: `bench/traces/small.jsonl`, {told['sessions']} sessions in "
+        f"{told['duration_s']:.0f} s. Policy `{prediction.policy}`, one to {prediction.max_workers} workers, "
+        "model `sprites`. Services, workers and viewers share one machine without a GPU: "
+        f"{prediction.machine}."
+    )
+
+
+def _how(prediction: Prediction, loads: Sequence[float]) -> str:
+    gpu = prediction.calibration.profile.gpus[0]
+    batches = ", ".join(f"{seconds * 1000:.0f} ms for {rows}" for rows, seconds in gpu.batch_s)
+    return (
+        f"The prediction ([live-prediction.json](live-prediction.json)) was made before the live runs, "
+        f"{prediction.made_at}, by the simulator with a worker's own curve (chunks made together: {batches}) "
+        f"and a boot of {prediction.calibration.boot_s} s, measured at a load of {prediction.load}. The "
+        f"machine's load before each live run: {', '.join(f'{load:.1f}' for load in loads)}."
+    )
+
+
+def _rest(runs: Sequence[dict[str, Any]]) -> str:
+    boots = ", ".join(str(boot_s) for run in runs for boot_s in run["boot_s"]) or "none"
+    problems = [problem for run in runs for problem in run["problems"]]
+    lost = f"Viewers that lost their session: {sum(run['failed'] for run in runs)}."
+    return " ".join([lost, f"Boots seen live: {boots} s.", *problems])
+
+
+def _table(prediction: Prediction, runs: Sequence[dict[str, Any]]) -> str:
+    heads = ["what", "simulator", *(f"live {n}" for n in range(1, len(runs) + 1)), "live against it"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    far = off(prediction, runs)
+    for name in (*_JUDGED, *_SHOWN):
+        values = [figure(prediction.told, name), *(figure(run, name) for run in runs)]
+        judged = f"{far[name]:+.0%} ({'≤' if abs(far[name]) <= WITHIN else '>'} {WITHIN:.0%})"
+        last = judged if name in far else ""
+        lines.append("| " + " | ".join([f"`{name}`", *map(_shown, values), last]) + " |")
+    return "\n".join(lines)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
