@@ -4,6 +4,7 @@ a view of the sessions leads to, then the fleet that its load leads to.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
@@ -18,6 +19,8 @@ from services.placement.policies.view import Act, Memory, Move, Place, Suspend
 
 TICK_S = 0.02
 _LONGEST_S = 1.0
+_TIMED = 10
+"""One decision in so many is timed: asking for processor time can take longer than deciding."""
 _ROUNDS = 3
 """Without boot time what was ordered serves at once: placed anew, at most so often in a tick."""
 
@@ -52,7 +55,9 @@ class Control:
         self._memory = Memory()
         self._fleet_memory: object = None
         self._tick_at_s = math.inf
-        self._changed = False
+        self._changed = self._timed = False
+        self._spent_s = 0.0
+        self._decisions = itertools.count()
         self._rho_max = 0.0
 
     # What has changed, and when to look.
@@ -80,21 +85,25 @@ class Control:
 
     def decide(self) -> float:
         """Place, then scale; again while new workers are ready at once. Returns when to ask again."""
-        spent_s, ask_again_s = 0.0, _LONGEST_S
+        self._spent_s, ask_again_s = 0.0, _LONGEST_S
+        self._timed = next(self._decisions) % _TIMED == 0
         for _ in range(_ROUNDS):
-            spent_s += self._place()
-            took_s, ask_again_s = self._scale()
-            spent_s += took_s
+            self._place()
+            ask_again_s = self._scale()
             if not self._changed:
                 break
-        self.world.meter.decisions_s.append(spent_s)
+        if self._timed:
+            self.world.meter.decisions_s.append(self._spent_s)
         return ask_again_s
 
-    def _place(self) -> float:
+    def _clock_s(self) -> float:
+        return time.thread_time() if self._timed else 0.0
+
+    def _place(self) -> None:
         view = self._placement_view()
-        begun_s = time.thread_time()
+        begun_s = self._clock_s()
         decision = self._placement.decide(view, self._memory)
-        spent_s = time.thread_time() - begun_s
+        self._spent_s += self._clock_s() - begun_s
         for queued in decision.waiting:
             self._stale[queued.session] = self.world.sessions[queued.session]
         self._memory, self._rho_max, self._changed = decision.memory, decision.rho_max, False
@@ -103,7 +112,6 @@ class Control:
         waiting = [self.world.sessions[w.session].active_from_s for w in decision.waiting]
         self.world.meter.advance(self.world.now_s)
         self.world.meter.oldest_wait_from_s = min(waiting, default=math.inf)
-        return spent_s
 
     def _carry_out(self, act: Act) -> None:
         session = self.world.sessions[act.session]
@@ -164,15 +172,15 @@ class Control:
         ended = self.counts.idled + self.counts.departed_active
         return self.world.meter.active_s / ended if ended else 15.0
 
-    def _scale(self) -> tuple[float, float]:
+    def _scale(self) -> float:
         view = self._fleet_view()
-        begun_s = time.thread_time()
+        begun_s = self._clock_s()
         decision = self._fleet_policy.decide(view, self._fleet_memory)
-        spent_s = time.thread_time() - begun_s
+        self._spent_s += self._clock_s() - begun_s
         self._fleet_memory = decision.memory
         if decision.change:
             self._fleet.apply(decision.change)
-        return spent_s, decision.ask_again_s
+        return decision.ask_again_s
 
     def _fleet_view(self) -> fleet_view.View:
         meter, workers = self.world.meter, self._fleet.workers.values()

@@ -108,14 +108,14 @@ def untangled(board: Board, active_s: float) -> PlannedMove | None:
 def _waits(board: Board, active_s: float) -> Iterator[tuple[float, Session, Worker]]:
     """Of each worker with several sessions, who waits longest and may be moved for it."""
     for source in board.ready:
+        if len(board.beats[source.worker]) < 2:
+            continue
         settled = [
             s
             for s in board.here[source.worker]
             if s.beat_s is not None and board.view.now_s - s.since_s >= active_s
         ]
-        if len(settled) < 2:
-            continue
-        for session in settled:
+        for session in settled if len(settled) > 1 else ():
             wait_s = _wait_s(board, session, source)
             chunks = board.view.spell_s / board.view.chunk_s
             if wait_s * chunks > 2 * session.move_cost_s and wait_s > _FITS * source.latency_s[1]:

@@ -43,21 +43,22 @@ class Board:
         self.beats: dict[str, list[float]] = {name: [] for name in self.workers}
         self.waiting: list[Session] = []
         self.acts: list[Act] = []
-        known: set[str] = set()
-        for session in view.sessions:
-            if session.session not in known:
-                known.add(session.session)
-                self._lay(session)
+        self._lay(view.sessions)
         self.waiting.sort(key=lambda session: (session.since_s, session.session))
 
-    def _lay(self, session: Session) -> None:
-        if not session.active:
-            if session.worker in self.workers:
-                self.acts.append(Suspend(session.session, session.worker, "its user paused"))
-        elif session.worker not in self.workers:
-            self.waiting.append(session)
-        else:
-            self._add(session, session.worker)
+    def _lay(self, sessions: Iterable[Session]) -> None:
+        known: set[str] = set()
+        for session in sessions:
+            if session.session in known:
+                continue
+            known.add(session.session)
+            if not session.active:
+                if session.worker in self.workers:
+                    self.acts.append(Suspend(session.session, session.worker, "its user paused"))
+            elif session.worker in self.workers:
+                self._add(session, session.worker)
+            else:
+                self.waiting.append(session)
 
     def _add(self, session: Session, worker: str) -> None:
         self.here[worker].append(session)
