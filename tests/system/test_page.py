@@ -10,7 +10,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, Request, Viewpor
 from tests.fixtures.gateway import GatewayProgram, Stage
 from tests.fixtures.system import System
 
-WAIT_MS = 20_000
+WAIT_MS = 40_000
 LAPTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 
@@ -201,6 +201,7 @@ async def test_a_broken_chunk_is_passed_over_and_too_many_are_given_up(
     session = stage.new_session()
     page = await browser.new_page(viewport=LAPTOP)
     await page.goto(f"{gateway.url}/#{session}")
+    await stage.report(session, viewers=1, granted_through=-1)
     await stage.make(session, 0)
     await expect(page.locator("#said")).to_contain_text("could not be decoded")
     await stage.make(session, 1, 2)
