@@ -64,6 +64,11 @@ _Positive = click.FloatRange(0, min_open=True)
 )
 @click.option("--latency-target-ms", type=_Positive, help="[the profile's]")
 @click.option(
+    "--floor-rung-weight",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="What a session takes of a worker one step down. [nobody steps down]",
+)
+@click.option(
     "--set", "given", multiple=True, metavar="NAME=VALUE", help="A setting of the policy: --set rho=0.8"
 )
 @json_option

@@ -36,6 +36,7 @@ class Audience:
             return
         self.meter.active += 1
         self.meter.queued += 1
+        self.meter.stepped += session.weight < 1.0
         if session.chunks:
             session.play_end_s += now_s
             session.before_end_s += now_s
@@ -53,6 +54,7 @@ class Audience:
             self.meter.refused -= 1
             return
         self.meter.active -= 1
+        self.meter.stepped -= session.weight < 1.0
         self._count_spell(session)
         if session.here is None:
             self.meter.queued -= 1
@@ -95,7 +97,7 @@ class Audience:
     def place(self, session: SimSession, worker: SimWorker) -> None:
         self.meter.advance(self.now_s)
         self.meter.queued -= 1
-        self.meter.load(worker, 1)
+        self.meter.load(worker, 1, session.weight)
         if not session.chunks:
             session.queued_s += self.now_s - session.active_from_s
         session.here = session.home = worker
@@ -106,15 +108,23 @@ class Audience:
         self.meter.advance(self.now_s)
         self.meter.moves += 1
         self._let_go(session, source)
-        self.meter.load(target, 1)
+        self.meter.load(target, 1, session.weight)
         session.here = session.home = target
+
+    def step(self, session: SimSession, weight: float) -> None:
+        """It takes so much of a worker from now on."""
+        self.meter.advance(self.now_s)
+        self.meter.stepped += (weight < 1.0) - (session.weight < 1.0)
+        if session.here is not None:
+            self.meter.load(session.here, 0, weight - session.weight)
+        session.weight = weight
 
     def suspend(self, session: SimSession) -> None:
         self.meter.suspends += 1
         session.here = None
 
-    def _let_go(self, session: SimSession, worker: SimWorker) -> None:  # noqa: ARG002 - for who makes chunks
-        self.meter.load(worker, -1)
+    def _let_go(self, session: SimSession, worker: SimWorker) -> None:
+        self.meter.load(worker, -1, -session.weight)
 
     # Chunks.
 

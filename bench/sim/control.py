@@ -15,7 +15,7 @@ from bench.sim.parts import SimSession
 from bench.sim.world import World
 from services.autoscaler.policies import view as fleet_view
 from services.placement.policies import view as placement_view
-from services.placement.policies.view import Act, Memory, Move, Place, Suspend
+from services.placement.policies.view import Act, Memory, Move, Place, StepDown, StepUp, Suspend
 
 TICK_S = 0.02
 _LONGEST_S = 1.0
@@ -32,9 +32,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Control:
-    """`counts` are kept by whoever feeds the trace in. `recorded`: called with every decision's inputs and
-    answer.
-    """
+    """`counts` are kept by whoever feeds the trace in. `floor_weight`: what a session takes one step down."""
 
     def __init__(
         self,
@@ -42,6 +40,7 @@ class Control:
         placement: placement_view.Policy,
         fleet_policy: fleet_view.Policy,
         limits: Limits,
+        floor_weight: float = 1.0,
     ) -> None:
         self.world = world
         self.fleet: Fleet | None = None
@@ -50,6 +49,7 @@ class Control:
         self._placement = placement
         self._fleet_policy = fleet_policy
         self._limits = limits
+        self._floor_weight = floor_weight
         self._seen: dict[str, placement_view.Session] = {}
         self._stale: dict[str, SimSession] = {}
         self._memory = Memory()
@@ -123,6 +123,10 @@ class Control:
             self.world.move(session, workers[act.target])
         elif isinstance(act, Suspend):
             self.world.suspend(session)
+        elif isinstance(act, StepDown):
+            self.world.step(session, self._floor_weight)
+        elif isinstance(act, StepUp):
+            self.world.step(session, 1.0)
         else:
             self.world.refuse(session)
 
@@ -164,6 +168,8 @@ class Control:
             home=session.home.name if session.home else "",
             move_cost_s=profile.move_s,
             away_cost_s=away_s if waiting and session.chunks else 0.0,
+            weight=session.weight,
+            floor_weight=self._floor_weight,
             beat_s=self.world.beat_s(session),
         )
 

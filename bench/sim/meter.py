@@ -16,7 +16,7 @@ _LONGEST_STEP_S = 1.0
 class Meter:
     """`advance` is called before anything changes. `active`, `queued`, `refused`: sessions, now.
     `played_s`: active time since each session's first chunk, `stalled_s` of it without a picture;
-    `unstarted_s`: queued before it.
+    `unstarted_s`: queued before it. `stepped`: active sessions one step down, now.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,9 @@ class Meter:
         self.gpu_s = self.node_s = self.cost = 0.0
         self.workers = 0
         self.price_per_s = 0.0
-        self._beyond = 0
+        self._beyond = 0.0
+        self.stepped_s = 0.0
+        self.stepped = 0
         self._loads: dict[float, int] = {}
 
     @property
@@ -41,14 +43,18 @@ class Meter:
         wanted_s = self.played_s + self.unstarted_s + self.refused_s
         return (self.played_s - self.stalled_s) / wanted_s if wanted_s > 0.0 else 1.0
 
-    def load(self, worker: SimWorker, change: int) -> None:
-        """A worker has one active session more, or less."""
-        kind, before = worker.kind, worker.active
-        after = worker.active = before + change
+    def load(self, worker: SimWorker, change: int, weight: float | None = None) -> None:
+        """A worker has so many active sessions more, or less, which take as much of it as `weight` sessions
+        at the full rung; None: they are.
+        """
+        kind, before = worker.kind, worker.load
+        worker.active += change
+        after = worker.load = round(before + (change if weight is None else weight), 6)
         loads, latency_s = self._loads, kind.latency_s
-        loads[latency_s[before]] = loads.get(latency_s[before], 0) - 1
-        loads[latency_s[after]] = loads.get(latency_s[after], 0) + 1
-        self._beyond += max(0, after - kind.capacity) - max(0, before - kind.capacity)
+        before_s, after_s = latency_s[math.ceil(before)], latency_s[math.ceil(after)]
+        loads[before_s] = loads.get(before_s, 0) - 1
+        loads[after_s] = loads.get(after_s, 0) + 1
+        self._beyond += max(0.0, after - kind.capacity) - max(0.0, before - kind.capacity)
 
     def rent(self, worker: SimWorker, change: int) -> None:
         self.workers += change
@@ -63,6 +69,7 @@ class Meter:
         self.queued_s += self.queued * past_s
         self.refused_s += self.refused * past_s
         self.beyond_s += (self.queued + self.refused + self._beyond) * past_s
+        self.stepped_s += self.stepped * past_s
         self.gpu_s += self.workers * past_s
         self.cost += self.price_per_s * past_s
         self.node_s += math.ceil(self.workers / 8) * past_s

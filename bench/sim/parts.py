@@ -26,8 +26,8 @@ class KindOfWorker:
 
 
 class SimWorker:
-    """`active`: sessions it has. `ready`: those of them whose chunk is due and not begun. `batch`: whose
-    chunks are being made.
+    """`active`: sessions it has, `load`: what they take, in sessions at the full rung. `ready`: those of them
+    whose chunk is due and not begun. `batch`: whose chunks are being made.
     """
 
     __slots__ = (
@@ -35,6 +35,7 @@ class SimWorker:
             "active",
             "batch",
             "kind",
+            "load",
             "name",
             "node",
             "ordered_s",
@@ -54,6 +55,7 @@ class SimWorker:
         self.ready: list[SimSession] = []
         self.batch: list[SimSession] = []
         self.active = 0
+        self.load = 0.0
         self.become("booting", now_s)
 
     def become(self, state: str, now_s: float, ready_at_s: float = 0.0) -> None:
@@ -89,7 +91,8 @@ class SimWorker:
 class SimSession:
     """`due_s`: since when its next chunk is due. `play_end_s`: when its viewer runs dry; `before_end_s`:
     when the chunk before the newest has played out. Paused, these two are what is left to play instead.
-    `turn` grows with every change that makes an earlier plan for its next chunk void.
+    `weight`: what it takes of a worker now. `turn` grows with every change that makes an earlier plan for
+    its next chunk void.
     """
 
     __slots__ = (
@@ -105,7 +108,7 @@ class SimSession:
             "making",
             "name",
         ),
-        *("not_before_s", "number", "play_end_s", "queued_s", "refused", "turn", "wanted_s"),
+        *("not_before_s", "number", "play_end_s", "queued_s", "refused", "turn", "wanted_s", "weight"),
     )
 
     def __init__(self, name: str, number: int) -> None:
@@ -125,6 +128,7 @@ class SimSession:
         self.play_end_s = NEVER_S
         self.before_end_s = NEVER_S
         self.wanted_s = 0.0
+        self.weight = 1.0
         self.queued_s = 0.0
 
 

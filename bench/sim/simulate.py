@@ -35,7 +35,8 @@ class Impossible(Exception):
 class Options(msgspec.Struct, frozen=True):
     """`max_gpus` None: for a fixed fleet the least that holds the trace's peak, else twice that.
     `settings`: of the policies, by field name; a name that neither has is refused. `latency_target_s` None:
-    the profile's. `profile`: the name of one, or one that was measured just now.
+    the profile's. `profile`: the name of one, or one that was measured just now. `floor_rung_weight`: what a
+    session takes of a worker one step down, against 1 at the full rung; None: nobody steps down.
     """
 
     policy: str = "turboserve"
@@ -47,6 +48,7 @@ class Options(msgspec.Struct, frozen=True):
     node_size: int = 1
     seed: int = 1
     latency_target_s: float | None = None
+    floor_rung_weight: float | None = None
     settings: dict[str, Any] = {}
 
 
@@ -67,8 +69,16 @@ def simulate(events: Sequence[Event], options: Options, progress: Progress | Non
         "duration_s": events[-1].time_s,
         "max_gpus": limits.maximum,
         **figures(meter),
+        **_stepped_down(options, meter),
         "bound": _bound(events, options, kinds, limits),
     }
+
+
+def _stepped_down(options: Options, meter: Meter) -> dict[str, float]:
+    """Share of all active time, where anybody may be."""
+    if options.floor_rung_weight is None:
+        return {}
+    return {"stepped_down": round(meter.stepped_s / meter.active_s if meter.active_s else 0.0, 6)}
 
 
 def _bound(
@@ -92,6 +102,8 @@ def _kinds(options: Options) -> tuple[Profile, list[KindOfWorker]]:
     if options.policy not in POLICIES:
         raise Impossible(f"there is no policy {options.policy}: {', '.join(POLICIES)}")
     target_s = profile.target_s if options.latency_target_s is None else options.latency_target_s
+    if options.floor_rung_weight is not None and not 0.0 < options.floor_rung_weight <= 1.0:
+        raise Impossible(f"a floor rung's weight of {options.floor_rung_weight:g} is not within 0 and 1")
     kinds = [KindOfWorker(gpu, min(target_s, profile.chunk_s)) for gpu in profile.gpus]
     least_s = min(kind.latency_s[1] for kind in kinds)
     if target_s < least_s:
@@ -147,7 +159,7 @@ class _Run:
         self._limits = limits
         placement, fleet = _policies(options)
         self.world = World(profile)
-        self.control = Control(self.world, placement, fleet, limits)
+        self.control = Control(self.world, placement, fleet, limits, options.floor_rung_weight or 1.0)
         terms = Terms(options.boot_s, options.boot_fail_ratio, options.node_size, limits.maximum)
         self.fleet = Fleet(self.world, kinds, terms, Random(options.seed), self.control.touch)
         self.control.fleet = self.fleet

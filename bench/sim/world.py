@@ -91,7 +91,8 @@ class World(Audience):
         batch = worker.batch = worker.pick()
         for session in batch:
             session.making = True
-        self.at(self.now_s + worker.kind.batch_s[len(batch)], self._made, worker)
+        share = sum([session.weight for session in batch]) / len(batch)
+        self.at(self.now_s + share * worker.kind.batch_s[len(batch)], self._made, worker)
 
     def _made(self, worker: SimWorker) -> None:
         batch, worker.batch = worker.batch, []

@@ -17,6 +17,8 @@ from services.placement.policies.view import (
     Move,
     Place,
     Session,
+    StepDown,
+    StepUp,
     Suspend,
     View,
     Waiting,
@@ -112,6 +114,23 @@ class Board:
         self._remove(session, source.worker)
         self._add(session, target.worker)
         self.acts.append(Move(session.session, source.worker, target.worker, reason))
+
+    def step_down(self, session: Session, worker: Worker | None, reason: str) -> Session:
+        """Returns it as it is then. `worker`: who has it, None: it waits."""
+        self.acts.append(StepDown(session.session, reason))
+        floor = session.floor_weight
+        return self._weigh(msgspec.structs.replace(session, weight=floor), session, worker)
+
+    def step_up(self, session: Session, worker: Worker, reason: str) -> Session:
+        self.acts.append(StepUp(session.session, reason))
+        full = session.full_weight
+        return self._weigh(msgspec.structs.replace(session, weight=full, floor_weight=full), session, worker)
+
+    def _weigh(self, after: Session, before: Session, worker: Worker | None) -> Session:
+        if worker is not None:
+            self._remove(before, worker.worker)
+            self._add(after, worker.worker)
+        return after
 
     def decision(self, memory: Memory, still_waiting: Iterable[Session]) -> Decision:
         rho_max = max((self.ratio(worker) for worker in self.ready if worker.capacity), default=0.0)

@@ -14,6 +14,7 @@ import msgspec
 from services.placement.policies.balance import least_worst_s, moves_to, tempo_of, untangled
 from services.placement.policies.beats import Fit, fit
 from services.placement.policies.board import Board
+from services.placement.policies.stepping import make_room, step_up
 from services.placement.policies.view import Decision, Memory, Refuse, Session, View, Worker
 
 _EQUAL = 1.02
@@ -26,7 +27,8 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     longer is refused (None: never). `patience_s`: how long, for each move that it takes, the load must have
     been uneven. `drain_patience_s`: how long sessions may go on where a worker drains. `beats`: mind when
     chunks fall due. `untangle_s`: how long two sessions in each other's way must have been active until one
-    is moved (None: never).
+    is moved (None: never). `step_down_s`: how long one must have waited until others, where their operator
+    allows it, step down for it; `step_up_s`: how long there must have been room for all before they step up.
     """
 
     eta: float = 1.0
@@ -37,10 +39,13 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     drain_patience_s: float = 3.0
     beats: bool = True
     untangle_s: float | None = 30.0
+    step_down_s: float = 1.0
+    step_up_s: float = 10.0
 
     def decide(self, view: View, memory: Memory) -> Decision:
         board = Board(view)
-        waiting = self._place(board)
+        waiting = make_room(board, self._place(board), self.step_down_s)
+        memory = step_up(board, waiting, memory, self.step_up_s)
         self._empty_draining(board)
         if self.balance:
             memory = self._balance(board, memory)
@@ -118,7 +123,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         worst_s = max(map(board.latency_s, board.ready), default=0.0)
         least_s = least_worst_s(board)
         if worst_s <= least_s:
-            return Memory()
+            return msgspec.structs.replace(memory, uneven_s=None)
         uneven_s = board.view.now_s if memory.uneven_s is None else memory.uneven_s
         moves = moves_to(board, least_s)
         chunks = board.view.spell_s / board.view.chunk_s
@@ -128,7 +133,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
             reason = f"worst latency {worst_s:.3f} s, could be {least_s:.3f} s"
             for session, source, target in moves:
                 board.move(session, source, target, reason)
-        return Memory(uneven_s=uneven_s)
+        return msgspec.structs.replace(memory, uneven_s=uneven_s)
 
     def _empty_draining(self, board: Board) -> None:
         for source in list(board.workers.values()):

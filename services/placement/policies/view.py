@@ -133,11 +133,13 @@ class Waiting(msgspec.Struct, frozen=True):
 
 class Memory(msgspec.Struct, frozen=True):
     """What a policy keeps between two decisions. `turn`: who is next, where they take turns. `uneven_s`:
-    since when the worst latency is above the least possible one, None: it isn't.
+    since when the worst latency is above the least possible one, None: it isn't. `roomy_s`: since when all
+    that are stepped down could be served in full.
     """
 
     turn: int = 0
     uneven_s: float | None = None
+    roomy_s: float | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):
