@@ -76,10 +76,13 @@ def _table(prediction: Prediction, runs: Sequence[dict[str, Any]]) -> str:
     far = off(prediction, runs)
     for name in (*_JUDGED, *_SHOWN):
         values = [figure(prediction.told, name), *(figure(run, name) for run in runs)]
-        judged = f"{far[name]:+.0%} ({'≤' if abs(far[name]) <= WITHIN else '>'} {WITHIN:.0%})"
-        last = judged if name in far else ""
+        last = _judged(far[name]) if name in far else ""
         lines.append("| " + " | ".join([f"`{name}`", *map(_shown, values), last]) + " |")
     return "\n".join(lines)
+
+
+def _judged(share: float) -> str:
+    return f"{share:+.0%} ({'≤' if abs(share) <= WITHIN else '>'} {WITHIN:.0%})"
 
 
 def _shown(value: float | None) -> str:
