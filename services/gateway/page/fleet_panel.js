@@ -19,6 +19,7 @@ export class FleetPanel {
     byId("fleet-card").hidden = rows.length === 0 && queue.length === 0;
     text(byId("fleet-count"), countWords(rows, plan));
     text(byId("fleet-why"), whyWords(plan));
+    attribute(byId("fleet-why"), "title", plan?.decision ? `turboserve explain ${plan.decision}` : null);
     const places = this.#places();
     arrange(byId("workers"), rows.map((row) => this.#row(row, current)));
     byId("waiting").hidden = queue.length === 0;
