@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 EXIT_USAGE = 2
 _FINISH_S = 10.0  # of the grace: for workers that weren't handed over, to finish the chunks in hand
 _KILL_S = 2.0  # of that: for those that don't
+_LEAVES_S = 3.0
 _TELL_S = 2.0
 
 
@@ -114,6 +115,7 @@ async def _drain(process: Process[NodeSettings], workers: Workers, worker: str, 
         workers.terminate([worker])
     else:
         logger.info("%s: %d sessions moved, %d copies left", worker, len(answer.moved), answer.copies)
+        await asyncio.sleep(_LEAVES_S)  # placement told it to; one that still starts didn't hear it
         if not answer.copies:
             workers.terminate([worker])
 

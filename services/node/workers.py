@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
@@ -33,8 +34,9 @@ class Workers:
         self._program = program
         self._processes: dict[str, Process] = {}
         self._watches: list[asyncio.Task[None]] = []
+        self._told: set[str] = set()
         self.exit_code = 0
-        """The first that was not 0."""
+        """The first that was not 0. To end by the signal it was told by is all right."""
 
     @property
     def living(self) -> list[str]:
@@ -57,6 +59,7 @@ class Workers:
 
     def terminate(self, workers: Sequence[str]) -> None:
         """They finish the chunks in hand."""
+        self._told |= set(workers)
         for process in self._among(workers):
             process.terminate()
 
@@ -70,6 +73,8 @@ class Workers:
     async def _watch(self, worker: str, process: Process) -> None:
         exit_code = await process.wait()
         del self._processes[worker]
+        if exit_code == -signal.SIGTERM and worker in self._told:
+            exit_code = 0
         self.exit_code = self.exit_code or exit_code
         self._on_end(worker, exit_code)
 

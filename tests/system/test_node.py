@@ -2,14 +2,15 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shared.bus import Bus, Meta, Refused
-from shared.contracts.fleet import DrainWorker, LoadReport, WorkerDrained, WorkerExited
-from shared.contracts.subjects import DRAIN_WORKER, LOAD_REPORT, WORKER_EXITED
+from shared.contracts.fleet import Drain, DrainWorker, LoadReport, WorkerDrained, WorkerExited
+from shared.contracts.subjects import DRAIN, DRAIN_WORKER, LOAD_REPORT, WORKER_EXITED
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
 from tests.fixtures.system import TINY
@@ -62,7 +63,10 @@ class Placement:
         self.drains[request.worker] = request.force
         if request.worker == "node-1-0":
             raise Refused("worker_not_found", "there is no such worker")
-        return WorkerDrained(request.worker, [], [], [], 0, [])
+        told = await self.bus.request(
+            DRAIN.at(cell="main", worker=request.worker), Drain(time.time() + DEADLINE_S), DEADLINE_S
+        )
+        return WorkerDrained(request.worker, [], [], [], told.copies, [])
 
 
 async def test_a_node_that_is_told_to_end_hands_its_workers_over(
