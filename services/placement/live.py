@@ -26,7 +26,7 @@ class Live:
     from reports. `unwatched_since` None: somebody watches. `reserved` names the worker it is being placed on
     while that is saved. `doubtful`: a save met an absent database, so the row must be read
     before it counts. `own_tries` and `refusals` (their codes) are of the row's last change; `own_due_at` is
-    on the steady clock, as is `since_s`: since when it is active, or idle. `resuming`: it is paused and is to
+    on the steady clock, as is `since_s`: since when it has its status. `resuming`: it is paused and is to
     go on as soon as somebody decided where. `retry_after_s`: of a session that was refused.
     """
 

@@ -25,6 +25,9 @@ AWAY_S = 10.0
 with its state a moment later it is there for less, so this is more than most differences are worth.
 """
 
+_LOST = "lost"
+"""The home of a session that had a worker, and whose state nobody has: it was taken once."""
+
 Copies = Mapping[str, Mapping[str, CopyReport]]
 """By session, then worker."""
 
@@ -202,7 +205,7 @@ def _session(standing: Standing, groups: _Groups, copies: Copies, terms: Terms) 
         active=True,
         since_s=standing.since_s,
         worker=standing.going_to,
-        home=home,
+        home=home or (_LOST if row.given_epoch else ""),
         move_cost_s=STUCK_S if standing.stuck else terms.move_pause_s,
         tenant=row.tenant,
         priority=row.priority,
@@ -211,7 +214,7 @@ def _session(standing: Standing, groups: _Groups, copies: Copies, terms: Terms) 
         floor_weight=floor_weight,
         full_weight=full_weight,
         avoid=tuple(sorted(failed.union(standing.avoid))),
-        away_cost_s=0.0 if standing.going_to or not home else AWAY_S,
+        away_cost_s=AWAY_S if home and not standing.going_to else 0.0,
     )
 
 

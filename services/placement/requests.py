@@ -16,6 +16,7 @@ from nats.aio.subscription import Subscription
 from services.placement import request_rules as rules
 from services.placement.facts import ClosedByUser, Event, PausedByUser, ResumedByUser, RungSet
 from services.placement.facts import Steered as SteeredEvent
+from services.placement.outlook import rung_weight
 from services.placement.sessions import Changed
 from services.placement.ticks import ANSWER_WITHIN_S
 from shared import telemetry
@@ -182,7 +183,13 @@ class Requests:
         row = await self._find(request.session, tenant)
         if not row.ended:
             _refuse(rules.check_rung(request.rung, self._placement.models().get(row.model)))
-        return await self._command(request.session, tenant, lambda _: [RungSet(request.rung)])
+        told = next((one for one in self._placement.reports() if one.model.name == row.model), None)
+
+        def decide(row: SessionRow) -> list[Event]:
+            lower = rung_weight(told, request.rung) <= rung_weight(told, row.served_rung)
+            return [RungSet(request.rung, cheaper=lower)]
+
+        return await self._command(request.session, tenant, decide)
 
     async def close_session(self, request: wire.CloseSession, tenant: str) -> SessionView:
         return await self._command(request.session, tenant, lambda _: [ClosedByUser()])

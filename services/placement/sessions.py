@@ -16,7 +16,7 @@ from services.placement.events import make_event
 from services.placement.facts import Event
 from services.placement.lifecycle import TellDrop, TellOwn
 from services.placement.live import Live
-from services.placement.tally import Tally, wants_chunks
+from services.placement.tally import Tally
 from shared import telemetry
 from shared.bus import Refused
 from shared.contracts.session import Refusal
@@ -215,7 +215,7 @@ class Sessions:
     def _saved(self, live: Live, before: SessionRow, after: SessionRow) -> None:
         now = time.monotonic()
         self.tally.changed(before, after, now - live.since_s)
-        if wants_chunks(after) != wants_chunks(before):
+        if after.status != before.status:
             live.since_s = now
         live.row = after
         live.own_tries, live.own_due_at, live.refusals = 0, 0.0, []

@@ -32,13 +32,13 @@ class Tally:
         self._count(arrived=1, arrived_active=1)
 
     def changed(self, before: SessionRow, after: SessionRow, lasted_s: float) -> None:
-        """`lasted_s`: for how long it had been active, or idle."""
+        """`lasted_s`: for how long it had had its status. One that waited for a worker had no spell yet."""
         wanted, wants = wants_chunks(before), wants_chunks(after)
         if after.ended:
             self._count(departed=1, departed_active=int(wanted))
         elif wants != wanted:
             self._count(activated=int(wants), idled=int(wanted))
-        if wanted and not wants:
+        if before.status == "active" and not wants:
             self._spells += 1
             self._spells_s += lasted_s
 

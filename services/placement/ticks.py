@@ -31,7 +31,10 @@ logger = logging.getLogger(__name__)
 
 _AT_MOST_EVERY_S = 0.02
 _AT_LEAST_EVERY_S = 1.0
-ANSWER_WITHIN_S = 0.2
+ANSWER_WITHIN_S = 3.0
+"""How long a user who opened or resumed a session waits for a decision: mostly milliseconds, longer while the
+store is slow. Later the session is queued as far as that user knows.
+"""
 
 
 class Ticks:
