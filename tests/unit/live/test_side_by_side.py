@@ -11,6 +11,7 @@ from bench.live import prediction, report
 from bench.live.calibrate import Calibration, profile_of
 from bench.traces import files
 from bench.traces.events import Event, checked
+from bench.traces.generate import generate
 from bench.traces.statistics import demand, peak_active
 from turboserve.messages import WorkerInfo
 
@@ -32,6 +33,7 @@ def test_the_profile_has_the_latencies_that_the_worker_tells(calibration: Calibr
 
 def test_the_small_trace_asks_for_two_workers_that_keep_up_with_five_but_not_always() -> None:
     events = files.read(files.SMALL)
+    assert events == generate("bursts", seed=35, scale=0.06, duration_s=300.0)
     assert 5 < peak_active(events) < 10
     end_s = events[-1].time_s
     assert end_s < bound.least_gpu_s(demand(events), 5, boot_s=7.0, ready=1) < 1.5 * end_s
