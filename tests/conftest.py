@@ -11,7 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TURBOSERVE_TEST_SEED", str(random.SystemRandom().randrange(2**32)))
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 pytest_plugins = [
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 settings.register_profile(
     "turboserve",
     deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # tells of the machine's load, not of the test
     print_blob=True,
     database=DirectoryBasedExampleDatabase(ROOT / ".cache" / "hypothesis"),
 )

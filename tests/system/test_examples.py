@@ -18,7 +18,7 @@ from turboserve import Client
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 STREAM = "TS_main_EVENTS"
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @asynccontextmanager

@@ -19,8 +19,9 @@ from tests.fixtures.system import TINY
 
 COMMAND = [sys.executable, "-m", "turboserve"]
 MARK = "UP_TEST_FOLDER"
-START_S = 45.0
-CHANGE_S = 30.0
+pytestmark = pytest.mark.timeout(300)  # five processes and more, started one after another
+START_S = 90.0
+CHANGE_S = 60.0
 
 
 class Up:
@@ -99,7 +100,6 @@ def up(tmp_path: Path) -> Iterator[Up]:
     up.none_left()
 
 
-@pytest.mark.timeout(150)
 def test_from_the_first_start_to_the_last_process(up: Up, tmp_path: Path) -> None:
     up.start()
     output = up.output_since_start()
@@ -141,7 +141,6 @@ def test_from_the_first_start_to_the_last_process(up: Up, tmp_path: Path) -> Non
     up.none_left()
 
 
-@pytest.mark.timeout(150)
 def test_what_crashes_is_started_again(up: Up) -> None:
     up.start()
     first = up.see(r"(worker-1-\w+) +ready")[1]

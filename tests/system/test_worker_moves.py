@@ -307,7 +307,7 @@ async def test_a_source_that_dies_before_its_state_is_there_has_its_place_freed(
         await wire.until_chunk(own.session, 3)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_the_shipped_model_goes_on_with_the_same_frames(fresh_nats: NatsServer, tmp_path: Path) -> None:
     """Its state has megabytes, and all of them are compared on arrival."""
     shipped = {"model": "sprites", "model_loader": "services.worker.models", "capacity": "2"}
@@ -316,7 +316,7 @@ async def test_the_shipped_model_goes_on_with_the_same_frames(fresh_nats: NatsSe
     try:
         async with MoveWire(fresh_nats.url) as wire:
             ready = dict.fromkeys(programs, "ready")
-            await wire.until(lambda: {w: r.state for w, r in wire.reports.items()} == ready, wait_s=60)
+            await wire.until(lambda: {w: r.state for w, r in wire.reports.items()} == ready, wait_s=120)
             own = new_own("a red ball moving right over the sea", model="sprites")
             async with wire.viewer(own.session):
                 await playing(wire, own)

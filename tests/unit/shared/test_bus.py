@@ -15,9 +15,10 @@ from shared.contracts.stream import ChunkReady
 from shared.contracts.subjects import CHUNK_READY, LIST, OPEN, WORKER_EXITED
 from tests.contract.examples import PROMPT, SESSION, VIEW
 from tests.fixtures.nats_server import NatsServer
+from tests.fixtures.process import START_S
+from tests.fixtures.waiting import WAIT_S, until
 
 TENANT = OPEN.at(cell="main", tenant="default")
-WAIT_S = 10.0
 
 
 @pytest.fixture
@@ -234,7 +235,10 @@ async def test_two_thousand_requests_leave_nothing_behind(bus: Bus, peer: Bus) -
     before = len(asyncio.all_tasks()), peer.client._subs.keys(), len(peer.client._resp_map)
     for _ in range(20):
         await asyncio.gather(*(peer.request(address, ListSessions(), WAIT_S) for _ in range(100)))
-    assert (len(asyncio.all_tasks()), peer.client._subs.keys(), len(peer.client._resp_map)) == before
+    await until(
+        lambda: (len(asyncio.all_tasks()), peer.client._subs.keys(), len(peer.client._resp_map)) == before,
+        f"{before} again",
+    )
 
 
 async def _page() -> SessionPage:
@@ -253,7 +257,7 @@ async def test_nats_away_at_start_is_named_without_its_password(fresh_nats: Nats
 async def test_nats_that_comes_up_later_is_found(fresh_nats: NatsServer) -> None:
     fresh_nats.stop()
     late = Bus(fresh_nats.url, "test-1")
-    connecting = asyncio.create_task(late.connect(20.0))
+    connecting = asyncio.create_task(late.connect(START_S))
     await asyncio.sleep(0)
     fresh_nats.start()
     await connecting
@@ -273,15 +277,14 @@ async def test_while_nats_is_away_nothing_is_kept_and_all_is_well_afterwards(fre
     stood_s = here.connected_s
 
     fresh_nats.kill()
-    while here.client.is_connected:
-        await asyncio.sleep(0.01)
+    await until(lambda: not here.client.is_connected, "the loss of NATS")
     assert here.connected_s == 0.0
     assert not await here.publish(address, WorkerExited("worker-1", 1))
     with pytest.raises(BusAway, match=fresh_nats.url):
         await here.request(TENANT, OpenSession([]), WAIT_S)
 
     fresh_nats.start()
-    await asyncio.wait_for(back.wait(), 20.0)
+    await asyncio.wait_for(back.wait(), WAIT_S)
     assert stood_s > 0.0
     assert here.connected_s > 0.0
     assert await here.publish(address, WorkerExited("worker-1", 2))
@@ -301,9 +304,7 @@ async def test_nats_that_freezes_counts_as_away(
     back = asyncio.Event()
     here.on_reconnect(back.set)
     fresh_nats.freeze()
-    async with asyncio.timeout(WAIT_S):
-        while here.connected_s:
-            await asyncio.sleep(0.01)
+    await until(lambda: not here.connected_s, "the loss of NATS")
     fresh_nats.thaw()
     await asyncio.wait_for(back.wait(), WAIT_S)
     await here.close()

@@ -14,9 +14,9 @@ from shared.chunk_log import MAX_CHUNK_BYTES, ChunkLog, ChunkTooLarge, LogConfli
 from shared.contracts.stream import Chunk, ChunkTimings
 from shared.contracts.subjects import CHUNKS
 from tests.fixtures.nats_server import NatsServer
+from tests.fixtures.waiting import WAIT_S
 
 TENANT = "default"
-WAIT_S = 10.0
 
 
 def chunk(session: str, index: int, media: bytes = b"\x00\x00\x00\x01", worker: str = "worker-1") -> Chunk:
@@ -116,7 +116,7 @@ appends = st.lists(
 )
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(appends, st.sampled_from([3, 64]), st.sampled_from([1_500, 1_000_000]))
 async def test_find_agrees_with_reading_everything(
     bus: Bus, made: list[Append], max_chunks: int, max_bytes: int
@@ -175,19 +175,23 @@ async def test_a_lost_log_is_made_anew_by_whoever_needs_it(bus: Bus, log: ChunkL
 async def test_the_log_outlives_neither_nats_nor_its_return(fresh_nats: NatsServer, session: str) -> None:
     bus = Bus(fresh_nats.url, "test-1")
     await bus.connect(WAIT_S)
-    log = ChunkLog(bus, "main", timeout_s=0.3)
+    log, hasty = ChunkLog(bus, "main", timeout_s=WAIT_S), ChunkLog(bus, "main", timeout_s=0.3)
     await log.ensure()
     await appended(log, session, range(2))
     fresh_nats.kill()
     with pytest.raises(BusAway):
-        await log.append(TENANT, chunk(session, 2), 2)
-    for reading in (log.last(TENANT, session), log.find(TENANT, session, 0), log.forget(TENANT, session)):
+        await hasty.append(TENANT, chunk(session, 2), 2)
+    for reading in (
+        hasty.last(TENANT, session),
+        hasty.find(TENANT, session, 0),
+        hasty.forget(TENANT, session),
+    ):
         with pytest.raises(BusAway):
             await reading
     with pytest.raises(BusAway):
-        await log.ensure()
+        await hasty.ensure()
     fresh_nats.start()
-    await bus.client.flush(timeout=20)
+    await bus.client.flush(timeout=int(WAIT_S))
     await log.ensure()
     assert await log.last(TENANT, session) is None
     await appended(log, session, range(2, 4))

@@ -12,9 +12,9 @@ from shared.contracts.stream import Latents
 from shared.contracts.subjects import LATENTS
 from shared.latent_log import LatentLog, LatentSettings, LatentsTooLarge, Window, newest_past
 from tests.fixtures.nats_server import NatsServer
+from tests.fixtures.waiting import WAIT_S
 
 TENANT = "default"
-WAIT_S = 10.0
 WINDOW = Window(recent=3, sinks=1)
 
 
@@ -141,13 +141,13 @@ async def test_a_restart_of_nats_keeps_it_and_its_absence_is_said(
 ) -> None:
     first = Bus(fresh_nats.url, "test-1")
     await first.connect(WAIT_S)
-    log = LatentLog(first, "main", timeout_s=1.0)
+    log = LatentLog(first, "main", timeout_s=WAIT_S)
     with pytest.raises(BusAway, match="created again"):
         await log.put(TENANT, latents(session, 0), WINDOW)
     await put_all(log, session, range(6))
     fresh_nats.kill()
     with pytest.raises(BusAway, match="store of latents"):
-        await log.past(TENANT, session, WINDOW)
+        await LatentLog(first, "main", timeout_s=0.5).past(TENANT, session, WINDOW)
     await first.close()
     fresh_nats.start()
     second = Bus(fresh_nats.url, "test-2")

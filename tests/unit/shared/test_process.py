@@ -12,7 +12,8 @@ import pytest
 from shared.bus import Bus
 from shared.contracts.subjects import SERVICE_STATUS
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.process import free_port
+from tests.fixtures.process import START_S, free_port
+from tests.fixtures.waiting import WAIT_S
 
 START = """
 import asyncio, os, signal, sys
@@ -38,7 +39,7 @@ def program(url: str, body: str, settings: str = "") -> list[str]:
 def end(url: str, body: str, settings: str = "") -> tuple[int, str]:
     """Exit code and log."""
     arguments = program(url, body, settings)
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=START_S, check=False)
     return done.returncode, done.stderr
 
 
@@ -111,7 +112,7 @@ async def test_told_to_stop_it_says_so_and_ends_well(nats_url: str, number: str)
     heard: list[tuple[str, str]] = []
     stopped = asyncio.Event()
     bus = Bus(nats_url, "test-1")
-    await bus.connect(10.0)
+    await bus.connect(WAIT_S)
 
     def note(status, _meta) -> None:
         heard.append((status.state, status.detail))
@@ -122,7 +123,7 @@ async def test_told_to_stop_it_says_so_and_ends_well(nats_url: str, number: str)
     await bus.flush()
     body = f"os.kill(os.getpid(), signal.{number})\n{UNTIL_STOPPED}"
     process = await asyncio.create_subprocess_exec(*program(nats_url, body))
-    assert await asyncio.wait_for(process.wait(), 30) == 0
-    await asyncio.wait_for(stopped.wait(), 10)
+    assert await asyncio.wait_for(process.wait(), START_S) == 0
+    await asyncio.wait_for(stopped.wait(), WAIT_S)
     assert ("ready", "here I am") in heard
     await bus.close()

@@ -17,7 +17,7 @@ from turboserve.data_folder import DataFolder, open_data_folder
 from turboserve.launch_error import LaunchError
 from turboserve.log_tail import LogTail
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 Lines = list[tuple[str, str, str]]
 
 

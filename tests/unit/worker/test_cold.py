@@ -18,9 +18,9 @@ from shared.contracts.subjects import LATENTS
 from shared.latent_log import LatentLog, Window
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.tiny_model import SPEC
+from tests.fixtures.waiting import WAIT_S
 from tests.fixtures.worker_wire import CELL, new_own
 
-WAIT_S = 10.0
 WINDOW = Window(SPEC.recent_chunks, SPEC.sink_chunks)
 
 
@@ -28,9 +28,14 @@ def chunk(index: int, origin: int = 0) -> PastChunk:
     return PastChunk(index, origin, f"prompt {index}", torch.full((2, 3), index, dtype=torch.bfloat16))
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cold, "SEEK_S", WAIT_S)
+
+
 @asynccontextmanager
 async def running(bus: Bus) -> AsyncIterator[Cold]:
-    tier = Cold(LatentLog(bus, CELL, timeout_s=cold.SEEK_S), SPEC)
+    tier = Cold(LatentLog(bus, CELL, timeout_s=2.0), SPEC)
     task = asyncio.create_task(tier.run())
     try:
         yield tier
@@ -124,7 +129,6 @@ async def test_whatever_goes_wrong_the_session_is_answered(bus: Bus, monkeypatch
 async def test_a_store_that_hangs_costs_a_bounded_wait_and_keeps_the_newest(
     fresh_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cold, "SEEK_S", 0.2)
     monkeypatch.setattr(cold, "_AGAIN_S", 0.01)
     bus = Bus(fresh_nats.url, "test-1")
     await bus.connect(WAIT_S)
@@ -139,6 +143,7 @@ async def test_a_store_that_hangs_costs_a_bounded_wait_and_keeps_the_newest(
             for index in range(40):
                 tier.keep(owns[-1], chunk(index))
             assert len(tier._waiting) == cold.MOST_WAITING
+            monkeypatch.setattr(cold, "SEEK_S", 0.2)
             assert await tier.past(owns[-1], 40) == ()
         finally:
             fresh_nats.thaw()
