@@ -1,5 +1,5 @@
-"""Decisions: the policy is asked when something changed, at most every 20 ms, and every second while a
-session wants chunks; what it answers is carried out at once.
+"""Decisions: the policy is asked when something changed, at most every 20 ms, and twice a second while
+a session wants chunks; what it answers is carried out at once.
 
 Nobody else decides which worker a session gets, but an operator who moves one (`moves`), and the log of a
 move's two workers (`hand_over`).
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from services.placement import carry_out, metrics
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _AT_MOST_EVERY_S = 0.02
-_AT_LEAST_EVERY_S = 1.0
+_AT_LEAST_EVERY_S = 0.5
+_TURNS_TOLD = 32
 ANSWER_WITHIN_S = 3.0
 """How long a user who opened or resumed a session waits for a decision: mostly milliseconds, longer while the
 store is slow. Later the session is queued as far as that user knows.
@@ -119,11 +121,12 @@ class Ticks:
         spent_ms = (time.perf_counter() - started) * 1000
         metrics.decision_ms.labels(self._placement.settings.policy).observe(spent_ms)
         self._memory, self.rho_max = decision.memory, decision.rho_max
-        self._waiting = {waiting.session: waiting for waiting in decision.waiting}
+        before, self._waiting = self._waiting, {waiting.session: waiting for waiting in decision.waiting}
         name = new_decision_id("placement")
         done = await self._carry_out(decision, seen, name)
         if done:
             self._record(name, decision, seen, memory, done)
+        await self._tell_turns(before, seen)
 
     async def _carry_out(self, decision: Decision, seen: Seen, name: str) -> set[str]:
         """The sessions to which something happened."""
@@ -158,6 +161,13 @@ class Ticks:
         if move.source in self._placement.draining or live.row.worker != move.source:
             return False
         return self._placement.transfers.begin(live, move.target, name)
+
+    async def _tell_turns(self, before: Mapping[str, Waiting], seen: Seen) -> None:
+        """Who is next hears that it has come forward; those far behind ask now and then."""
+        for waiting in list(self._waiting.values())[:_TURNS_TOLD]:
+            told, live = before.get(waiting.session), seen.lives[waiting.session]
+            if told is not None and told.position != waiting.position and live.row.status == "queued":
+                await self._placement.voice.changed(self._placement.view(live.known))
 
     def _record(self, name: str, decision: Decision, seen: Seen, memory: Memory, done: set[str]) -> None:
         acts = [act for act in decision.acts if act.session in done]
