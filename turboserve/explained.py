@@ -62,7 +62,7 @@ def _of_placement(about: DecisionInfo, decided: Decided) -> list[str | Table]:
 def _placement_seen(about: DecisionInfo, view: placement.View) -> list[str | Table]:
     active = Counter(session.worker for session in view.sessions if session.active and session.worker)
     queued = sum(session.active and not session.worker for session in view.sessions)
-    rows = table("worker", "state", "active", "a chunk takes", "price/s")
+    rows = table("worker", "state", "active", "a chunk takes", "with one more", "price/s")
     workers = sorted(view.workers, key=lambda worker: worker.worker not in about.workers)
     for worker in workers[:MAX_ROWS]:
         load = active[worker.worker]
@@ -70,12 +70,19 @@ def _placement_seen(about: DecisionInfo, view: placement.View) -> list[str | Tab
             worker.worker,
             worker.state,
             f"{load}/{worker.capacity}",
-            duration(worker.latency_s[load]) if load < len(worker.latency_s) else "not known",
+            _latency(worker, load),
+            _latency(worker, load + 1),
             f"{worker.price_per_s:g}",
         )
     idle = sum(not session.active for session in view.sessions)
     seen = f"seen: {sum(active.values())} active, {queued} queued, {idle} idle sessions"
     return ["", seen, rows, *_more(len(workers))]
+
+
+def _latency(worker: placement.Worker, sessions: int) -> str:
+    if not sessions:
+        return "–"
+    return duration(worker.latency_s[sessions]) if sessions < len(worker.latency_s) else "not known"
 
 
 def _act(act: placement.Act) -> str:

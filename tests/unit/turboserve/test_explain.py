@@ -112,7 +112,7 @@ def test_placement_is_explained_by_what_it_saw_and_why() -> None:
     assert "by placement-1, policy turboserve" in told
     assert "longest_wait_s 6.0" in told
     assert "seen: 2 active, 4 queued, 0 idle sessions" in told
-    assert ["w-2", "ready", "0/2", "0.0", "ms", "1"] in [line.split() for line in told.splitlines()]
+    assert ["w-2", "ready", "0/2", "–", "200.0", "ms", "1"] in [line.split() for line in told.splitlines()]
     lines = [line.strip() for line in told.splitlines()]
     assert lines[lines.index("decided") + 1 :][:6] == [
         "place s-3 on w-2: the quickest",
