@@ -71,7 +71,8 @@ def assemble(process: Process[WorkerSettings], reporter: Reporter, log: ChunkLog
     engine = Engine(model, states, roster, encode, deliver, loaded.measured.curves(), cold is not None)
     dropped = DroppedEpochs()
     mover = Mover(_port(process, holdings, engine, loaded), dropped)
-    holdings.on_leave, engine.on_boundary = on_leave, mover.on_boundary
+    holdings.on_leave = on_leave
+    engine.on_boundary, engine.on_denoised = mover.on_boundary, mover.on_denoised
     return Assembly(engine, holdings, mover, Control(holdings, mover, dropped, texts, engine, reporter.say))
 
 

@@ -66,9 +66,9 @@ class _Chunk:
 
 @dataclass(slots=True)
 class Engine:
-    """`run` on the device thread; `stop` and `errand` from anywhere. `curves`: by rung. `on_boundary`: called
-    on the device thread, once a frozen copy has no chunk under way there; those made may still be on their
-    way to the log.
+    """`run` on the device thread; `stop` and `errand` from anywhere. `curves`: by rung. Called on the device
+    thread: `on_denoised`, when a frozen copy's chunk is decoded next; `on_boundary`, once it has no chunk
+    under way there; those made may still be on their way to the log.
     """
 
     runner: Runner
@@ -79,6 +79,7 @@ class Engine:
     curves: Mapping[str, Curve]
     keep_latents: bool = False
     """Hand each chunk's on with it."""
+    on_denoised: Callable[[Copy], None] = lambda _: None
     on_boundary: Callable[[Copy], None] = lambda _: None
     errands: Errands = field(init=False)
     _chunks: dict[Copy, _Chunk] = field(default_factory=dict)
@@ -107,6 +108,7 @@ class Engine:
                 self.errands.run()
                 self.states.shelf.make_ready()
                 self._fetch_ahead()
+                self._finish_denoised(encoder)
                 self._tell_boundaries()
                 if orders := self._next_batch():
                     self._step(orders, encoder)
@@ -145,7 +147,8 @@ class Engine:
         candidate, states = self.roster.candidate(copy, stepping), self.states
         placed = stepping is not None or states.has_place(copy) or states.shelf.room() > 0
         coming = bool(self._chunks) and states.coming(copy)
-        waiting = not placed or coming or states.outdated(copy)
+        denoised = copy in self._chunks and not self._chunks[copy].steps_left
+        waiting = not placed or coming or denoised or states.outdated(copy)
         return candidate._replace(held=True) if waiting else candidate
 
     def _fetch_ahead(self) -> None:
@@ -160,7 +163,7 @@ class Engine:
 
     def _asked_for(self) -> bool:
         """Whether somebody waits for this thread to look, chunks or not."""
-        return self.errands.due or bool(self.roster.at_boundary(self._chunks))
+        return self.errands.due or bool(self.roster.at_boundary(self._chunks) or self._decodable())
 
     def _tell_boundaries(self) -> None:
         for copy in self.roster.at_boundary(self._chunks):
@@ -186,10 +189,7 @@ class Engine:
                 self.roster.put_back(order)
         if chunks:
             self._forward(chunks)
-        for chunk in chunks:
-            if chunk.steps_left == 0:
-                with self._blaming(chunk.order):
-                    self._finish(chunk, encoder)
+        self._finish_denoised(encoder)
 
     @contextlib.contextmanager
     def _blaming(self, order: Order) -> Iterator[None]:
@@ -237,8 +237,20 @@ class Engine:
             chunk.forward_s += step_s
             chunk.steps_left -= 1
 
+    def _decodable(self) -> list[_Chunk]:
+        """Those whose forwards are over. What decoding a copy's that came by a move needs may come later."""
+        chunks = [chunk for chunk in self._chunks.values() if not chunk.steps_left]
+        return [chunk for chunk in chunks if not chunk.order.copy.ahead and not chunk.order.stale]
+
+    def _finish_denoised(self, encoder: ThreadPoolExecutor) -> None:
+        for chunk in self._decodable():
+            with self._blaming(chunk.order):
+                self._finish(chunk, encoder)
+
     def _finish(self, chunk: _Chunk, encoder: ThreadPoolExecutor) -> None:
         copy, started = chunk.order.copy, time.perf_counter()
+        if copy.frozen:
+            self.on_denoised(copy)
         self.states.copy_behind(copy)
         frames = self.runner.decode_later(chunk.state)
         if self.keep_latents:

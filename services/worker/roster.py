@@ -103,7 +103,7 @@ class Roster:
 
     def land(self, copy: Copy, own: Own, hand_over: HandOver, move_id: str) -> None:
         """An arriving copy's state is complete: it goes on where the source froze. It makes nothing before
-        `arrive`.
+        `go_ahead` or `arrive`.
         """
         with self.changed:
             copy.own, copy.move_id = own, move_id
@@ -114,10 +114,17 @@ class Roster:
             copy.inputs_from = hand_over.inputs_from
             self._grant(copy, hand_over.granted_through, time.monotonic())
 
-    def arrive(self, copy: Copy) -> None:
-        """Its state is on the device, as its own."""
+    def go_ahead(self, copy: Copy) -> None:
+        """Its state is on the device but for what its source still decodes: denoise, and decode nothing."""
         with self.changed:
-            copy.arriving = False
+            copy.ahead = True
+            copy.used_at = copy.input_at = time.monotonic()
+            self._notify()
+
+    def arrive(self, copy: Copy) -> None:
+        """All of its state is on the device, as its own."""
+        with self.changed:
+            copy.arriving = copy.ahead = False
             copy.used_at = copy.input_at = time.monotonic()
             self._notify()
 
@@ -229,8 +236,8 @@ class Roster:
 
     def candidate(self, copy: Copy, stepping: Order | None) -> Candidate:
         """For planning; the caller holds the lock."""
-        held = copy.own.paused or bool(copy.ended) or not copy.located or copy.frozen or copy.arriving
-        held = held or copy.shows is None
+        held = copy.own.paused or bool(copy.ended) or not copy.located or copy.frozen
+        held = held or copy.shows is None or (copy.arriving and not copy.ahead)
         return Candidate(
             copy.key,
             stepping is not None,

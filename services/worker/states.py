@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from services.worker import metrics
 from services.worker.copies import Copy, Order
 from services.worker.errands import Later
-from services.worker.models.protocol import Counters, Memory, Part, State
+from services.worker.models.protocol import Counters, Denoised, Memory, Part, State
 from services.worker.shelf import Shelf
 from services.worker.stowing import Stowed, Stowing
 from services.worker.tiers import Kept, Tiers
@@ -140,6 +140,10 @@ class States:
         """Between two chunks only."""
         return self.tiers.runner.counters(self.shelf.kept[copy].state)
 
+    def denoised(self, copy: Copy) -> Denoised | None:
+        """Between a chunk's last forward and its decode. None: its model can't tell before the decode."""
+        return self.tiers.runner.denoised(self.shelf.kept[copy].state)
+
     def shown(self, copy: Copy) -> str:
         """The prompt its state stands for."""
         return self.shelf.kept[copy].shown
@@ -159,12 +163,15 @@ class States:
         self.shelf.held.add(copy)
         return self.memory(copy)
 
-    def adopt(self, copy: Copy, counters: Counters, shown: str) -> None:
-        """What was reserved holds the state: it is the copy's own, of its present generation."""
+    def adopt(self, copy: Copy, counters: Counters, shown: str, *, whole: bool) -> None:
+        """What was reserved holds the state: it is the copy's own, of its present generation. Unless it is
+        `whole` it stays held: let it go once it is.
+        """
         kept = self.shelf.kept[copy]
         self.tiers.runner.take_over(kept.state, counters)
         kept.generation, kept.shown, kept.reserved = copy.generation, shown, False
-        self.shelf.held.discard(copy)
+        if whole:
+            self.shelf.held.discard(copy)
         self.shelf.tell(copy)
 
     # For an operator.

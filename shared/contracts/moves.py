@@ -90,7 +90,8 @@ class HandOver(msgspec.Struct, frozen=True):
 
     `own`: the newest it was told. `inputs_from`: the first chunk showing its inputs. `shown`: the prompt of
     the state, which need not be of `own` yet. `counters`: the model's, MessagePack. `unappended`: so many
-    chunks before `next_chunk` were not in the log yet.
+    chunks before `next_chunk` were not in the log yet. `tail`: spans that the chunk before `next_chunk` still
+    changes, by its decode; they come last, and only the next decode needs them. Empty: it is decoded.
     """
 
     next_chunk: int
@@ -100,14 +101,16 @@ class HandOver(msgspec.Struct, frozen=True):
     counters: bytes
     granted_through: int
     unappended: int = 0
+    tail: list[tuple[int, int]] = []
 
 
 class Stage(msgspec.Struct, frozen=True):
     """Source to target: these bytes of the state's memory come now, in this order. `spans`: [start, end)
     pairs.
 
-    `stage` 1 and up are pre-copies, 0 the rest after the freeze, with `hand_over`. `checksum`: with the rest
-    and where it was asked for, of all bytes that any stage of the move sent, in order of their place.
+    `stage` 1 and up are pre-copies, 0 the rest after the freeze, with `hand_over`, -1 its `tail`. `checksum`:
+    where it was asked for: with the rest of all bytes that any stage of the move sent, but for the tail's, in
+    order of their place; with the tail of those.
     """
 
     move_id: str

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from services.worker.moving.decisions import Forget, Free, Freeze, GoOn, Send, Start
+from services.worker.moving.decisions import Forget, Free, Freeze, GoOn, Send, Settle, Start
 from services.worker.moving.facts import (
     Boundary,
     Complete,
+    Denoised,
     Dropped,
     Failed,
     FirstAppend,
@@ -16,8 +17,9 @@ from services.worker.moving.facts import (
     Promised,
     Tick,
     Told,
+    Whole,
 )
-from services.worker.moving.patience import REST, PartVersion, Patience
+from services.worker.moving.patience import REST, TAIL, PartVersion, Patience
 from services.worker.moving.source import Source, begin, source_step
 from services.worker.moving.target import Target, reserve, target_step
 from shared.contracts.moves import Move
@@ -33,18 +35,27 @@ CREDIT_WINDOW = 2
 
 
 class State(NamedTuple):
-    """Each part's (version, value). The decoder changes with every chunk, of the ring one part; a prompt
-    change rewrites all of it.
+    """Each part's (version, value). The decoder changes with every chunk, when it is decoded; before that one
+    part of the ring, or with another prompt all of it.
     """
 
     parts: dict[str, tuple[int, int]]
     shown: int
 
     def advanced(self, index: int, inputs: int) -> State:
-        whole = hash((tuple(self.parts[name][1] for name in PARTS), index, inputs))
-        touched = PARTS if inputs != self.shown else (RING[index % len(RING)], "decoder")
+        return self.denoised(index, inputs).decoded()
+
+    def denoised(self, index: int, inputs: int) -> State:
+        """No forward reads what decodes leave for decodes."""
+        whole = hash((tuple(self.parts[name][1] for name in RING), index, inputs))
+        touched = RING if inputs != self.shown else (RING[index % len(RING)],)
         changed = {name: (self.parts[name][0] + 1, hash((whole, name))) for name in touched}
         return State({**self.parts, **changed}, inputs)
+
+    def decoded(self) -> State:
+        version, value = self.parts["decoder"]
+        told = hash((value, tuple(self.parts[name][1] for name in RING)))
+        return State({**self.parts, "decoder": (version + 1, told)}, self.shown)
 
 
 def fresh(index: int) -> State:
@@ -85,7 +96,9 @@ class Log:
 
 @dataclass
 class Copy:
-    """`under_way`: on the device. `pending`: made, on their way to the log."""
+    """`under_way`: on the device, and `denoised` once only its decode is left. `pending`: made, on the way to
+    the log. `ahead`: what decodes need is still to come.
+    """
 
     epoch: int
     inputs: int
@@ -98,6 +111,8 @@ class Copy:
     arrived_by: str = ""
     came_at: float = 0.0
     under_way: Entry | None = None
+    denoised: bool = False
+    ahead: bool = False
     pending: list[Entry] = field(default_factory=list)
 
 
@@ -134,6 +149,7 @@ class Promise(NamedTuple):
     paused: bool
     shown: int
     anew: bool
+    tail: bool
 
 
 class Accepted(NamedTuple):
@@ -212,6 +228,7 @@ class Worker:
         self.target: Target | None = None
         self.promise: Promise | None = None
         self.parts: dict[str, tuple[int, int]] = {}
+        self.tail: dict[str, tuple[int, int]] = {}
         self.dropped_through = 0
         self.granted = -1
         self.alive, self.stopped = True, False
@@ -237,7 +254,7 @@ class Worker:
             case Promise(move_id, boundary):
                 if self.target is not None and self.target.move.move_id == move_id:
                     self.promise = message
-                    self.tell_target(Promised(boundary))
+                    self.tell_target(Promised(boundary, message.tail))
 
     def hear_drop(self, epoch: int, at_most: int | None) -> None:
         if at_most is not None and self.copy is not None:
@@ -319,12 +336,18 @@ class Worker:
                     assert self.copy is not None
                     sent = {name: self.copy.state.parts[name] for name in names}
                     self.world.transfers.append(Transfer(move.move_id, self.name, move.target, stage, sent))
-                case Freeze(boundary):
+                case Freeze(boundary, tail):
                     assert self.copy is not None
                     self.copy.frozen = True
                     copy = self.copy
                     promise = Promise(
-                        move.move_id, boundary, copy.inputs, copy.paused, copy.state.shown, copy.anew
+                        move.move_id,
+                        boundary,
+                        copy.inputs,
+                        copy.paused,
+                        copy.state.shown,
+                        copy.anew and not tail,
+                        tail,
                     )
                     self.world.send(move.target, promise)
                 case GoOn():
@@ -342,7 +365,7 @@ class Worker:
         self.target, decisions = target_step(self.target, fact, self.world.now)
         for decision in decisions:
             match decision:
-                case Start(next_chunk, epoch):
+                case Start(next_chunk, epoch, whole):
                     promise = self.promise
                     assert promise is not None
                     assert self.copy is None
@@ -351,6 +374,11 @@ class Worker:
                     )
                     self.copy.arrived_by, self.copy.anew = self.target.move.move_id, promise.anew
                     self.copy.came_at = self.world.now
+                    self.copy.ahead = not whole
+                case Settle():
+                    assert self.copy is not None
+                    self.copy.state = State({**self.copy.state.parts, **self.tail}, self.copy.state.shown)
+                    self.copy.ahead = False
                 case Free() | Forget():
                     self.world.cut(self.target.move.move_id)
                     if self.copy is not None and self.copy.arrived_by == self.target.move.move_id:
@@ -362,7 +390,11 @@ class Worker:
         target = self.target
         if not self.awake or target is None or target.move.move_id != transfer.move_id:
             return False
-        if target.phase == "reserved":
+        if transfer.stage == TAIL:
+            self.tail = transfer.parts
+            self.parts = {**self.parts, **transfer.parts}
+            self.tell_target(Whole())
+        elif target.phase == "reserved":
             self.parts = {**self.parts, **transfer.parts}
             if transfer.stage == REST:
                 self.tell_target(Complete())
@@ -406,16 +438,27 @@ class Worker:
         if copy.next_chunk > self.granted + CREDIT_WINDOW:
             return
         if len(copy.pending) < MOST_PENDING:
-            state = copy.state.advanced(copy.next_chunk, copy.inputs)
-            copy.under_way = Entry(copy.next_chunk, copy.epoch, self.name, copy.inputs, copy.anew, state)
+            copy.under_way = Entry(copy.next_chunk, copy.epoch, self.name, copy.inputs, copy.anew, copy.state)
+
+    def denoise_chunk(self) -> None:
+        """All but the decode."""
+        copy = self.copy
+        if copy is None or copy.under_way is None or copy.denoised:
+            return
+        made, copy.denoised = copy.under_way, True
+        copy.state = copy.state.denoised(made.chunk, made.inputs)
+        if not copy.superseded:
+            self.tell_source(Denoised(made.chunk + 1, self.versions(), frozenset({"decoder"})))
 
     def decode_chunk(self) -> None:
+        self.denoise_chunk()
         copy = self.copy
-        if copy is None or copy.under_way is None:
+        if copy is None or copy.under_way is None or copy.ahead:
             return
-        made, copy.under_way = copy.under_way, None
-        copy.state, copy.next_chunk, copy.anew = made.state, made.chunk + 1, False
-        copy.pending.append(made)
+        began, copy.under_way, copy.denoised = copy.under_way, None, False
+        copy.state = copy.state.decoded()
+        copy.next_chunk, copy.anew = began.chunk + 1, False
+        copy.pending.append(began._replace(state=copy.state))
         self.boundary()
 
     def append_all(self) -> None:
@@ -450,14 +493,14 @@ class Worker:
         else:
             index = len(self.world.log.entries)
             copy.next_chunk, copy.state, copy.anew = index, fresh(index), True
-            copy.pending, copy.under_way = [], None
+            copy.pending, copy.under_way, copy.denoised = [], None, False
             self.tell_source(Failed("the copy began anew"))
             copy.inputs = max(copy.inputs, last.inputs)
 
     def report(self) -> Report:
         self.sequence += 1
         copy = self.copy
-        if copy is None:
+        if copy is None or copy.ahead:
             return Report(self.name, self.sequence, None)
         committed = self.target is not None and self.target.committed
         held = Held(

@@ -58,16 +58,18 @@ class Moves(RuleBasedStateMachine):
         if fate != "lost":
             self.deliver(to, message)
 
-    @rule(steps=st.integers(1, 12))
-    def a_while_without_trouble(self, steps: int) -> None:
-        """So that trouble comes at every stage of a move, not only at its first ones."""
+    @rule(steps=st.integers(1, 12), slow=st.sampled_from([None, None, *WORKERS]))
+    def a_while_without_trouble(self, steps: int, slow: str | None) -> None:
+        """So that trouble comes at every stage of a move, not only at its first ones. Worker `slow` is at its
+        decode for longer than that.
+        """
         for step in range(steps):
             if self.world.network:
                 self.deliver(*self.world.network.pop(0))
             elif self.world.transfers:
                 self.land()
             else:
-                self.chunks(1)
+                self.chunks(1, slow)
                 if step % 2:
                     self.pass_time(0.02)
 
@@ -79,7 +81,7 @@ class Moves(RuleBasedStateMachine):
     def land(self, breaks: bool = False) -> None:
         transfer = self.world.transfers.pop(0)
         source = self.workers[transfer.source]
-        if transfer.stage != REST and source.copy is not None:
+        if transfer.stage > REST and source.copy is not None:
             read_late = {name: source.copy.state.parts[name] for name in transfer.parts}
             transfer = transfer._replace(parts=read_late)
         arrived = not breaks and source.alive and self.workers[transfer.target].receive(transfer)
@@ -118,21 +120,25 @@ class Moves(RuleBasedStateMachine):
 
     # Workers.
 
-    def chunks(self, count: int) -> None:
+    def chunks(self, count: int, slow: str | None = None) -> None:
         for _ in range(count):
             for worker in self.workers.values():
                 if worker.awake:
                     worker.hear_viewers()
                     worker.begin_chunk()
-                    worker.decode_chunk()
+                    worker.denoise_chunk()
+                    if worker.name != slow:
+                        worker.decode_chunk()
                     worker.append_all()
 
-    @rule(worker=A_WORKER, part=st.sampled_from(["begin", "decode", "append", "all"]))
+    @rule(worker=A_WORKER, part=st.sampled_from(["begin", "denoise", "decode", "append", "all"]))
     def chunk(self, worker: str, part: str) -> None:
         one = self.workers[worker]
         if one.awake:
             if part in {"begin", "all"}:
                 one.begin_chunk()
+            if part == "denoise":
+                one.denoise_chunk()
             if part in {"decode", "all"}:
                 one.decode_chunk()
             if part in {"append", "all"}:
@@ -181,6 +187,10 @@ class Moves(RuleBasedStateMachine):
                 assert self.world.now < worker.source.frozen_at + PATIENCE.frozen_s
             if worker.target is not None and worker.target.phase == "reserved":
                 assert self.world.now < worker.target.since + PATIENCE.reserved_s
+            if worker.copy is not None and worker.copy.ahead:
+                assert worker.target is not None
+                assert worker.target.phase == "proving"
+                assert self.world.now < worker.target.since + PATIENCE.proving_s
 
     @invariant()
     def without_a_death_the_picture_never_begins_anew(self) -> None:
@@ -251,3 +261,30 @@ class Moves(RuleBasedStateMachine):
 TestMoves = Moves.TestCase
 pytest.mark.timeout(300)(TestMoves)  # a failure takes a while to become the shortest one
 TestMoves.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+
+
+def test_a_target_denoises_while_its_source_decodes_and_is_told_of_when_it_is_whole() -> None:
+    story = Moves()
+    story.start()
+    source, target = story.workers["w-1"], story.workers["w-2"]
+    story.placement.propose("w-2")
+    story.deliver_all()
+    story.land()
+    source.hear_viewers()
+    source.begin_chunk()
+    source.denoise_chunk()
+    story.deliver_all()
+    story.land()
+    target.hear_viewers()
+    target.begin_chunk()
+    target.decode_chunk()
+    assert target.copy is not None
+    assert (target.copy.denoised, target.copy.pending) == (True, [])
+    assert target.report().copy is None
+    source.decode_chunk()
+    story.land()
+    target.decode_chunk()
+    source.append_all()
+    target.append_all()
+    assert target.report().copy is not None
+    assert [entry.worker for entry in story.world.log.entries] == ["w-1"] * 3 + ["w-2"]

@@ -15,7 +15,7 @@ from services.worker.copies import Copy
 from services.worker.mover.chores import Chores
 from services.worker.mover.port import Account, Port
 from services.worker.mover.receiving import Receiving
-from services.worker.moving.decisions import Forget, Free, Own, Start, TargetDecision
+from services.worker.moving.decisions import Forget, Free, Own, Settle, Start, TargetDecision
 from services.worker.moving.facts import (
     Complete,
     Dropped,
@@ -25,8 +25,9 @@ from services.worker.moving.facts import (
     TargetFact,
     Tick,
     Told,
+    Whole,
 )
-from services.worker.moving.patience import REST
+from services.worker.moving.patience import REST, TAIL
 from services.worker.moving.target import reserve, target_step
 from services.worker.states import NoRoom
 from services.worker.transfer.link import LinkLost, LinkRefused
@@ -50,6 +51,9 @@ class Incoming:
         self._account = Account(port, asked.move)
         self._target = reserve(asked.move, self._patience, time.monotonic())
         self._receiving: Receiving | None = None
+        self._complete = asyncio.Event()
+        self._able = asyncio.Event()
+        self._able_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._chores = Chores(self.move.session, lambda why: self.tell(Failed(why)))
@@ -58,8 +62,8 @@ class Incoming:
 
     @property
     def receiving(self) -> bool:
-        """Until the state is complete: one move at a time."""
-        return self._target.phase == "reserved"
+        """Until the whole state is here: one move at a time."""
+        return not self._target.over and not self._target.whole
 
     @property
     def arriving(self) -> bool:
@@ -102,18 +106,22 @@ class Incoming:
             self._account.lap("link")
         self._chores.begin(self._receive(self._receiving, stage, arriving))
         if stage.hand_over is not None:
-            self.tell(Promised(stage.hand_over.next_chunk))
+            self.tell(Promised(stage.hand_over.next_chunk, bool(stage.hand_over.tail)))
 
     async def _receive(self, receiving: Receiving, stage: Stage, arriving: asyncio.Future[None]) -> None:
         try:
             await asyncio.shield(arriving)
-            await receiving.verify(stage.checksum)
+            await receiving.verify(stage)
         except (LinkLost, LinkRefused, ManifestRefused) as error:
             self.tell(Failed(str(error)))
             return
         if stage.stage == REST:
             self._account.lap("receive")
+            self._complete.set()
             self.tell(Complete())
+        elif stage.stage == TAIL:
+            await self._complete.wait()
+            self.tell(Whole())
 
     # Facts.
 
@@ -145,8 +153,10 @@ class Incoming:
 
     def _carry_out(self, decision: TargetDecision) -> None:
         match decision:
-            case Start(_, epoch):
-                self._chores.begin(self._start(epoch))
+            case Start(_, epoch, whole):
+                self._chores.begin(self._start(epoch, whole=whole))
+            case Settle():
+                self._chores.begin(self._settle())
             case Own():
                 self.end("owner", "")
             case Free(why):
@@ -161,7 +171,7 @@ class Incoming:
             left_s = max(0.0, wake_at - time.monotonic())
             self._timer = self._loop.call_later(left_s, self.tell, Tick())
 
-    async def _start(self, epoch: int) -> None:
+    async def _start(self, epoch: int, *, whole: bool) -> None:
         port, copy, receiving = self._port, self.copy, self._receiving
         assert copy is not None
         assert receiving is not None
@@ -172,18 +182,32 @@ class Incoming:
         arrival = Arrival(hand_over.unappended, self._patience.proving_s, self._hear_first)
         port.holdings.begin(copy, arrival)
         try:
-            await port.errand(lambda: self._adopt(copy, receiving.counters, hand_over.shown))
+            await port.errand(lambda: self._adopt(copy, receiving.counters, hand_over.shown, whole=whole))
         except Exception as error:
             logger.exception("the state that came can't be used", extra={"session": self.move.session})
             self.tell(FirstAppend(False, f"the state that came can't be used: {error}"))
             return
         self._account.lap("adopt")
-        await self._account.say("arrived")
+        self._able_at = time.time()
+        self._able.set()
+        if whole:
+            await self._account.say("arrived")
 
-    def _adopt(self, copy: Copy, counters: dict[str, Any], shown: str) -> None:
+    def _adopt(self, copy: Copy, counters: dict[str, Any], shown: str, *, whole: bool) -> None:
         """On the device thread, which may begin a chunk of it at once."""
-        self._port.states.adopt(copy, counters, shown)
-        self._port.holdings.desk.roster.arrive(copy)
+        roster = self._port.holdings.desk.roster
+        self._port.states.adopt(copy, counters, shown, whole=whole)
+        (roster.arrive if whole else roster.go_ahead)(copy)
+
+    async def _settle(self) -> None:
+        """Its source isn't needed any more."""
+        port, copy = self._port, self.copy
+        assert copy is not None
+        await self._able.wait()
+        port.holdings.desk.roster.arrive(copy)
+        self._account.lap("tail")
+        await self._account.say("arrived", at=self._able_at)
+        await port.let_go(copy)
 
     # The end.
 

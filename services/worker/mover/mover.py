@@ -42,7 +42,7 @@ _CLOSE_S = 3.0
 
 @dataclass(slots=True)
 class Mover:
-    """Event loop only, but for `on_boundary`."""
+    """Event loop only, but for `on_boundary` and `on_denoised`."""
 
     port: Port
     dropped_epochs: DroppedEpochs
@@ -81,6 +81,12 @@ class Mover:
         outgoing = self._outgoing
         if outgoing is not None and outgoing.copy is copy:
             outgoing.at_boundary()
+
+    def on_denoised(self, copy: Copy) -> None:
+        """On the device thread."""
+        outgoing = self._outgoing
+        if outgoing is not None and outgoing.copy is copy:
+            outgoing.at_denoised()
 
     def on_leave(self, copy: Copy) -> None:
         """Let go for whatever reason: also to make room for another."""

@@ -16,10 +16,20 @@ from services.worker.mover.port import Account, Port
 from services.worker.mover.readings import Held, Reading, versions
 from services.worker.mover.shipping import FAILURES, Shipping
 from services.worker.moving.decisions import Forget, Freeze, GoOn, Send, SourceDecision
-from services.worker.moving.facts import Boundary, Dropped, Failed, Logged, Sent, SourceFact, Tick, Told
-from services.worker.moving.patience import REST
+from services.worker.moving.facts import (
+    Boundary,
+    Denoised,
+    Dropped,
+    Failed,
+    Logged,
+    Sent,
+    SourceFact,
+    Tick,
+    Told,
+)
+from services.worker.moving.patience import REST, TAIL
 from services.worker.moving.source import Source, begin, source_step
-from services.worker.states import NoRoom
+from services.worker.states import NoRoom, States
 from services.worker.transfer.manifest import Span, merge
 from shared.bus import Refused
 from shared.contracts.moves import HandOver, MoveOut
@@ -122,13 +132,19 @@ class Outgoing:
 
     def at_boundary(self) -> None:
         """On the device thread: the frozen copy has no chunk there."""
-        copy, states = self.copy, self._port.states
+        self._read(readings.read)
+
+    def at_denoised(self) -> None:
+        """On the device thread: the frozen copy's chunk is decoded next."""
+        self._read(readings.read_early)
+
+    def _read(self, read: Callable[[States, Copy], Reading | None]) -> None:
+        copy = self.copy
         try:
             if copy.ended or copy.gone or copy.generation != self._generation:
                 self._from_device(self.tell, Failed("the copy ended, or began anew"))
-                return
-            reading = readings.read(states, copy)
-            self._from_device(self._hear_boundary, reading)
+            elif (reading := read(self._port.states, copy)) is not None:
+                self._from_device(self._hear_reading, reading)
         except Exception as error:
             logger.exception("reading a state failed", extra={"session": self.move.session})
             self._from_device(self.tell, Failed(f"{type(error).__name__}: {error}"))
@@ -136,10 +152,14 @@ class Outgoing:
     def _from_device(self, call: Callable[..., None], *arguments: Any) -> None:
         self._loop.call_soon_threadsafe(call, *arguments)
 
-    def _hear_boundary(self, reading: Reading) -> None:
-        self._account.lap("close")
-        self._newest = reading
-        self.tell(Boundary(reading.next_chunk, versions(reading.parts)))
+    def _hear_reading(self, reading: Reading) -> None:
+        if self._ending is None and self._source is not None and self._source.phase == "closing":
+            self._account.lap("close")
+        self._newest, parts = reading, versions(reading.parts)
+        if reading.tail:
+            self.tell(Denoised(reading.next_chunk, parts, reading.tail))
+        else:
+            self.tell(Boundary(reading.next_chunk, parts))
 
     def _late(self) -> None:
         if self.frozen:
@@ -178,7 +198,7 @@ class Outgoing:
         self._timer = self._loop.call_later(max(0.0, source.wake_at - time.monotonic()), self._late)
 
     def _send(self, stage: int, names: tuple[str, ...]) -> None:
-        if stage != REST:
+        if stage > REST:
             self._port.holdings.desk.roster.thaw(self.copy)
         assert self._newest is not None
         spans = merge(span for name in names for span in self._newest.parts[name].spans)
@@ -190,19 +210,27 @@ class Outgoing:
         began_at = time.monotonic()
         until = self._source.wake_at or began_at
         try:
-            if stage == REST:
-                assert isinstance(newest, Reading)
-                await self._shipping.send_rest(spans, until, newest.fence, self._hand_over(newest))
-            else:
-                await self._shipping.send_ahead(stage, spans, until, newest.fence)
+            await self._sent(stage, spans, until, newest)
         except FAILURES as error:
             self.tell(Failed(str(error) or type(error).__name__))
             return
         self._note_sent(sum(end - start for start, end in spans), began_at)
-        self._account.lap("rest" if stage == REST else "copy")
+        self._account.lap({REST: "rest", TAIL: "tail"}.get(stage, "copy"))
         self.tell(Sent(stage))
-        if stage == REST:  # others may need the state's place; if it stays, it may come back to one
+        if stage == TAIL or (isinstance(newest, Reading) and not newest.tail):
+            # Others may need the state's place; if it stays, it may come back to one.
             await self._port.let_go(self.copy)
+
+    async def _sent(self, stage: int, spans: list[Span], until: float, newest: Held | Reading) -> None:
+        """Raises one of `FAILURES`."""
+        assert self._shipping is not None
+        if stage == REST:
+            assert isinstance(newest, Reading)
+            await self._shipping.send_rest(spans, until, newest.fence, self._hand_over(newest))
+        elif stage == TAIL:
+            await self._shipping.send_tail(spans, until, newest.fence)
+        else:
+            await self._shipping.send_ahead(stage, spans, until, newest.fence)
 
     def _note_sent(self, sent_bytes: int, began_at: float) -> None:
         self._account.sent_bytes += sent_bytes
@@ -220,6 +248,7 @@ class Outgoing:
             reading.counters,
             copy.granted_through,
             reading.next_chunk - copy.next_append,
+            reading.tail_spans,
         )
 
     # The end.

@@ -12,6 +12,7 @@ from services.worker.copies import Copy
 from services.worker.models.protocol import Memory, Part
 from services.worker.moving.patience import PartVersion
 from services.worker.states import States
+from services.worker.transfer.manifest import Span, merge
 
 Fence = Callable[[], None]
 Parts = Mapping[str, Part]
@@ -26,7 +27,9 @@ class Held(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The state at a boundary. `at`: wall clock."""
+    """The state at a boundary. `at`: wall clock. `tail`: the parts that the decode of the chunk before still
+    changes.
+    """
 
     next_chunk: int
     fence: Fence
@@ -34,6 +37,11 @@ class Reading(NamedTuple):
     counters: bytes
     shown: str
     at: float
+    tail: frozenset[str] = frozenset()
+
+    @property
+    def tail_spans(self) -> list[Span]:
+        return merge(span for name in self.tail for span in self.parts[name].spans)
 
 
 def hold(states: States, copy: Copy) -> Held | None:
@@ -50,6 +58,15 @@ def read(states: States, copy: Copy) -> Reading:
     counters = msgspec.msgpack.encode(states.counters(copy))
     parts, shown = states.parts(copy), states.shown(copy)
     return Reading(copy.next_chunk, states.fence(), parts, counters, shown, time.time())
+
+
+def read_early(states: States, copy: Copy) -> Reading | None:
+    """Of a held and frozen copy whose chunk is to be decoded next. None: its model can't tell so early."""
+    told = states.denoised(copy)
+    if told is None:
+        return None
+    counters, parts, shown = msgspec.msgpack.encode(told.counters), states.parts(copy), states.shown(copy)
+    return Reading(copy.next_chunk, states.fence(), parts, counters, shown, time.time(), told.tail)
 
 
 def versions(parts: Parts) -> dict[str, PartVersion]:

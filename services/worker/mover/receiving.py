@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from services.worker.mover.links import Links, Transfer
-from services.worker.moving.patience import REST
+from services.worker.moving.patience import REST, TAIL
 from services.worker.transfer.manifest import (
     ManifestRefused,
     Span,
@@ -19,6 +19,7 @@ from services.worker.transfer.manifest import (
     cut,
     merge,
     tag_of,
+    without,
 )
 from shared.bus import Refused
 from shared.contracts.moves import HandOver, Move, Stage
@@ -26,7 +27,7 @@ from shared.contracts.moves import HandOver, Move, Stage
 
 class Receiving:
     """`memory`: what was reserved for the state; `fence` returns once the device has made it ready.
-    `hand_over` and `counters` come with the last stage.
+    `hand_over` and `counters` come with the rest.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Receiving:
         self._memory, self._fence = memory, fence
         self._covered: list[Span] = []
         self._stages: set[int] = set()
-        self._arriving: asyncio.Future[None] | None = None
+        self._arriving: set[asyncio.Future[None]] = set()
 
     @property
     def begun(self) -> bool:
@@ -52,31 +53,39 @@ class Receiving:
         self._check(stage)
         tag, until = tag_of(self._move.move_id, stage.stage), time.monotonic() + left_s
         transfer = Transfer(cut(self._memory, stage.spans), tag, until, self._fence)
-        self._arriving = self._links.receive(self._move.source, transfer)
+        arriving = self._links.receive(self._move.source, transfer)
+        self._arriving.add(arriving)
         self._stages.add(stage.stage)
         self._covered = merge([*self._covered, *stage.spans])
-        self.hand_over = stage.hand_over
-        return self._arriving
+        self.hand_over = stage.hand_over or self.hand_over
+        return arriving
 
     def _check(self, stage: Stage) -> None:
         try:
             check_spans(stage.spans, self._state_bytes)
             if (stage.stage == REST) != (stage.hand_over is not None) or stage.stage in self._stages:
                 raise ManifestRefused(f"stage {stage.stage} came twice, or not with what belongs to it")
+            if stage.stage == TAIL and (self.hand_over is None or stage.spans != self.hand_over.tail):
+                raise ManifestRefused("the tail is not the one that was promised")
             if stage.hand_over is not None:
+                check_spans(stage.hand_over.tail, self._state_bytes)
                 self.counters = msgspec.msgpack.decode(stage.hand_over.counters, type=dict[str, Any])
         except ManifestRefused as error:
             raise Refused("bad_spans", str(error)) from None
         except msgspec.DecodeError as error:
             raise Refused("bad_counters", f"the state's counters can't be read: {error}") from None
 
-    async def verify(self, checksum: str) -> None:
-        """Raises `ManifestRefused`. `checksum` "": nobody asked for that."""
-        if checksum and await asyncio.to_thread(checksum_of, cut(self._memory, self._covered)) != checksum:
+    async def verify(self, stage: Stage) -> None:
+        """Raises `ManifestRefused`. Without a checksum nobody asked for that."""
+        if not stage.checksum:
+            return
+        tail = self.hand_over.tail if self.hand_over is not None else []
+        spans = stage.spans if stage.stage == TAIL else without(self._covered, tail)
+        if await asyncio.to_thread(checksum_of, cut(self._memory, spans)) != stage.checksum:
             raise ManifestRefused(f"other bytes arrived by move {self._move.move_id} than were sent")
 
     async def stop(self) -> None:
         """No thread writes to the memory any more when this returns; each has a deadline of its own."""
-        if self._arriving is not None and not self._arriving.done():
+        if under_way := {arriving for arriving in self._arriving if not arriving.done()}:
             self._links.abort(self._move.source)
-            await asyncio.wait({self._arriving})
+            await asyncio.wait(under_way)

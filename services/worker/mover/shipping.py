@@ -10,9 +10,9 @@ from typing import Any
 
 from services.worker.mover.links import Transfer
 from services.worker.mover.port import Port
-from services.worker.moving.patience import REST
+from services.worker.moving.patience import REST, TAIL
 from services.worker.transfer.link import LinkLost, LinkRefused
-from services.worker.transfer.manifest import Span, checksum_of, cut, merge, tag_of
+from services.worker.transfer.manifest import Span, checksum_of, cut, merge, tag_of, without
 from shared.bus import BusAway, NoAnswer, Refused
 from shared.contracts.moves import HandOver, Move, Stage
 from shared.contracts.subjects import STAGE
@@ -54,12 +54,20 @@ class Shipping:
         self, spans: list[Span], until: float, fence: Callable[[], None], hand_over: HandOver
     ) -> None:
         """After the freeze."""
-        checksum = ""
-        if self.port.checksums:
-            covered = cut(self.memory, merge([*self._covered, *spans]))
-            checksum = await asyncio.to_thread(_checksum_behind, fence, covered)
+        checksum = await self._checksum(without([*self._covered, *spans], hand_over.tail), fence)
         announced = Stage(self.move.move_id, REST, spans, _wall(until), checksum, hand_over)
         await self._send(announced, until, fence)
+
+    async def send_tail(self, spans: list[Span], until: float, fence: Callable[[], None]) -> None:
+        """After the last chunk's decode."""
+        announced = Stage(self.move.move_id, TAIL, spans, _wall(until), await self._checksum(spans, fence))
+        await self._send(announced, until, fence)
+
+    async def _checksum(self, spans: list[Span], fence: Callable[[], None]) -> str:
+        """ "": nobody asked for that."""
+        if not self.port.checksums:
+            return ""
+        return await asyncio.to_thread(_checksum_behind, fence, cut(self.memory, spans))
 
     async def _send(self, stage: Stage, until: float, fence: Callable[[], None]) -> None:
         """The announcement and the bytes go at once: neither waits for the other."""

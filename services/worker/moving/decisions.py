@@ -15,11 +15,12 @@ class Send(NamedTuple):
 
 
 class Freeze(NamedTuple):
-    """Source: begin no chunk; tell the target `Promised(boundary)`. Steering waits for the thaw, or for the
-    copy's end: placement repeats it to whoever owns the session then.
+    """Source: begin no chunk; tell the target `Promised(boundary, tail)`. Steering waits for the thaw, or
+    for the copy's end: placement repeats it to whoever owns the session then.
     """
 
     boundary: int
+    tail: bool = False
 
 
 class GoOn(NamedTuple):
@@ -29,10 +30,17 @@ class GoOn(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Target: make the copy and chunk `next_chunk`, with this epoch; tell placement that the state came."""
+    """Target: make the copy and chunk `next_chunk`, with this epoch. `whole`: as after `Settle`; else decode
+    nothing before that.
+    """
 
     next_chunk: int
     epoch: int
+    whole: bool = True
+
+
+class Settle(NamedTuple):
+    """Target: nothing more comes; tell placement that the state came."""
 
 
 class Own(NamedTuple):
@@ -54,4 +62,4 @@ class Forget(NamedTuple):
 
 
 SourceDecision = Send | Freeze | GoOn | Forget
-TargetDecision = Start | Own | Free | Forget
+TargetDecision = Start | Settle | Own | Free | Forget

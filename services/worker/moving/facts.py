@@ -17,6 +17,18 @@ class Boundary(NamedTuple):
     parts: Parts
 
 
+class Denoised(NamedTuple):
+    """Source: the chunk under way is to be decoded yet, and none begins before the decisions are carried out.
+
+    `tail`: those of `parts`, the whole state, that its decode will write and that nothing else of the next
+    chunk needs; all others are final. `next_chunk`: the one after it.
+    """
+
+    next_chunk: int
+    parts: Parts
+    tail: frozenset[str]
+
+
 class Sent(NamedTuple):
     """Source: the target has this stage."""
 
@@ -28,9 +40,16 @@ class Complete(NamedTuple):
 
 
 class Promised(NamedTuple):
-    """Target: the source froze before chunk `boundary`."""
+    """Target: the source froze before chunk `boundary`. `tail`: it still decodes the one before, and
+    what that leaves for the next decode comes later.
+    """
 
     boundary: int
+    tail: bool = False
+
+
+class Whole(NamedTuple):
+    """Target: the tail has arrived, with all before it."""
 
 
 class FirstAppend(NamedTuple):
@@ -73,5 +92,5 @@ class Tick(NamedTuple):
     """Time has passed."""
 
 
-SourceFact = Boundary | Sent | Logged | Told | Dropped | Failed | Tick
-TargetFact = Complete | Promised | FirstAppend | Told | Dropped | Failed | Tick
+SourceFact = Boundary | Denoised | Sent | Logged | Told | Dropped | Failed | Tick
+TargetFact = Complete | Promised | Whole | FirstAppend | Told | Dropped | Failed | Tick

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 MAX_ROUNDS = 2
 REST = 0  # the stage after the freeze; pre-copies are stages 1 and up
+TAIL = -1  # what the last chunk's decode wrote, where the session left before it
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from services.worker.moving.decisions import Forget, Freeze, GoOn, Send, SourceDecision
-from services.worker.moving.facts import Boundary, Dropped, Failed, Logged, Sent, SourceFact, Told
-from services.worker.moving.patience import MAX_ROUNDS, REST, Parts, Patience
+from services.worker.moving.facts import Boundary, Denoised, Dropped, Failed, Logged, Sent, SourceFact, Told
+from services.worker.moving.patience import MAX_ROUNDS, REST, TAIL, Parts, PartVersion, Patience
 from shared.contracts.moves import Move
 
 
@@ -16,6 +16,7 @@ from shared.contracts.moves import Move
 class Source:
     """`phase`: "copying" (a round is under way), "closing" (waits for a boundary), "frozen" (from the freeze
     to the log's answer), "stayed", "gone". `has`: what was sent, by version. `frozen_at`: 0 until then.
+    `tail`: the parts that the last chunk's decode has still to write.
     """
 
     move: Move
@@ -25,6 +26,7 @@ class Source:
     rounds: int = 1
     has: Mapping[str, int] = field(default_factory=dict)
     frozen_at: float = 0.0
+    tail: frozenset[str] = frozenset()
 
     @property
     def over(self) -> bool:
@@ -60,23 +62,46 @@ def source_step(source: Source, fact: SourceFact, now: float) -> tuple[Source, l
             return _stay(source, why)
     if source.wake_at is not None and now >= source.wake_at:
         return _stay(source, "too late")
+    return _go_on(source, fact, now)
+
+
+def _go_on(source: Source, fact: SourceFact, now: float) -> tuple[Source, list[SourceDecision]]:
     match fact:
         case Sent(stage) if source.phase == "copying" and stage == source.rounds:
             return replace(source, phase="closing"), []
-        case Boundary() if source.phase == "closing":
-            return _close_in(source, fact, now)
+        case Denoised(next_chunk, parts, tail) if source.phase == "closing":
+            return _close_in(source, next_chunk, parts, tail, now)
+        case Boundary(next_chunk, parts) if source.phase == "closing":
+            return _close_in(source, next_chunk, parts, frozenset(), now)
+        case Boundary(_, parts) if source.tail:
+            return _end_with(source, parts)
     return source, []
 
 
-def _close_in(source: Source, boundary: Boundary, now: float) -> tuple[Source, list[SourceDecision]]:
+def _close_in(
+    source: Source, next_chunk: int, parts: Parts, tail: frozenset[str], now: float
+) -> tuple[Source, list[SourceDecision]]:
     """Another round, or the freeze."""
-    changed = {name: p for name, p in boundary.parts.items() if source.has.get(name) != p.version}
+    final = {name: part for name, part in parts.items() if name not in tail}
+    changed = _changed(source, final)
     has = {**source.has, **_versions(changed)}
     if source.rounds < MAX_ROUNDS and sum(p.bytes for p in changed.values()) > source.patience.rest_bytes:
         stage = source.rounds + 1
         return replace(source, phase="copying", rounds=stage, has=has), [Send(stage, tuple(changed))]
-    frozen = replace(source, phase="frozen", has=has, frozen_at=now)
-    return frozen, [Freeze(boundary.next_chunk), Send(REST, tuple(changed))]
+    frozen = replace(source, phase="frozen", has=has, frozen_at=now, tail=tail)
+    return frozen, [Freeze(next_chunk, bool(tail)), Send(REST, tuple(changed))]
+
+
+def _end_with(source: Source, parts: Parts) -> tuple[Source, list[SourceDecision]]:
+    """The last chunk is decoded."""
+    tail = tuple(name for name in parts if name in source.tail)
+    if torn := sorted(_changed(source, parts).keys() - source.tail):
+        return _stay(source, f"decoding changed {', '.join(torn)}, which the model called final")
+    return replace(source, tail=frozenset()), [Send(TAIL, tail)]
+
+
+def _changed(source: Source, parts: Parts) -> dict[str, PartVersion]:
+    return {name: part for name, part in parts.items() if source.has.get(name) != part.version}
 
 
 def _stay(source: Source, why: str) -> tuple[Source, list[SourceDecision]]:

@@ -56,6 +56,15 @@ def merge(spans: Iterable[Span]) -> list[Span]:
     return merged
 
 
+def without(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
+    """What of the one's bytes isn't among the other's, in order."""
+    left = merge(spans)
+    for start, end in others:
+        around = [((a, min(b, start)), (max(a, end), b)) for a, b in left]
+        left = [span for both in around for span in both if span[0] < span[1]]
+    return left
+
+
 def cut(memory: Any, spans: Sequence[Span]) -> list[Buffer]:
     return [memory[start:end] for start, end in spans]
 

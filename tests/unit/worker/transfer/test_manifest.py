@@ -19,6 +19,7 @@ from services.worker.transfer.manifest import (
     cut,
     merge,
     tag_of,
+    without,
 )
 from shared.contracts.moves import Compatibility
 
@@ -74,3 +75,17 @@ def test_a_checksum_is_of_the_bytes_wherever_they_lie() -> None:
 
 def test_each_stage_of_each_move_has_a_tag_of_its_own() -> None:
     assert len({tag_of(move, stage) for move in ("m-1", "m-2") for stage in (0, 1, 2)}) == 6
+
+
+@pytest.mark.parametrize(
+    ("others", "left"),
+    [
+        ([], [(0, 10), (20, 30)]),
+        ([(4, 6)], [(0, 4), (6, 10), (20, 30)]),
+        ([(0, 10)], [(20, 30)]),
+        ([(8, 22), (29, 40)], [(0, 8), (22, 29)]),
+        ([(0, 40)], []),
+    ],
+)
+def test_without_leaves_what_is_among_the_one_alone(others: list[Span], left: list[Span]) -> None:
+    assert without([(20, 30), (0, 10)], others) == left
