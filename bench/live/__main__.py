@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.live.calibrate import Calibration, calibrate
-from bench.live.prediction import Prediction, opened_when_wanted, predict, read, write
+from bench.live.prediction import Prediction, digest, opened_when_wanted, predict, read, write
 from bench.live.replay import Asked, replay
 from bench.live.report import WITHIN, off, page
 from bench.live.system import up
@@ -46,10 +46,12 @@ def main() -> int:
     events = opened_when_wanted(files.read(files.SMALL))
     args.out.mkdir(parents=True, exist_ok=True)
     prediction = read(path) if args.predicted else _predict(args, events, path)
+    if prediction.trace != digest(events):
+        sys.exit(f"{path} is of another trace: leave --predicted out, and it is made anew")
     loads, runs = [], []
     for number in range(args.runs):
         loads.append(os.getloadavg()[0])
-        runs.append(_play(args, events, f"live run {number + 1} of {args.runs}"))
+        runs.append(_play(prediction, events, f"live run {number + 1} of {args.runs}"))
     (args.out / "live.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
     (args.out / "live.md").write_text(page(prediction, runs, loads, _command()))
     far = off(prediction, runs)
@@ -69,8 +71,8 @@ def _predict(args: argparse.Namespace, events: list[Event], path: Path) -> Predi
     return prediction
 
 
-def _play(args: argparse.Namespace, events: list[Event], what: str) -> dict[str, Any]:
-    with up(args.policy, 1, args.max_workers) as url, progress(what, lines=True) as tell:
+def _play(said: Prediction, events: list[Event], what: str) -> dict[str, Any]:
+    with up(said.policy, 1, said.max_workers) as url, progress(what, lines=True) as tell:
         shown = None if tell is None else lambda share, house: tell(share, f"{house.meter.active} active")
         return asyncio.run(replay(events, Asked(url), shown))
 

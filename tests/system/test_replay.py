@@ -85,6 +85,21 @@ async def test_a_viewer_watches_pauses_comes_back_and_leaves(
     assert [worker.active for worker in house.workers.values()] == [0]
 
 
+async def test_who_is_back_before_the_system_knew_of_the_pause_does_not_wait(
+    house: House, api: HttpApi
+) -> None:
+    events = [
+        Event(0.0, "s", "arrive", active=True),
+        Event(1.0, "s", "idle"),
+        Event(2.0, "s", "active"),
+        Event(3.0, "s", "depart"),
+    ]
+    viewer = Viewer(house, api, events, 0)
+    served = lambda: len(house.meter.latencies_s) >= 1 and not house.meter.queued  # noqa: E731
+    await viewer.run(gates(lambda: True, served, lambda: True, served))
+    assert viewer.problems == []
+
+
 async def test_a_session_that_ends_against_its_viewers_will_is_counted_and_hangs_nothing(
     running_system: System, house: House, api: HttpApi
 ) -> None:
