@@ -36,7 +36,7 @@ class Leaving(msgspec.Struct, frozen=True):
 
 class Terms(msgspec.Struct, frozen=True):
     """`node_size`: workers that are had and given back together. `boot_s`: to expect until boots were
-    measured. `model`: of the provider's workers; "": what they report.
+    measured. `model`: of the provider's workers, until they report it; "": not known.
     """
 
     node_size: int = 1
@@ -63,7 +63,7 @@ def outlook(
     """Workers that go come what may are not in it: those told to stop, and those an operator drains. They
     leave less to be had while they are there.
     """
-    model = terms.model or knowledge.model
+    model = knowledge.model or terms.model
     told = {w.worker: w for w in load.workers}
     ours = [m for m in members if not goes(m, told.get(m.worker), leaving, now)]
     names = {member.worker for member in members} | leaving.ended.keys()

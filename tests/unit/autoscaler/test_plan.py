@@ -16,6 +16,7 @@ from services.autoscaler.hanging import Deadlines
 from services.autoscaler.outlook import Leaving, Terms
 from services.autoscaler.plan import LOAD_STALE_S, History, Limits, Plan, Seen, plan
 from services.autoscaler.policies.registry import POLICIES, named
+from services.autoscaler.policies.view import View
 from services.autoscaler.provider import Member
 from services.autoscaler.supply import Patience
 from shared.contracts.fleet import FleetLoad, WorkerLoad
@@ -156,6 +157,18 @@ def test_only_workers_that_placement_calls_drained_and_empty_are_let_go(
         assert demand is not None or not told.steps.let_go, "nobody is let go while placement is silent"
 
 
+@given(policies, st.lists(st.integers(0, 20), min_size=1, max_size=40))
+def test_a_recorded_decision_is_taken_again(policy: str, demands: list[int]) -> None:
+    fleet = Fleet(policy=policy, hold_s=2.0)
+    kind: Any = POLICIES[policy]
+    for demand in demands:
+        decided = fleet.step(demand).decided
+        assert decided is not None
+        record = msgspec.json.encode((fleet.policy, decided.view, decided.decision))
+        again, view, _ = msgspec.json.decode(record, type=tuple[kind, View, Any])
+        assert again.decide(view, decided.memory) == decided.decision
+
+
 def test_without_placement_the_minimum_is_started() -> None:
     fleet = Fleet(msgspec.structs.replace(CONTROLS, minimum=2))
     assert fleet.step(None).steps.start == 2
@@ -233,6 +246,24 @@ def test_workers_started_by_hand_serve_but_are_nobodys_to_let_go() -> None:
     told = fleet.settle(0, steps=30)
     assert (told.desired, fleet.named, len(fleet.members)) == (1, set(), 1)
     assert "2 started by hand" in told.reason
+
+
+def test_workers_of_another_model_and_their_sessions_are_none_of_this_fleets() -> None:
+    fleet = Fleet()
+    fleet.settle(3)
+    seen = fleet._seen(3, ())
+    assert seen.load is not None
+    ours = [msgspec.structs.replace(worker, model="sprites") for worker in seen.load.workers]
+    other = WorkerLoad("own-1", "ready", 9, 5, 5, "wan")
+    told = msgspec.structs.replace(load([*ours, other], 8), placement="placement-2")
+    for _ in range(2):
+        planned = plan(
+            Seen(seen.members, told, fleet.now), fleet.history, fleet.policy, CONTROLS, LIMITS, fleet.now
+        )
+        fleet.history = planned.history
+    assert planned.decided is not None
+    view = planned.decided.view
+    assert (view.active, [worker.kept for worker in view.workers]) == (3, [False])
 
 
 def test_a_worker_that_an_operator_drains_is_not_counted_nor_taken_back() -> None:
