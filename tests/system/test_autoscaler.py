@@ -11,9 +11,9 @@ from shared.bus import Bus
 from shared.contracts.fleet import FleetPlan, ServiceStatus, SetFleet
 from shared.contracts.subjects import FLEET_PLAN, SERVICE_STATUS, SET_FLEET
 from shared.process import EXIT_UNAVAILABLE
-from tests.fixtures.process import Program
+from tests.fixtures.process import START_S, Program
 from tests.fixtures.system import TINY
-from tests.fixtures.waiting import until
+from tests.fixtures.waiting import WAIT_S, until
 
 Start = Callable[..., Program]
 
@@ -45,7 +45,7 @@ class Ear:
 @pytest.fixture
 async def ear(nats_url: str) -> AsyncIterator[Ear]:
     bus = Bus(nats_url, "ear")
-    await bus.connect(10)
+    await bus.connect(WAIT_S)
     ear = Ear(bus)
     await ear.listen()
     yield ear
@@ -73,9 +73,9 @@ def start(nats_url: str, tmp_path: Path) -> Iterator[Start]:
 async def test_a_second_autoscaler_on_sqlite_refuses_to_start(ear: Ear, start: Start, tmp_path: Path) -> None:
     database_url = f"sqlite+aiosqlite:///{tmp_path / 'turboserve.sqlite'}"
     first = start(database_url, lease_ttl_s=8)
-    await until(lambda: bool(ear.plans), "the first one's plan", 30)
+    await until(lambda: bool(ear.plans), "the first one's plan", START_S)
     second = start(database_url)
-    await until(lambda: not second.running, "the second one's end", 30)
+    await until(lambda: not second.running, "the second one's end", START_S)
     assert second.stop() == EXIT_UNAVAILABLE
     assert "another autoscaler" in second.output()
     assert first.running
@@ -84,21 +84,21 @@ async def test_a_second_autoscaler_on_sqlite_refuses_to_start(ear: Ear, start: S
 async def test_on_postgres_a_second_autoscaler_takes_over_with_workers_of_its_own(
     ear: Ear, start: Start, fresh_postgres_url: str
 ) -> None:
-    first = start(fresh_postgres_url, minimum=1, lease_ttl_s=3)
-    await until(lambda: bool(ear.plans), "a leader's plan", 30)
+    first = start(fresh_postgres_url, minimum=1, lease_ttl_s=4)
+    await until(lambda: bool(ear.plans), "a leader's plan", START_S)
     leader = ear.plans[0].autoscaler
-    await until(lambda: len(ear.workers_of(leader)) == 1, "its worker", 30)
+    await until(lambda: len(ear.workers_of(leader)) == 1, "its worker", START_S)
     children = psutil.Process(first.pid).children()
-    await ear.bus.request(SET_FLEET.at(cell="main"), SetFleet(maximum=3), 20)
-    second = start(fresh_postgres_url, minimum=1, lease_ttl_s=3)
-    await until(lambda: "waiting" in ear.states.values(), "a second one that waits", 30)
+    await ear.bus.request(SET_FLEET.at(cell="main"), SetFleet(maximum=3), WAIT_S)
+    second = start(fresh_postgres_url, minimum=1, lease_ttl_s=4)
+    await until(lambda: "waiting" in ear.states.values(), "a second one that waits", START_S)
     first.kill()
-    await until(lambda: ear.plans[-1].autoscaler != leader, "another leader", 30)
+    await until(lambda: ear.plans[-1].autoscaler != leader, "another leader", START_S)
     taken_over = ear.plans[-1]
     assert taken_over.maximum == 3, "what operators set holds"
-    await until(lambda: len(ear.workers_of(taken_over.autoscaler)) == 1, "its own worker", 30)
-    await until(lambda: not any(map(_runs, children)), "the former one's worker gone", 30)
-    assert second.stop(deadline_s=20) == 0
+    await until(lambda: len(ear.workers_of(taken_over.autoscaler)) == 1, "its own worker", START_S)
+    await until(lambda: not any(map(_runs, children)), "the former one's worker gone")
+    assert second.stop() == 0
 
 
 def _runs(process: psutil.Process) -> bool:

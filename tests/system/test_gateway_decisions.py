@@ -50,8 +50,8 @@ def record(decision: Decision, reason: str, *sessions: str) -> DecisionRecord:
 
 async def kept(nats_url: str, *records: DecisionRecord) -> None:
     bus = Bus(nats_url, "stage")
-    await bus.connect(10)
-    log = DecisionLog(bus, DEFAULT_CELL, timeout_s=10)
+    await bus.connect(30)
+    log = DecisionLog(bus, DEFAULT_CELL, timeout_s=30)
     for one in records:
         await log.put(one)
     await bus.close()

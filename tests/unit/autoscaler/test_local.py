@@ -8,7 +8,7 @@ from services.autoscaler.provider import Exit
 from services.autoscaler.providers.local import LocalProvider
 from services.autoscaler.settings import AutoscalerSettings
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 # Says that it runs by making the file named after its own id beside its log.
 HELLO = "import pathlib, signal, sys, time; pathlib.Path(sys.argv[1], sys.argv[3]).touch(); "
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + HELLO + "time.sleep(60)"
