@@ -121,10 +121,3 @@ async def test_a_baseline_by_its_name(fresh_nats: NatsServer, tmp_path: Path) ->
             assert (await world.resume(opened[3].id)).worker == "w-2", "for life"
     finally:
         program.kill()
-
-
-def test_a_policy_s_settings_are_checked_at_start(nats_server: NatsServer, tmp_path: Path) -> None:
-    url = f"sqlite+aiosqlite:///{tmp_path / 'db.sqlite'}"
-    program = placement_program(nats_server.url, url, tmp_path, policy_settings='{"patience": 1}')
-    program.start(lambda: not program.running)
-    assert "the policy has no setting 'patience'" in program.output()
