@@ -6,6 +6,7 @@
 # make lock   pins and hashes anew after a change in pyproject.toml (UPGRADE=1: newest of everything)
 # make test-gpu, make bench-gpu PART=…   on a GPU machine, by its own Python and torch: GPU_PYTHON=python3
 # make bench-policies   every policy on every trace, simulated: docs/results/policies.md (an hour of one core; RESULTS=folder)
+# make bench-live       the small trace, simulated and then played: docs/results/live.md (eight minutes of a quiet machine)
 # make clean  removes the environment and the caches, never the data
 # Each sets up what it needs by itself.                           (PYTHON=python3.12, TORCH="torch==… --index-url …")
 
@@ -33,7 +34,7 @@ RESULTS ?= docs/results
 export PYTHON TORCH CHROMIUM
 BIN := .venv/bin
 
-.PHONY: help up test test-hunt check test-gpu bench-gpu bench-policies lock clean venv runtime chromium
+.PHONY: help up test test-hunt check test-gpu bench-gpu bench-policies bench-live lock clean venv runtime chromium
 .NOTPARALLEL:
 
 help:
@@ -77,6 +78,9 @@ UV_LOCK_PROJECT := $(UV_LOCK) pyproject.toml requirements/unlisted.in --override
 
 bench-policies: venv
 	@exec $(BIN)/python -m bench.policies --out '$(RESULTS)'
+
+bench-live: venv
+	@exec $(BIN)/python -m bench.live --out '$(RESULTS)'
 
 lock: venv
 	@echo "lock: requirements/" && $(UV_LOCK) requirements/bootstrap.in -o requirements/bootstrap.lock

@@ -98,7 +98,7 @@ def main() -> None:
 @click.option(
     "--max-workers",
     type=click.IntRange(1, 256),
-    help="Most workers that demand may lead to. [one for every two processors]",
+    help="Most workers that demand may lead to. [one for every two processors, at least two]",
 )
 @click.option(
     "--policy",

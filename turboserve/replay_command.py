@@ -52,7 +52,8 @@ def replay(
     session.
 
     \b
-      make up MAX_WORKERS=2 & turboserve replay --json
+      turboserve replay                              beside `make up`, with the page open
+      turboserve replay --trace bursts.jsonl --speed 2 --json
     """
     from bench.live.replay import Asked, replay
     from bench.traces.files import SMALL

@@ -132,6 +132,11 @@ class House(Audience):
         worker.kind = ToldKind(latency_s, capacity)
         self.meter.load(worker, active)
 
+    def kinds_told(self) -> list[ToldKind]:
+        """Of the workers that have told their latencies, the newest last."""
+        kinds = (worker.kind for worker in self.workers.values())
+        return [kind for kind in kinds if isinstance(kind, ToldKind) and kind.told[0]]
+
     def _capacity(self, latency_s: Sequence[float], capacity: int) -> int:
         if self._target_s is None or not latency_s:
             return capacity

@@ -69,6 +69,7 @@ class _Replay:
         self._begun_s = loop.time()
         self._begun_s = loop.time()
         self._url = client.url
+        self._target_s = asked.latency_target_s
         self._events = events
         self._house = House(lambda: self._clock() - self._begun_s, asked.latency_target_s)
         self._fleet = FleetWatch(self._house, client)
@@ -97,6 +98,13 @@ class _Replay:
                 "too_old", f"the turboserve at {self._url} is older than this command: {error.message}",
                 "start a newer one there",
             ) from None  # fmt: skip
+        least_s = min((kind.latency_s[1] for kind in self._house.kinds_told()), default=0.0)
+        if self._target_s is not None and self._target_s < least_s:
+            raise InvalidRequest(
+                "invalid_field",
+                f"the latency target of {self._target_s * 1000:g} ms is below what one session alone takes "
+                f"there: {least_s * 1000:.0f} ms",
+            )
 
     def _begin(self) -> None:
         """The clock starts now: what lies before counts nothing."""
@@ -139,6 +147,9 @@ class _Replay:
 
     def _told(self) -> dict[str, Any]:
         plan, meter, events = self._fleet.plan, self._house.meter, self._events
+        shown = figures(meter)
+        if not self._house.kinds_told():
+            shown["worst_latency_ms"] = None
         problems = [*self._bugs, *(why for viewer in self._viewers for why in viewer.problems)]
         return {
             "policy": (plan.policy or None) if plan else None,
@@ -146,7 +157,7 @@ class _Replay:
             "sessions": len(self._viewers),
             "duration_s": events[-1].time_s,
             "max_gpus": plan.maximum if plan else self._fleet.most_workers,
-            **figures(meter),
+            **shown,
             "bound": self._bound(),
             "failed": len(self._bugs) + sum(viewer.failed for viewer in self._viewers),
             "problems": problems[:_PROBLEMS_TOLD],
@@ -158,8 +169,7 @@ class _Replay:
         worker were there at once).
         """
         fleet, steps = self._fleet, demand(self._events)
-        kinds = [worker.kind for worker in self._house.workers.values() if worker.kind.latency_s[-1]]
-        if not kinds:
+        if not (kinds := self._house.kinds_told()):
             return {"gpu_seconds": None, "worst_latency_ms": None}
         kind, boot_s = kinds[-1], statistics.fmean(fleet.boots_s) if fleet.boots_s else 0.0
         most, least = (fleet.plan.maximum, fleet.plan.minimum) if fleet.plan else (fleet.most_workers,) * 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -18,14 +21,19 @@ from tests.fixtures.process import free_port
 from turboserve.cli import main
 from turboserve.errors import of_status
 
+WORKERS = {"workers": [{"id": "w-1", "state": "ready", "capacity": 3, "latency_s": [0.0, 0.25, 0.5]}]}
+FLEET = {"desired": 1, "minimum": 1, "maximum": 2, "reason": "", "workers": []}
+NOT_FOUND = {"error": {"code": "not_found", "message": "no such path"}}
 
-class _Old(BaseHTTPRequestHandler):
-    """A gateway from before it told of its fleet."""
+
+class _Gateway(BaseHTTPRequestHandler):
+    """One that tells of its fleet, or an old one that doesn't."""
+
+    answers: ClassVar[dict[str, object]] = {"/v1/workers": WORKERS, "/v1/fleet": FLEET}
 
     def do_GET(self) -> None:
-        known = self.path == "/v1/workers"
-        body = b'{"workers": []}' if known else b'{"error": {"code": "not_found", "message": "no such path"}}'
-        self.send_response(200 if known else 404)
+        body = json.dumps(self.answers.get(self.path, NOT_FOUND)).encode()
+        self.send_response(200 if self.path in self.answers else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -34,13 +42,19 @@ class _Old(BaseHTTPRequestHandler):
         return
 
 
-@pytest.fixture
-def old_server() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Old)
+class _Old(_Gateway):
+    answers: ClassVar[dict[str, object]] = {"/v1/workers": WORKERS}
+
+
+@contextlib.contextmanager
+def served(gateway: type[_Gateway]) -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), gateway)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def replay(*arguments: str) -> str:
@@ -62,8 +76,15 @@ def test_nobody_there_is_said() -> None:
     assert "no turboserve answers at" in replay("--url", f"http://127.0.0.1:{free_port()}")
 
 
-def test_an_old_server_is_said(old_server: str) -> None:
-    assert f"the turboserve at {old_server} is older than this command" in replay("--url", old_server)
+def test_an_old_server_is_said() -> None:
+    with served(_Old) as url:
+        assert f"the turboserve at {url} is older than this command" in replay("--url", url)
+
+
+def test_a_target_that_one_session_alone_misses_is_refused() -> None:
+    with served(_Gateway) as url:
+        said = replay("--url", url, "--latency-target-ms", "200")
+    assert "the latency target of 200 ms is below what one session alone takes there: 250 ms" in said
 
 
 def test_more_viewers_than_one_replay_plays_are_refused(tmp_path: Path) -> None:
