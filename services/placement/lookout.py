@@ -44,12 +44,17 @@ class Lookout:
         return Seen(view, lives, {report.worker: report.incarnation for report in reports})
 
     def _standings(self, now: float) -> list[Standing]:
+        """A waiting session whose row is just being saved, or may be another one than is known, could not be
+        given a place now: it is left to the next decision.
+        """
         transfers, wall_now = self._placement.transfers, time.time()
-        standings = (
-            live.standing(transfers.target_of(session), transfers.stuck(session, now), now, wall_now)
-            for session, live in self._placement.sessions.live.items()
-        )
-        return [standing for standing in standings if standing is not None]
+        found: list[Standing] = []
+        for session, live in self._placement.sessions.live.items():
+            target, stuck = transfers.target_of(session), transfers.stuck(session, now)
+            standing = live.standing(target, stuck, now, wall_now)
+            if standing is not None and (standing.going_to or not (live.lock.locked() or live.doubtful)):
+                found.append(standing)
+        return found
 
     def _terms(self, standings: Sequence[Standing], now: float) -> Terms:
         tally, floor_rung = self._placement.sessions.tally, self._placement.settings.floor_rung

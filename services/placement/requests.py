@@ -140,7 +140,7 @@ class Requests:
 
     async def _opened_before(self, request: wire.OpenSession, tenant: str) -> SessionView | None:
         """The session that this idempotency key opened. Raises `Refused` if it came with another request."""
-        row = await self._placement.sessions.find_by_key(tenant, request.idempotency_key)
+        row = await self._placement.sessions.records.find_by_key(tenant, request.idempotency_key)
         if row is None:
             return None
         if row.request_digest != _digest(request):
@@ -201,7 +201,7 @@ class Requests:
         _refuse(rules.check_list(request))
         sessions = self._placement.sessions
         try:
-            page = await sessions.page(tenant, request.limit, request.cursor, request.live_only)
+            page = await sessions.records.page(tenant, request.limit, request.cursor, request.live_only)
         except ValueError as error:
             raise Refused("invalid_field", f"cursor: {error}", "omit it for the first page") from None
         rows = [live.known if (live := sessions.live.get(row.id)) else row for row in page.rows]

@@ -23,6 +23,7 @@ from services.placement.operations import Operations
 from services.placement.outbox import Publisher
 from services.placement.outlook import worker_latencies_s
 from services.placement.reconcile import Reconciler
+from services.placement.records import Records
 from services.placement.requests import Requests
 from services.placement.retiring import Retiring
 from services.placement.room import Room, room_of
@@ -57,7 +58,8 @@ class Placement:
         self.instance = process.instance
         self.bus: Bus = process.bus
         self.leadership = leadership
-        self.sessions = Sessions(store, leadership.lease, self.settings.cell, process.stopping.set)
+        records = Records(store, leadership.lease, self.settings.cell, process.stopping.set)
+        self.sessions = Sessions(records)
         self.fleet = FleetView(self.settings.worker_silent_s, time.monotonic())
         self.voice = Voice(self.bus, self.settings.cell, self.settings.command_timeout_s)
         self.mover = Mover(self)

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.placement import lifecycle, metrics
 from services.placement.events import make_event
 from services.placement.facts import Event
 from services.placement.lifecycle import TellDrop, TellOwn
 from services.placement.live import Live
+from services.placement.records import Records, Saving
 from services.placement.tally import Tally
-from shared import telemetry
 from shared.bus import Refused
 from shared.contracts.session import Refusal
-from shared.store import leases, outbox, sessions
-from shared.store.engine import Store, StoreAway
-from shared.store.leases import Lease, LeaseLost
 from shared.store.outbox import OutboxEvent
 from shared.store.rows import SessionRow
-from shared.store.sessions import Conflict
-
-logger = logging.getLogger(__name__)
+from shared.store.sessions import Ended
 
 
 class Changed(NamedTuple):
@@ -43,33 +36,31 @@ class _Planned(NamedTuple):
     live: Live
     before: SessionRow
     after: SessionRow
+    public: list[OutboxEvent]
     commands: tuple[TellOwn | TellDrop, ...]
+
+    @property
+    def saving(self) -> Saving:
+        return Saving(self.after, self.before.revision, self.public)
 
 
 Decide = Callable[[SessionRow], Sequence[Event]]
 
 
 class Sessions:
-    """Everything that is saved passes here, and is counted in `tally`. `on_lease_lost` is called when another
-    placement leads.
-    """
+    """Everything that is saved passes here, and is counted in `tally`."""
 
-    def __init__(self, store: Store, lease: Lease, cell: str, on_lease_lost: Callable[[], None]) -> None:
+    def __init__(self, records: Records) -> None:
+        self.records = records
         self.live: dict[str, Live] = {}
-        self.ended: dict[str, sessions.Ended] = {}
+        self.ended: dict[str, Ended] = {}
         self.tally = Tally()
-        self._store = store
-        self._lease = lease
-        self._cell = cell
-        self._on_lease_lost = on_lease_lost
         self._doubtful_inserts: set[str] = set()
 
     async def load(self, ended_since: float) -> None:
         """What was there before this process. Raises `StoreAway`."""
         now = time.time()
-        async with self._store.begin() as transaction:
-            rows = await sessions.live(transaction, self._cell)
-            ended = await sessions.ended_since(transaction, self._cell, ended_since)
+        rows, ended = await self.records.load(ended_since)
         for row in rows:
             self._remember(row, now)
         self.ended = {entry.session: entry for entry in ended}
@@ -94,28 +85,7 @@ class Sessions:
     async def read(self, session: str) -> SessionRow | None:
         """Any session, ended ones too. Raises `Refused`."""
         live = self.live.get(session)
-        if live is not None:
-            return live.known
-        try:
-            async with self._store.begin() as transaction:
-                return await sessions.get(transaction, session)
-        except StoreAway as error:
-            raise unavailable(error) from None
-
-    async def find_by_key(self, tenant: str, key: str) -> SessionRow | None:
-        try:
-            async with self._store.begin() as transaction:
-                return await sessions.find_by_key(transaction, tenant, key)
-        except StoreAway as error:
-            raise unavailable(error) from None
-
-    async def page(self, tenant: str, limit: int, cursor: str, live_only: bool) -> sessions.Page:
-        """Raises `Refused`, or `ValueError` for a cursor that no page gave."""
-        try:
-            async with self._store.begin() as transaction:
-                return await sessions.page(transaction, tenant, limit, cursor, live_only)
-        except StoreAway as error:
-            raise unavailable(error) from None
+        return live.known if live is not None else await self.records.get(session)
 
     async def add(self, row: SessionRow, events: Iterable[Event]) -> Changed:
         """Save a new session, to which `events` happen at once. Raises `Refused`, or `Conflict` (its key)."""
@@ -126,21 +96,14 @@ class Sessions:
         async with live.lock:
             self.live[row.id] = live  # counts as present from now on, so that limits hold
             try:
-                await self._insert(after, public)
-            except BaseException:
+                await self.records.insert(after, public)
+            except BaseException as error:
                 del self.live[row.id]
+                if isinstance(error, Refused):
+                    self._doubtful_inserts.add(row.id)
                 raise
         self.tally.opened()
         return Changed(None, after, live, commands)
-
-    async def _insert(self, row: SessionRow, public: list[OutboxEvent]) -> None:
-        try:
-            async with self._saving() as transaction:
-                await sessions.insert(transaction, row)
-                await outbox.add(transaction, public, row.updated_at)
-        except StoreAway as error:
-            self._doubtful_inserts.add(row.id)
-            raise unavailable(error) from None
 
     async def change(self, live: Live, decide: Decide) -> Changed:
         """Let the events that `decide` names for the row happen. Raises `Refused`."""
@@ -154,7 +117,10 @@ class Sessions:
                 return Changed(before, before, None if before.ended else live)
             live.reserved = after.worker if after.status == "active" else ""
             try:
-                await self._update(live, before, after, public)
+                await self.records.update(Saving(after, before.revision, public))
+            except Refused:
+                live.doubtful = True
+                raise
             finally:
                 live.reserved = ""
             self._saved(live, before, after)
@@ -168,18 +134,17 @@ class Sessions:
         moment, or whose row is not as believed, is left out: the next decision sees it. Raises `Refused`.
         """
         started = time.perf_counter()
-        public: dict[str, list[OutboxEvent]] = {}
         planned: list[_Planned] = []
         async with contextlib.AsyncExitStack() as held:
             for live, events in wanted:
                 if live.lock.locked() or live.doubtful:
                     continue
                 await held.enter_async_context(live.lock)
-                if (plan := _plan(live, events, decision, public)) is not None:
+                if (plan := _plan(live, events, decision)) is not None:
                     planned.append(plan)
             if not planned:
                 return []
-            done = await self._update_many(planned, public)
+            done = await self._save_many(planned)
             for plan in done:
                 self._saved(plan.live, plan.before, plan.after)
         metrics.decisions.observe(time.perf_counter() - started)
@@ -188,24 +153,13 @@ class Sessions:
             for plan in done
         ]
 
-    async def _update_many(
-        self, planned: Sequence[_Planned], public: Mapping[str, list[OutboxEvent]]
-    ) -> list[_Planned]:
+    async def _save_many(self, planned: Sequence[_Planned]) -> list[_Planned]:
         """Those that were saved."""
         for plan in planned:
             plan.live.reserved = plan.after.worker if plan.after.status == "active" else ""
         saved: set[str] = set()
         try:
-            async with self._saving() as transaction:
-                changes = [(plan.after, plan.before.revision) for plan in planned]
-                found = await sessions.save_many(transaction, changes)
-                events = [
-                    event for plan in planned if plan.after.id in found for event in public[plan.after.id]
-                ]
-                await outbox.add(transaction, events, planned[0].after.updated_at)
-            saved = found
-        except StoreAway as error:
-            raise unavailable(error) from None
+            saved = await self.records.update_many([plan.saving for plan in planned])
         finally:
             for plan in planned:
                 plan.live.reserved = ""
@@ -237,38 +191,11 @@ class Sessions:
         """Whether the store may hold a session that is not in memory."""
         return session in self._doubtful_inserts
 
-    async def _update(
-        self, live: Live, before: SessionRow, after: SessionRow, public: list[OutboxEvent]
-    ) -> None:
-        try:
-            async with self._saving() as transaction:
-                await sessions.update(transaction, after, before.revision)
-                await outbox.add(transaction, public, after.updated_at)
-        except (StoreAway, Conflict) as error:
-            live.doubtful = True
-            raise unavailable(error) from None
-
-    @contextlib.asynccontextmanager
-    async def _saving(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that only the leader can complete."""
-        with telemetry.tracer.start_as_current_span("placement.save"):
-            async with self._store.begin() as transaction:
-                try:
-                    await leases.check(transaction, self._lease)
-                except LeaseLost:
-                    self._on_lease_lost()
-                    raise Refused("busy", "another placement leads now", "try again in a moment") from None
-                yield transaction
-
     async def _settle(self, live: Live) -> None:
         """After a save whose outcome is unknown: see what is in the store."""
         if not live.doubtful:
             return
-        try:
-            async with self._store.begin() as transaction:
-                row = await sessions.get(transaction, live.row.id)
-        except StoreAway as error:
-            raise unavailable(error) from None
+        row = await self.records.get(live.row.id)
         live.doubtful = False
         if row is None:
             self.live.pop(live.row.id, None)
@@ -290,7 +217,7 @@ class Sessions:
 
     def _end(self, row: SessionRow) -> None:
         self.live.pop(row.id, None)
-        self.ended[row.id] = sessions.Ended(row.id, row.tenant, row.ended_at or row.updated_at)
+        self.ended[row.id] = Ended(row.id, row.tenant, row.ended_at or row.updated_at)
 
 
 def _fold(
@@ -307,22 +234,12 @@ def _fold(
     return row, commands
 
 
-def _plan(
-    live: Live, events: Sequence[Event], decision: str, public: dict[str, list[OutboxEvent]]
-) -> _Planned | None:
+def _plan(live: Live, events: Sequence[Event], decision: str) -> _Planned | None:
     """None: nothing would change, or it may not any more."""
-    before, told = live.known, list[OutboxEvent]()
+    before, public = live.known, list[OutboxEvent]()
     named = msgspec.structs.replace(before, decision=decision)
     try:
-        after, commands = _fold(named, events, told)
+        after, commands = _fold(named, events, public)
     except Refused:
         return None
-    public[before.id] = told
-    return None if after is named else _Planned(live, before, after, commands)
-
-
-def unavailable(error: Exception) -> Refused:
-    """For its users, who need not know where the database is; the log says that."""
-    logger.info("%s", error)
-    message = "sessions can't be read or saved at the moment"
-    return Refused("store_unavailable", message, "try again in a moment")
+    return None if after is named else _Planned(live, before, after, public, commands)

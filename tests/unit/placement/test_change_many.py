@@ -7,6 +7,7 @@ import pytest
 
 from services.placement.facts import Placed
 from services.placement.live import Live
+from services.placement.records import Records
 from services.placement.sessions import Sessions
 from shared.bus import Refused
 from shared.ids import new_session_id
@@ -27,7 +28,7 @@ async def leader(store: Store, holder: str) -> Sessions:
     async with store.begin() as transaction:
         lease = await leases.acquire(transaction, "placement-main", holder, -1.0)
         assert lease is not None
-    found = Sessions(store, lease, "main", lambda: None)
+    found = Sessions(Records(store, lease, "main", lambda: None))
     await found.load(0.0)
     return found
 

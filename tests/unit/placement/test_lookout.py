@@ -1,0 +1,88 @@
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+from services.placement.facts import ResumedByUser
+from services.placement.fleet_view import FleetView
+from services.placement.live import Live
+from services.placement.lookout import Lookout
+from services.placement.tally import Tally
+from tests.unit.placement.examples import make_report, make_row
+
+
+class Surroundings:
+    """What a lookout asks, and nothing more."""
+
+    def __init__(self, *lives: Live) -> None:
+        self.sessions = SimpleNamespace(live={live.row.id: live for live in lives}, tally=Tally())
+        self.transfers = SimpleNamespace(target_of=self.target_of, stuck=lambda *_: False)
+        self.settings = SimpleNamespace(floor_rung="")
+        self.fleet = FleetView(5.0, time.monotonic())
+        self.state = "ready"
+        self.bound: dict[str, str] = {}
+
+    def reports(self) -> list[Any]:
+        return [make_report("w-1", state=self.state), make_report("w-2")]
+
+    def target_of(self, session: str) -> str:
+        return self.bound.get(session, "")
+
+    def seen(self, lookout: Lookout) -> dict[str, str]:
+        found = lookout.look()
+        return {} if found is None else {session.session: session.worker for session in found.view.sessions}
+
+
+def around(*lives: Live) -> tuple[Surroundings, Lookout]:
+    surroundings = Surroundings(*lives)
+    return surroundings, Lookout(cast(Any, surroundings))
+
+
+def live(status: str, session: str) -> Live:
+    return Live(make_row(status, id=session), None)
+
+
+async def test_a_session_that_is_just_being_saved_is_left_to_the_next_decision() -> None:
+    """Else a policy that counts would count it twice."""
+    new, playing = live("queued", "s-1"), live("active", "s-2")
+    surroundings, lookout = around(new, playing)
+    async with new.lock, playing.lock:
+        assert surroundings.seen(lookout) == {"s-2": "w-1"}
+    assert surroundings.seen(lookout) == {"s-1": "", "s-2": "w-1"}
+    new.doubtful = True
+    assert surroundings.seen(lookout) == {"s-2": "w-1"}
+
+
+async def test_a_paused_session_is_seen_once_it_is_to_go_on() -> None:
+    paused = live("paused", "s-1")
+    surroundings, lookout = around(paused)
+    assert lookout.look() is None
+    paused.resuming = ResumedByUser
+    assert surroundings.seen(lookout) == {"s-1": ""}
+
+
+async def test_a_move_that_waits_for_its_turn_is_laid_on_its_target() -> None:
+    playing = live("active", "s-1")
+    surroundings, lookout = around(playing)
+    surroundings.bound["s-1"] = "w-2"
+    seen = lookout.look()
+    assert seen is not None
+    assert [worker.capacity for worker in seen.view.workers] == [1, 2], "its place is still taken"
+    assert surroundings.seen(lookout) == {"s-1": "w-2"}
+
+
+async def test_a_drain_begins_when_it_is_first_seen() -> None:
+    playing = live("active", "s-1")
+    surroundings, lookout = around(playing)
+
+    def since_s() -> float:
+        seen = lookout.look()
+        assert seen is not None
+        return seen.view.workers[0].since_s
+
+    surroundings.state = "draining"
+    first = since_s()
+    assert since_s() == first > 0
+    surroundings.state = "ready"
+    assert since_s() == 0
+    surroundings.state = "draining"
+    assert since_s() > first
