@@ -35,8 +35,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_FRAMES_WAITING = 4  # chunks decoded but not encoded; beyond, the device waits
+ENCODE_LIMIT_S = 20.0  # for that; an encoder takes a fraction of a second
 _LOOK_AGAIN_S = 1.0
 _SOON_S = 0.002
+
+
+class EncoderHangs(RuntimeError):
+    """The worker is of no use to any of its sessions: it ends, and they go on elsewhere."""
 
 
 class Made(NamedTuple):
@@ -101,20 +106,29 @@ class Engine:
         return self.errands.put(work)
 
     def run(self) -> None:
-        """Until told to stop and the chunks in hand are finished."""
-        with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
-            while True:
-                stopping = self._stopping
-                self.errands.run()
-                self.states.shelf.make_ready()
-                self._fetch_ahead()
-                self._finish_denoised(encoder)
-                self._tell_boundaries()
-                if orders := self._next_batch():
-                    self._step(orders, encoder)
-                elif stopping:
-                    break
-        self.errands.end()
+        """Until told to stop and the chunks in hand are finished. Raises `EncoderHangs`."""
+        encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        try:
+            self._beat(encoder)
+        except EncoderHangs:
+            encoder.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            self.errands.end()
+        encoder.shutdown()
+
+    def _beat(self, encoder: ThreadPoolExecutor) -> None:
+        while True:
+            stopping = self._stopping
+            self.errands.run()
+            self.states.shelf.make_ready()
+            self._fetch_ahead()
+            self._finish_denoised(encoder)
+            self._tell_boundaries()
+            if orders := self._next_batch():
+                self._step(orders, encoder)
+            elif stopping:
+                break
 
     def stop(self) -> None:
         """Begin no further chunk."""
@@ -142,13 +156,15 @@ class Engine:
 
     def _candidate(self, copy: Copy, stepping: Order | None) -> Candidate:
         """One without a place on the device, where none can be had, has to wait; so has one whose former
-        state a move still holds, and one whose state is still coming, as long as there are others to step.
+        state a move still holds, and one whose state is still coming, as long as there are others to step. A
+        chunk without steps left waits for what its decode needs.
         """
         candidate, states = self.roster.candidate(copy, stepping), self.states
         placed = stepping is not None or states.has_place(copy) or states.shelf.room() > 0
         coming = bool(self._chunks) and states.coming(copy)
-        denoised = copy in self._chunks and not self._chunks[copy].steps_left
-        waiting = not placed or coming or denoised or states.outdated(copy)
+        if stepping is not None and not self._chunks[copy].steps_left:
+            return candidate._replace(stepping=False, held=True)
+        waiting = not placed or coming or states.outdated(copy)
         return candidate._replace(held=True) if waiting else candidate
 
     def _fetch_ahead(self) -> None:
@@ -196,7 +212,7 @@ class Engine:
         """What the model raises ends this copy, never the worker."""
         try:
             yield
-        except NoRoom:
+        except (NoRoom, EncoderHangs):
             raise
         except Exception as error:  # noqa: BLE001 a model may raise anything
             self._fail(order, error)
@@ -258,7 +274,8 @@ class Engine:
         del self._chunks[copy]
         self.states.copy_behind(copy)
         chunk.state = None
-        self._room.acquire()
+        if not self._room.acquire(timeout=ENCODE_LIMIT_S):
+            raise EncoderHangs(f"no chunk was encoded for {ENCODE_LIMIT_S:.0f} s, and as many wait as may")
         encoder.submit(self._encode, chunk, frames, started)
 
     def _encode(self, chunk: _Chunk, frames: Callable[[], encode.Frames], decoding_since: float) -> None:

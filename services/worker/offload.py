@@ -55,9 +55,9 @@ class HostPool:
     def __init__(self, slots: int, slot_bytes: int, device: str) -> None:
         self.size_bytes = slots * slot_bytes
         self._free = list(reversed(range(slots)))
-        self._lanes = _Lanes(device, slots) if device.startswith("cuda") and slots else None
+        self._lanes = _Lanes(device, slots) if device.startswith("cuda") else None
         self._memory: Any = np.empty((slots, slot_bytes), np.uint8)
-        if self._lanes is not None:
+        if self._lanes is not None and slots:
             self._memory = _page_locked(self._memory, device)
 
     @property

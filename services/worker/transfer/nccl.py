@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from services.worker.transfer.link import Buffer, LinkLate, LinkLost, LinkRefused, rank_of
+from services.worker.transfer.link import TAG_BYTES, Buffer, LinkLate, LinkLost, LinkRefused, rank_of
 from services.worker.transfer.memory import check_buffers
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 _ID_BYTES = 128
 _POLL_S = 0.0005
 _OPERATIONS_PER_GROUP = 128
-_MAX_CTAS = 8  # of the GPU's multiprocessors, while sessions go on beside a transfer
+_MAX_CTAS = (
+    8  # of the GPU's multiprocessors, while sessions go on beside a transfer; NCCL_MAX_CTAS overrules it
+)
 
 
 def nccl_available() -> bool:
@@ -90,31 +92,43 @@ class NcclLink:
         self._peer_rank = peer_rank
         self._device = device
         self._stream = torch.cuda.Stream(device)
+        # Allocated here: to allocate in mid-transfer can make the whole device wait.
+        with torch.cuda.stream(self._stream):
+            self._label = torch.zeros(TAG_BYTES, dtype=torch.uint8, device=device)
+            self._answer = torch.zeros_like(self._label)
+        self._tag = torch.zeros(TAG_BYTES, dtype=torch.uint8, pin_memory=True)
         self._abort_asked = False
         self._lost = False
 
     def wait_ready(self, deadline_at: float) -> None:
-        """Until the communicator is there. Raises `LinkLost`."""
+        """Until the communicator is there and has carried something both ways: at the first use of each, NCCL
+        sets channels up and loads kernels. Raises `LinkLost`.
+        """
         self._poll(lambda: True, deadline_at)
         # nccl4py compares every buffer's device with it, and is not to ask NCCL within a group.
         if self._communicator.device.device_id != self._device.index:
             self._give_up()
             raise LinkLost(f"NCCL opened the link on another device than {self._device}")
+        communicator = self._communicator
+        both = [(communicator.send, self._label), (communicator.recv, self._answer)]
+        self._run(both, deadline_at)
 
     def send(self, buffers: Sequence[Buffer], tag: bytes, deadline_at: float) -> None:
         self._check(buffers)
+        self._tag.copy_(torch.frombuffer(bytearray(tag), dtype=torch.uint8))
         with torch.cuda.stream(self._stream):
-            label = torch.frombuffer(bytearray(tag), dtype=torch.uint8).to(self._device)
-        self._run(self._communicator.send, [label, *buffers], deadline_at)
+            self._label.copy_(self._tag, non_blocking=True)
+        send = self._communicator.send
+        self._run([(send, buffer) for buffer in (self._label, *buffers)], deadline_at)
 
     def receive(self, buffers: Sequence[Buffer], tag: bytes, deadline_at: float) -> None:
         self._check(buffers)
-        with torch.cuda.stream(self._stream):
-            label = torch.empty(len(tag), dtype=torch.uint8, device=self._device)
-        self._run(self._communicator.recv, [label, *buffers], deadline_at)
+        receive = self._communicator.recv
+        self._run([(receive, buffer) for buffer in (self._label, *buffers)], deadline_at)
         with torch.cuda.stream(self._stream):  # on the present one this would wait for the sessions' steps
-            came = bytes(label.cpu().tolist())
-        if came != tag:
+            self._tag.copy_(self._label, non_blocking=True)
+        self._stream.synchronize()
+        if bytes(self._tag.tolist()) != tag:
             self._give_up()
             raise LinkLost("the peer sent another transfer: its tag is not the expected one")
 
@@ -132,15 +146,15 @@ class NcclLink:
         """Aborts: `destroy` would wait for the peer."""
         self._give_up()
 
-    def _run(self, operation: Callable[..., None], buffers: Sequence[Buffer], deadline_at: float) -> None:
+    def _run(self, operations: Sequence[tuple[Callable[..., None], Buffer]], deadline_at: float) -> None:
         import nccl.core
 
         self._poll(lambda: True, deadline_at)
         with torch.cuda.device(self._device):
-            for first in range(0, len(buffers), _OPERATIONS_PER_GROUP):
+            for first in range(0, len(operations), _OPERATIONS_PER_GROUP):
                 try:
                     with nccl.core.group():
-                        for buffer in buffers[first : first + _OPERATIONS_PER_GROUP]:
+                        for operation, buffer in operations[first : first + _OPERATIONS_PER_GROUP]:
                             operation(buffer, self._peer_rank, stream=self._stream.cuda_stream)
                 except Exception as e:
                     self._give_up()

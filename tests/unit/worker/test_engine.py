@@ -4,16 +4,17 @@ stayed.
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
-from services.worker import runner
+from services.worker import engine, runner
 from services.worker.copies import Copy
 from services.worker.curve import Curve
 from services.worker.encode import EncodeSettings
-from services.worker.engine import Engine, Made
+from services.worker.engine import EncoderHangs, Engine, Made
 from services.worker.offload import HostPool
 from services.worker.roster import Roster
 from services.worker.runner import Runner
@@ -157,6 +158,39 @@ def test_a_place_is_free_while_its_last_pictures_are_being_encoded() -> None:
         go_on.set()
         bench.until(lambda: bool(second.error) or second.next_append == 1)
         assert not second.error
+
+
+def test_an_engine_whose_encoder_hangs_ends_and_says_so(
+    tiny: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "ENCODE_LIMIT_S", 0.1)
+    bench, go_on = Bench(tiny, hot=engine.MAX_FRAMES_WAITING + 2, host=0), threading.Event()
+    bench.engine.deliver = lambda _: go_on.wait(WAIT_S)
+    for _ in range(engine.MAX_FRAMES_WAITING + 2):
+        bench.open(1)
+    try:
+        with ThreadPoolExecutor(1) as device, pytest.raises(EncoderHangs, match="no chunk was encoded for"):
+            device.submit(bench.engine.run).result(WAIT_S)
+        assert bench.engine.errand(lambda: True).cancelled()
+    finally:
+        go_on.set()
+
+
+def test_a_copy_that_came_ahead_of_its_tail_is_denoised_and_decoded_once_it_is_whole(tiny: Runner) -> None:
+    with running(tiny, hot=2, host=0) as bench:
+        told: list[int] = []
+        bench.engine.on_denoised = lambda copy: told.append(copy.next_chunk)
+        copy = bench.open(0)
+        copy.ahead = True
+        bench.roster.grant(copy, -2)
+        bench.until(lambda: copy.next_chunk == 1)
+        bench.look_again()
+        assert copy.next_append == 0
+        bench.roster.freeze(copy)
+        assert told == []
+        bench.roster.arrive(copy)
+        bench.until(lambda: copy.next_append == 1)
+        assert told == [1]
 
 
 def test_without_host_memory_a_displaced_picture_begins_anew(tiny: Runner) -> None:
