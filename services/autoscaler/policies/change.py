@@ -25,20 +25,22 @@ def clamp(desired: int, view: View) -> int:
 
 def to_count(desired: int, view: View, *, undrain: bool = True) -> Change:
     """`desired` is within the limits already. `undrain` False: what drains is let go, come what may."""
-    return _to(desired, view, dict.fromkeys((kind.kind for kind in view.kinds), 1), undrain)
+    return _to(desired, view, defaultdict(lambda: 1), undrain)
 
 
 def to_capacity(desired: int, view: View, *, undrain: bool = True) -> Change:
     """As much capacity as `desired` workers of the cheapest kind have, on whatever kinds there are; dear
-    ones go first.
+    ones go first. One of a kind that can't be had any more counts like the cheapest.
     """
-    return _to(
-        desired * view.kinds[0].capacity, view, {kind.kind: kind.capacity for kind in view.kinds}, undrain
-    )
+    cheapest = view.kinds[0].capacity
+    weight = defaultdict(lambda: cheapest, {kind.kind: kind.capacity for kind in view.kinds})
+    return _to(desired * cheapest, view, weight, undrain)
 
 
 def _to(wanted: int, view: View, weight: Mapping[str, int], undrain: bool) -> Change:
     """`weight`: what a worker of each kind counts towards `wanted`."""
+    if wanted == sum([weight[w.kind] if w.state != "draining" else math.nan for w in view.workers]):
+        return Change()
     units = _units(view)
     staying = [unit for unit in units if not _draining(unit)]
     draining = [unit for unit in units if _draining(unit)]
@@ -106,7 +108,7 @@ def _cheapest_to_lose(
     """What boots, the newest first; then what is empty; then the dearest for a session, the least loaded."""
     worker, load = unit[0][0], _load(unit)
     booting = worker.state == "booting"
-    return not booting, load > 0, -dear[worker.kind], load, -worker.since_s, worker.worker
+    return not booting, load > 0, -dear.get(worker.kind, math.inf), load, -worker.since_s, worker.worker
 
 
 def _names(units: Sequence[Sequence[Loaded]]) -> tuple[str, ...]:

@@ -11,8 +11,11 @@ moot.
 
 
 def remember(wanted: Wanted, now_s: float, count: int, hold_s: float) -> Wanted:
-    """Those that still count, and `count` as the newest. To be called at least every second."""
-    return (*((at_s, n) for at_s, n in wanted if n > count and at_s > now_s - hold_s), (now_s, count))
+    """Those that still count, and `count` as the newest. To be called at least every second. After a clock
+    that went back, what was wanted later than now was wanted now.
+    """
+    held = [(min(at_s, now_s), n) for at_s, n in wanted if n > count and at_s > now_s - hold_s]
+    return (*held, (now_s, count))
 
 
 def most(wanted: Wanted) -> int:

@@ -13,6 +13,7 @@ import msgspec
 
 from services.autoscaler.policies.change import clamp, to_count
 from services.autoscaler.policies.hold import Wanted, most, remember
+from services.autoscaler.policies.sound import nothing_to_decide, sound
 from services.autoscaler.policies.view import Decision, View
 
 
@@ -33,8 +34,11 @@ class Hpa(msgspec.Struct, frozen=True, tag="hpa"):
     stabilise_s: float = 300.0
 
     def decide(self, view: View, memory: HpaMemory | None) -> Decision:
+        view = sound(view)
+        if not view.kinds:
+            return nothing_to_decide(view, memory)
         before = memory or HpaMemory(desired=clamp(_workers(view), view))
-        left_s = before.synced_s + self.sync_s - view.now_s
+        left_s = min(before.synced_s, view.now_s) + self.sync_s - view.now_s
         if left_s > 0.0:
             return Decision(
                 before.desired, to_count(before.desired, view), "between two syncs", before, left_s

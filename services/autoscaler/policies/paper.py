@@ -15,6 +15,7 @@ import msgspec
 
 from services.autoscaler.policies.change import clamp, to_count
 from services.autoscaler.policies.hold import Wanted, most, remember
+from services.autoscaler.policies.sound import nothing_to_decide, sound
 from services.autoscaler.policies.view import Decision, Kind, View
 
 _WINDOW_S = 60.0
@@ -70,8 +71,11 @@ class Paper(msgspec.Struct, frozen=True, tag="paper"):
     weight: float | None = None
 
     def decide(self, view: View, memory: PaperMemory | None) -> Decision:
+        view = sound(view)
+        if not view.kinds:
+            return nothing_to_decide(view, memory)
         before = memory or PaperMemory()
-        samples, sampled_s = before.samples, before.sampled_s
+        samples, sampled_s = before.samples, min(before.sampled_s, view.now_s)
         if view.now_s - sampled_s >= _EVERY_S:
             samples = (*samples, view.active)[-int(_WINDOW_S / _EVERY_S) :]
             sampled_s = view.now_s

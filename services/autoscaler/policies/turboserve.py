@@ -11,6 +11,7 @@ import msgspec
 from services.autoscaler.policies.change import clamp, to_capacity
 from services.autoscaler.policies.forecast import Learned, active_in, first, learn
 from services.autoscaler.policies.hold import Wanted, most, remember
+from services.autoscaler.policies.sound import nothing_to_decide, sound
 from services.autoscaler.policies.view import Decision, View
 
 
@@ -32,6 +33,9 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     undrain: bool = True
 
     def decide(self, view: View, memory: TurboserveMemory | None) -> Decision:
+        view = sound(view)
+        if not view.kinds:
+            return nothing_to_decide(view, memory)
         learned = self._learn(view, memory)
         kind = view.kinds[0]
         needed, reason = self._needed(view, learned, kind.boot_s)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 _POWER = 4
 _NEAR_S = 1e-9
+_MOST_S = 1e6
 
 
 class Tempo(NamedTuple):
@@ -74,4 +75,4 @@ def _start_harm(due_s: float, alone_s: float, *, in_time: bool) -> float:
 
 
 def _late(late_s: float) -> float:
-    return max(0.0, late_s) ** _POWER
+    return min(max(0.0, late_s), _MOST_S) ** _POWER

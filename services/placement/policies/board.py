@@ -27,6 +27,10 @@ from services.placement.policies.view import (
 
 _ROUNDING = 1e-9
 """Of sums of weights."""
+_MOST_UNTOLD = 1000
+"""Slots beyond those that a latency is told for."""
+_MOST = 1e6
+"""Seconds, or weight, or slots: more is no number that anybody measured."""
 
 
 class Board:
@@ -35,10 +39,14 @@ class Board:
     """
 
     def __init__(self, view: View) -> None:
+        if not (0.0 < view.chunk_s < _MOST and 0.0 < view.spell_s < _MOST):
+            view = msgspec.structs.replace(view, chunk_s=1.0, spell_s=15.0)
         self.view = view
         self.workers: dict[str, Worker] = {}
         for worker in view.workers:
-            self.workers.setdefault(worker.worker, _possible(worker))
+            if worker.worker not in self.workers:
+                possible = 0 <= worker.capacity <= worker.slots < len(worker.latency_s)
+                self.workers[worker.worker] = worker if possible else _possible(worker)
         self.ready = [worker for worker in self.workers.values() if worker.state == "ready"]
         self.here: dict[str, list[Session]] = {name: [] for name in self.workers}
         self.loads: dict[str, float] = dict.fromkeys(self.workers, 0.0)
@@ -49,16 +57,23 @@ class Board:
         self.waiting.sort(key=lambda session: (session.since_s, session.session))
 
     def _lay(self, sessions: Iterable[Session]) -> None:
+        here, loads, beats = self.here, self.loads, self.beats
         known: set[str] = set()
         for session in sessions:
             if session.session in known:
                 continue
             known.add(session.session)
+            if not (session.weight > 0.0 < session.floor_weight < _MOST > session.weight):
+                session = msgspec.structs.replace(session, weight=1.0, floor_weight=1.0, full_weight=1.0)
+            worker = session.worker
             if not session.active:
-                if session.worker in self.workers:
-                    self.acts.append(Suspend(session.session, session.worker, "its user paused"))
-            elif session.worker in self.workers:
-                self._add(session, session.worker)
+                if worker in here:
+                    self.acts.append(Suspend(session.session, worker, "its user paused"))
+            elif worker in here:
+                here[worker].append(session)
+                loads[worker] += session.weight
+                if session.beat_s is not None:
+                    beats[worker].append(session.beat_s)
             else:
                 self.waiting.append(session)
 
@@ -144,10 +159,8 @@ class Board:
 
 def _possible(worker: Worker) -> Worker:
     """With a latency for each of its slots, and no more capacity than slots."""
-    slots, capacity, latency_s = worker.slots, worker.capacity, worker.latency_s
-    if 0 <= capacity <= slots < len(latency_s):
-        return worker
-    slots = max(0, slots)
+    slots = max(0, min(worker.slots, len(worker.latency_s) + _MOST_UNTOLD))
+    capacity, latency_s = worker.capacity, worker.latency_s
     last_s = latency_s[-1] if latency_s else 0.0
     return msgspec.structs.replace(
         worker,

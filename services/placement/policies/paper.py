@@ -83,7 +83,7 @@ class Paper(msgspec.Struct, frozen=True, tag="paper"):
                     continue
                 rest_s = max((board.latency_s(w) for w in others if w not in (source, target)), default=0.0)
                 after_s = max(rest_s, board.latency_s(source, -1), board.latency_s(target, 1))
-                gain = gain_s(worst_s, after_s, self.eta, session.move_cost_s)
+                gain = gain_s(worst_s, after_s, self.eta, max(0.0, session.move_cost_s))
                 if gain > 0.0 and (best is None or gain > best.gain_s):
                     best = Gain(gain, session, target)
         return best

@@ -41,6 +41,11 @@ def make_room(board: Board, waiting: Sequence[Session], after_s: float) -> list[
     return left
 
 
+def could_make_room(board: Board, session: Session) -> bool:
+    """Once it has waited for long enough."""
+    return _room_for(board, session) is not None
+
+
 def _room_for(board: Board, session: Session) -> _Room | None:
     """Where the fewest step down."""
     found: list[tuple[int, float, _Room]] = []
@@ -48,7 +53,7 @@ def _room_for(board: Board, session: Session) -> _Room | None:
         here = board.here[worker.worker]
         if worker.group != session.group or len(here) >= worker.slots or worker.worker in session.avoid:
             continue
-        over = board.loads[worker.worker] + session.floor_weight - worker.capacity
+        over = board.loads[worker.worker] + min(session.weight, session.floor_weight) - worker.capacity
         stepping = _least(here, session.priority, over)
         if stepping is not None:
             found.append((len(stepping), board.latency_s(worker), _Room(worker, stepping)))
@@ -70,7 +75,7 @@ def _least(here: Sequence[Session], priority: int, over: float) -> list[Session]
 
 def step_up(board: Board, waiting: Sequence[Session], memory: Memory, after_s: float) -> Memory:
     """Those that fit where they are, once there has been room for all at full for `after_s`."""
-    stepped = [(worker, s) for worker in board.ready for s in board.here[worker.worker] if _is_down(s)]
+    stepped = [(board.workers[s.worker], s) for s in board.view.sessions if _is_down(board, s)]
     if not stepped or waiting or not _roomy(board):
         return msgspec.structs.replace(memory, roomy_s=None)
     now_s = board.view.now_s
@@ -83,8 +88,11 @@ def step_up(board: Board, waiting: Sequence[Session], memory: Memory, after_s: f
     return msgspec.structs.replace(memory, roomy_s=roomy_s)
 
 
-def _is_down(session: Session) -> bool:
-    return session.full_weight > session.weight + _ROUNDING
+def _is_down(board: Board, session: Session) -> bool:
+    """And served by a worker that goes on."""
+    if not session.weight < session.full_weight or session not in board.here.get(session.worker, ()):
+        return False
+    return board.workers[session.worker].state == "ready"
 
 
 def _roomy(board: Board) -> bool:

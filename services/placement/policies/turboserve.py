@@ -14,7 +14,7 @@ import msgspec
 from services.placement.policies.balance import least_worst_s, moves_to, tempo_of, untangled
 from services.placement.policies.beats import Fit, fit
 from services.placement.policies.board import Board
-from services.placement.policies.stepping import make_room, step_up
+from services.placement.policies.stepping import could_make_room, make_room, step_up
 from services.placement.policies.view import Decision, Memory, Refuse, Session, View, Worker
 
 _EQUAL = 1.02
@@ -56,6 +56,8 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         """Who still waits, in the order of their turns: by priority, then the tenant with the fewest
         active.
         """
+        if not board.waiting:
+            return []
         share: dict[tuple[int, str], int] = {}
         for sessions in board.here.values():
             for session in sessions:
@@ -91,7 +93,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         least_s, price = min(expected)
         equal_s = least_s * _EQUAL
         near = [w for w, told in zip(free, expected, strict=True) if told[0] <= equal_s and told[1] <= price]
-        return min(near, key=lambda w: (self._harm(board, session, w), w.worker != session.home))
+        return min(near or free, key=lambda w: (self._harm(board, session, w), w.worker != session.home))
 
     def _expected(self, board: Board, session: Session, worker: Worker) -> tuple[float, float]:
         """A chunk's latency with it, and what a place there costs."""
@@ -116,7 +118,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
 
     def _why(self, board: Board, session: Session, worker: Worker) -> str:
         place = "where its state is" if worker.worker == session.home else "the quickest with it"
-        return f"{place}: {board.latency_s(worker) * 1000:.0f} ms a chunk"
+        return f"{place}: {board.latency_s(worker, session.weight) * 1000:.0f} ms a chunk"
 
     def _balance(self, board: Board, memory: Memory) -> Memory:
         """All the moves to the least possible worst latency, or none."""
@@ -124,7 +126,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         least_s = least_worst_s(board)
         if worst_s <= least_s:
             return msgspec.structs.replace(memory, uneven_s=None)
-        uneven_s = board.view.now_s if memory.uneven_s is None else memory.uneven_s
+        uneven_s = board.view.now_s if memory.uneven_s is None else min(memory.uneven_s, board.view.now_s)
         moves = moves_to(board, least_s)
         chunks = board.view.spell_s / board.view.chunk_s
         cost_s = self.eta * sum(session.move_cost_s for session, _, _ in moves)
@@ -151,13 +153,16 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
                 board.move(*planned, "its chunks fell due together with another's")
 
     def _refuse(self, board: Board, waiting: list[Session]) -> list[Session]:
-        """Of new sessions those whose turn would come too late. One that was admitted is never refused."""
+        """Of new sessions those whose turn would come too late, unless others can step down for them. One
+        that was admitted is never refused.
+        """
         if self.longest_wait_s is None or board.view.freed_per_s <= 0.0:
             return waiting
         kept: list[Session] = []
         for session in waiting:
             wait_s = (len(kept) + 1) / board.view.freed_per_s
-            if wait_s > self.longest_wait_s and not session.home:
+            late = wait_s > self.longest_wait_s and not session.home
+            if late and not could_make_room(board, session):
                 board.acts.append(Refuse(session.session, wait_s, f"its turn would come in {wait_s:.0f} s"))
             else:
                 kept.append(session)
