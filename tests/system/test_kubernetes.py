@@ -273,6 +273,9 @@ async def test_a_refusal_is_said_at_once_and_a_passing_failure_tried_again(world
         with pytest.raises(ClusterError, match="can't create a pod: exceeded quota: gpus"):
             await provider.start()
         assert provider.members() == ()
+        world.emulator.failing["POST"] = deque([refusal])
+        settings = AutoscalerSettings(provider="kubernetes", cell=world.cell)
+        await try_out(parse_template(TEMPLATE), provider._cluster, settings)  # no reason not to start
         world.emulator.failing["POST"] = deque([ApiProblem(503, "ServiceUnavailable", "not now")])
         await provider.start()
         assert len(provider.members()) == 2

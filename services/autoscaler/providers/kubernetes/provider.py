@@ -21,15 +21,14 @@ from services.autoscaler.providers.kubernetes.manifest import pod_of
 from services.autoscaler.providers.kubernetes.node import Node
 from services.autoscaler.providers.kubernetes.sight import Sight, created_at, look, name_of, workers_of
 from services.autoscaler.providers.kubernetes.template import NodeTemplate, read_template
+from services.autoscaler.providers.kubernetes.watch import Watch
 from services.autoscaler.settings import AutoscalerSettings
 from shared.process import StartupError
 
 logger = logging.getLogger(__name__)
 
-_LIST_EVERY_S = 60.0  # a connection may hang without a word: what is seen is never older
 _TEND_EVERY_S = 1.0
 _DELETE_AGAIN_S = 10.0
-_LONGEST_PAUSE_S = 10.0
 _HANGING_GRACE_S = 5
 _REFUSED = frozenset({400, 401, 403, 404, 422})
 _NAME_BYTES = 4
@@ -52,13 +51,13 @@ def make(settings: AutoscalerSettings, on_exit: OnExit) -> KubernetesProvider:
 
 async def try_out(template: NodeTemplate, cluster: Cluster, settings: AutoscalerSettings) -> None:
     """Ask whether such a pod would be taken: rather now than when somebody waits for it, and before this
-    process leads. Raises StartupError: no.
+    process leads. Raises StartupError: no. A quota that is used up, maybe by our own pods, says nothing.
     """
     pod = pod_of(template, settings.cell, "node-try-out", settings.model)
     try:
         await cluster.create(pod, dry_run=True)
     except ClusterError as error:
-        if error.code in _REFUSED:
+        if error.code in _REFUSED and "exceeded quota" not in str(error):
             raise StartupError(f"Kubernetes would not take the pod template: {error}") from None
         logger.warning("whether Kubernetes takes the pod template is not known: %s", error)
 
@@ -81,9 +80,10 @@ class KubernetesProvider:
         return self._template.workers
 
     async def open(self) -> None:
-        version = await self._list()
+        watch = Watch(self._cluster, self._take_over, self._change)
+        await watch.list()
         self._tasks = [
-            asyncio.create_task(self._follow(version), name="follow the pods"),
+            asyncio.create_task(watch.follow(), name="follow the pods"),
             asyncio.create_task(self._tend(), name="tend the pods"),
         ]
 
@@ -138,41 +138,13 @@ class KubernetesProvider:
             node.doomed = True
             await self._delete(node, _HANGING_GRACE_S)
 
-    async def _list(self) -> str:
-        """Take over what there is. Returns the version from which to watch."""
-        asked_at = time.monotonic()
-        pods, version = await self._cluster.pods()
+    def _take_over(self, pods: Sequence[Pod], asked_at: float) -> None:
+        """All there are. One that was made after the question can be missing from the answer."""
         for pod in pods:
             self._see(pod)
         there = {name_of(pod) for pod in pods}
         for node in [n for n in self._nodes.values() if n.name not in there and n.known_since < asked_at]:
             self._gone(node)
-        return version
-
-    async def _follow(self, version: str) -> None:
-        """Watch, and list again whenever the watch ends and every minute."""
-        failures = 0
-        while True:
-            try:
-                async with asyncio.timeout(_LIST_EVERY_S):
-                    async for kind, pod in self._cluster.changes(version):
-                        failures = 0
-                        self._change(kind, pod)
-            except TimeoutError:
-                failures = 0
-            except ClusterError as error:
-                failures += 0 if error.too_old else 1
-                logger.log(logging.WARNING if failures == 1 else logging.DEBUG, "%s", error)
-            version = await self._listed_again(failures)
-
-    async def _listed_again(self, failures: int) -> str:
-        while True:
-            await asyncio.sleep(min(0.1 * 2.0**failures, _LONGEST_PAUSE_S) if failures else 0.0)
-            try:
-                return await self._list()
-            except ClusterError as error:
-                failures = min(failures + 1, 10)
-                logger.log(logging.WARNING if failures == 1 else logging.DEBUG, "%s", error)
 
     def _change(self, kind: str, pod: Pod) -> None:
         if kind != "DELETED":
