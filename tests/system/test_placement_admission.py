@@ -30,7 +30,7 @@ def placement(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("placement")
     url = f"sqlite+aiosqlite:///{folder / 'db.sqlite'}"
     steps = '{"step_down_s": 0.1, "step_up_s": 0.1}'
-    settings = {"longest_wait_s": 0.001, "floor_rung": "low", "policy_settings": steps}
+    settings: dict[str, Any] = {"longest_wait_s": 0.001, "floor_rung": "low", "policy_settings": steps}
     program = placement_program(nats_server.url, url, folder, **settings)
     program.start(lambda: True)
     yield program
