@@ -25,8 +25,8 @@ class Carries(msgspec.Struct, frozen=True):
 class Knowledge(msgspec.Struct, frozen=True):
     """`placement`, `told`: who spoke last, and the counts it gave; `past`: of the placements before it.
     `heard`: when each member was last among those placement hears. `ordered`: when those were ordered that
-    have never been ready. `boots_s`: from the order to readiness, the newest last. `kinds`: by kind of
-    device. `kind`, `model`: of the provider's workers; "": none of them was ever ready.
+    have never been ready. `boots_s`: from the order to readiness, the newest last; `ready_at`: of the newest.
+    `kinds`: by kind of device. `kind`, `model`: of the provider's workers; "": none of them was ever ready.
     """
 
     placement: str = ""
@@ -35,6 +35,7 @@ class Knowledge(msgspec.Struct, frozen=True):
     heard: dict[str, float] = {}
     ordered: dict[str, float] = {}
     boots_s: tuple[float, ...] = ()
+    ready_at: float = 0.0
     kinds: dict[str, Carries] = {}
     kind: str = ""
     model: str = ""
@@ -67,6 +68,7 @@ def learn(before: Knowledge, members: Sequence[Member], load: FleetLoad, now: fl
         heard=heard | {worker.worker: now for worker in ours if worker.state != "starting"},
         ordered=waiting,
         boots_s=(*before.boots_s, *booted)[-_BOOTS_KEPT:],
+        ready_at=now if booted else before.ready_at,
         kinds=before.kinds | _carried(load.workers),
         kind=_commonest([worker.kind for worker in ready], before.kind),
         model=_commonest([worker.model for worker in ready], before.model),

@@ -171,7 +171,7 @@ class Loop:
             self._ends.started(worker, len(self._history.crashes.at))
 
     def _start_failed(self) -> None:
-        self._history = self._history.crashed(time.monotonic())
+        self._history = self._history.crashed(time.monotonic(), in_vain=False)
 
     def _exited(self, ended: Exit) -> None:
         now = time.monotonic()
@@ -183,7 +183,8 @@ class Loop:
         else:
             logger.warning("%s ended unexpectedly: %s", ended.worker, ended.detail)
             self._ends.unexpected(ended)
-            self._history = self._history.crashed(now)
+            in_vain = ended.worker in self._history.knowledge.ordered
+            self._history = self._history.crashed(now, in_vain=in_vain)
         self._wake.set()
         self._process.spawn(f"tell of {ended.worker}", self._tell(ended))
 

@@ -19,8 +19,7 @@ from services.autoscaler.policies.change import to_count
 from services.autoscaler.policies.view import Change, Decision, Policy, View
 from services.autoscaler.provider import Member
 from services.autoscaler.steps import Steps, can_go, drained, in_words
-from services.autoscaler.supply import Crashes, Patience, pause_s
-from services.autoscaler.supply import in_words as pause_in_words
+from services.autoscaler.supply import Crashes, Patience, Supply, supply
 from shared.contracts.fleet import FleetLoad
 
 LOAD_STALE_S = 5.0
@@ -58,8 +57,9 @@ class History(msgspec.Struct, frozen=True):
     knowledge: Knowledge = Knowledge()
     frozen_at: int | None = None
 
-    def crashed(self, at: float) -> History:
-        return msgspec.structs.replace(self, crashes=self.crashes.and_one(at))
+    def crashed(self, at: float, *, in_vain: bool) -> History:
+        """`in_vain`: it had been ordered and was never ready."""
+        return msgspec.structs.replace(self, crashes=self.crashes.and_one(at, in_vain=in_vain))
 
     def ended(self, worker: str, at: float) -> History:
         leaving = msgspec.structs.replace(self.leaving, ended=self.leaving.ended | {worker: at})
@@ -122,7 +122,7 @@ def plan(
         kill = hanging(seen.members, heard, since, limits.deadlines, now)
     if controls.dry_run:
         would = wish.would or in_words(wish.change, kill)
-        return _plan(wish, Steps(history.leaving), wish.reason, would=would)
+        return _plan(wish, Steps(history.leaving), wish.reason, Supply(0), would)
     return _act(seen, wish, kill, limits, now)
 
 
@@ -132,33 +132,30 @@ def _act(seen: Seen, wish: _Wish, kill: dict[str, str], limits: Limits, now: flo
     ordered = wish.history.knowledge.ordered
     let_go, stop = can_go(wish.change.release, leaving, seen.members, told, ordered)
     nodes = math.ceil(sum(wish.change.start.values()) / limits.terms.node_size)
-    pause = pause_s(wish.history.crashes, wish.desired, limits.patience, now) if nodes else 0.0
-    steps = Steps(leaving, 0 if pause else nodes, let_go, stop, kill)
-    if not pause:
-        return _plan(wish, steps, wish.reason)
-    words = pause_in_words(wish.history.crashes, pause, limits.patience)
-    if failed := math.isinf(pause):
-        pause = wish.history.crashes.at[0] + limits.patience.restart_window_s - now
-    return _plan(wish, steps, words if failed else f"{wish.reason}; {words}", failed=failed, pause=pause)
+    given = Supply(0)
+    if nodes:
+        given = supply(nodes, len(ordered), wish.history.crashes, wish.desired, limits.patience, now)
+    reason = given.reason if given.failed else "; ".join(filter(None, (wish.reason, given.reason)))
+    return _plan(wish, Steps(leaving, given.most, let_go, stop, kill), reason, given)
 
 
-def _plan(
-    wish: _Wish, steps: Steps, reason: str, *, failed: bool = False, pause: float = math.inf, would: str = ""
-) -> Plan:
+def _plan(wish: _Wish, steps: Steps, reason: str, given: Supply, would: str = "") -> Plan:
     history = msgspec.structs.replace(wish.history, leaving=steps.leaving, desired=wish.desired)
-    ask_again_s = max(0.0, min(wish.ask_again_s, pause))
-    return Plan(wish.desired, reason, steps, failed, ask_again_s, history, wish.decided, would or wish.would)
+    ask_again_s = max(0.0, min(wish.ask_again_s, given.pause_s or math.inf))
+    would = would or wish.would
+    return Plan(wish.desired, reason, steps, given.failed, ask_again_s, history, wish.decided, would)
 
 
 def _remember(seen: Seen, load: FleetLoad | None, history: History, limits: Limits, now: float) -> History:
     """Learn what reports say, and forget what is too old to matter."""
     known = history.knowledge
+    known = in_silence(known, now) if load is None else learn(known, seen.members, load, now)
     ended = {worker: at for worker, at in history.leaving.ended.items() if now - at < _ENDED_KEPT_S}
     return msgspec.structs.replace(
         history,
-        knowledge=in_silence(known, now) if load is None else learn(known, seen.members, load, now),
+        knowledge=known,
         leaving=msgspec.structs.replace(history.leaving, ended=ended),
-        crashes=history.crashes.within(limits.patience, now),
+        crashes=history.crashes.remembered(limits.patience, known.ready_at, now),
     )
 
 

@@ -328,3 +328,16 @@ async def test_what_a_traced_request_leads_to_belongs_to_its_trace(
 def _trace_of(span: ReadableSpan) -> int:
     assert span.context is not None
     return span.context.trace_id
+
+
+async def test_a_leader_of_before_sets_nothing(store: Store) -> None:
+    async with store.begin() as transaction:
+        lost = await leases.acquire(transaction, "autoscaler-main", "a-1", ttl_s=-1.0)
+    async with store.begin() as transaction:
+        assert await leases.acquire(transaction, "autoscaler-main", "a-2", ttl_s=60.0)
+    assert lost is not None
+    desk = Desk(store, Leadership(store, lost, 60.0), "main", Controls(1, 3))
+    with pytest.raises(Refused, match="another autoscaler leads now"):
+        await desk.set(SetFleet(maximum=9))
+    await desk.open()
+    assert desk.controls == Controls(1, 3)

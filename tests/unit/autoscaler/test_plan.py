@@ -47,6 +47,7 @@ class Fleet:
         self.starts: list[float] = []
         self.booting: set[str] = set()
         self.hung: set[str] = set()
+        self.never_ready = False
         self.named: set[str] = set()
         self.gone: list[str] = []
 
@@ -54,19 +55,18 @@ class Fleet:
         """`demand` None: placement is silent. `holding`: workers with paused copies."""
         self.now += 1.0
         for worker in list(self.members)[:crashes]:
-            self._end(worker)
-            self.history = self.history.crashed(self.now)
+            self._crash(worker)
         told = plan(
             self._seen(demand, holding), self.history, self.policy, self.controls, self.limits, self.now
         )
         self.history = told.history
         self.named = set(told.steps.leaving.draining)
         self.booting.clear()
-        for worker in (*told.steps.let_go, *told.steps.stop, *told.steps.kill):
+        for worker in (*told.steps.let_go, *told.steps.stop):
             self.gone.append(worker)
             self._end(worker)
-        for _ in told.steps.kill:
-            self.history = self.history.crashed(self.now)
+        for worker in told.steps.kill:
+            self._crash(worker)
         for _ in range(told.steps.start):
             self._start()
         return told
@@ -83,6 +83,13 @@ class Fleet:
         self.booting |= set(workers)
         self.history = self.history.ordered(workers, self.now)
         self.starts.append(self.now)
+        if self.never_ready:
+            self.hung |= set(workers)
+
+    def _crash(self, worker: str) -> None:
+        in_vain = worker in self.history.knowledge.ordered
+        self._end(worker)
+        self.history = self.history.crashed(self.now, in_vain=in_vain)
 
     def _end(self, worker: str) -> None:
         del self.members[worker]
@@ -321,9 +328,27 @@ def test_a_worker_that_always_ends_is_given_up_with_a_reason() -> None:
             told = fleet.step(0)
         told = fleet.step(0, crashes=1)
     assert pauses == [0.5, 1.0, 1.0], "and at least every second"
-    assert "4 workers ended unexpectedly" in told.reason
+    assert "none of the last 4 workers that were started was ever ready" in told.reason
     fleet.now += LIMITS.patience.restart_window_s
     assert fleet.step(0).steps.start == 1, "it tries again once the window has passed"
+
+
+def test_workers_that_are_never_ready_are_tried_ever_more_seldom_and_one_at_a_time() -> None:
+    fleet = Fleet(msgspec.structs.replace(CONTROLS, minimum=4))
+    fleet.never_ready = True
+    told = fleet.step(0)
+    assert told.steps.start == 4
+    for _ in range(2 * 3600):
+        told = fleet.step(0)
+    assert "was ever ready" in told.reason
+    trials = fleet.starts[4:]
+    assert len(trials) <= 6, "in two hours, of workers that take their minute each"
+    assert all(len({at for at in trials if at == once}) == 1 for once in trials)
+    fleet.never_ready = False
+    while not fleet.members:
+        fleet.step(0)
+    assert fleet.settle(0).desired == 4
+    assert len(fleet.members) == 4, "one that is ready clears it"
 
 
 @pytest.mark.parametrize("silent_after_s", [None, 5])
