@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.system import StartSystem
 from turboserve import Client
-from turboserve.errors import Unreachable
+from turboserve.errors import UnknownDecision, Unreachable
 from turboserve.messages import FleetInfo
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ async def test_the_fleet_grows_with_demand_and_gives_back_what_it_has_emptied(
         await second.pause()
         left = await eventually(lambda: _only_worker(client))
         assert left.desired == 1
-        explained = await client.decision(left.decision)
+        explained = await eventually(lambda: client.decision(left.decision))
         assert explained.about.service == "autoscaler"
         await first.close()
         await second.resume()
@@ -47,13 +47,15 @@ async def test_the_fleet_grows_with_demand_and_gives_back_what_it_has_emptied(
 
 
 async def eventually(find: Callable[[], Awaitable[T | None]]) -> T:
-    """What is found, once it is not None. A service may be late for a moment."""
+    """What is found, once it is not None. A service may be away for a moment, a record be kept a little
+    later.
+    """
     async with asyncio.timeout(DEADLINE_S):
         while True:
             try:
                 if (found := await find()) is not None:
                     return found
-            except Unreachable:
+            except (Unreachable, UnknownDecision):
                 pass
             await asyncio.sleep(0.05)
 
