@@ -19,6 +19,8 @@ from services.placement.policies.view import Decision, Memory, Refuse, Session, 
 
 _EQUAL = 1.02
 """Predicted latencies this near are told apart by nothing."""
+_MOST_TRIED = 128
+"""Of equals: among so many beats there is one that fits."""
 
 
 class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
@@ -93,7 +95,8 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         least_s, price = min(expected)
         equal_s = least_s * _EQUAL
         near = [w for w, told in zip(free, expected, strict=True) if told[0] <= equal_s and told[1] <= price]
-        return min(near or free, key=lambda w: (self._harm(board, session, w), w.worker != session.home))
+        near = sorted(near or free, key=lambda w: w.worker != session.home)[:_MOST_TRIED]
+        return min(near, key=lambda w: self._harm(board, session, w))
 
     def _expected(self, board: Board, session: Session, worker: Worker) -> tuple[float, float]:
         """A chunk's latency with it, and what a place there costs."""
