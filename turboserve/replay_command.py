@@ -61,11 +61,12 @@ def replay(
     events = read_trace(SMALL if file is None else file)
     target_s = None if latency_target_ms is None else latency_target_ms / 1000.0
 
-    async def run(_: Console) -> None:
+    async def run(_: Console) -> int:
         with progress("replaying", lines=True) as tell:
             shown = None if tell is None else lambda share, house: tell(share, _words(house))
             told = await replay(events, Asked(url, speed, target_s), shown)
         click.echo(json.dumps(told) if as_json else "\n".join(lines(told)))
+        return int(told["failed"] > 0)
 
     run_client(run)
 
