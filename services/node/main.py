@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from services.node.settings import NodeSettings
 from services.node.workers import Workers
 from shared.bus import BusAway, NoAnswer, Refused
-from shared.contracts.fleet import DrainWorker, WorkerExited
+from shared.contracts.fleet import DrainWorker, WorkerDrained, WorkerExited
 from shared.contracts.subjects import DRAIN_WORKER, WORKER_EXITED
 from shared.ids import InvalidName, check_name, new_instance_id
 from shared.process import Process, run
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 EXIT_USAGE = 2
 _FINISH_S = 10.0  # of the grace: for workers that weren't handed over, to finish the chunks in hand
 _KILL_S = 2.0  # of that: for those that don't
+_FORCE_S = 20.0  # before that: whoever has to go then goes, though nobody can take its sessions
+_ASK_AGAIN_S = 1.0
 _LEAVES_S = 3.0
 _TELL_S = 2.0
 
@@ -107,17 +109,33 @@ async def _drain(process: Process[NodeSettings], workers: Workers, worker: str, 
     """One that holds nothing (any more), that placement doesn't know or can't be asked about, ends at once;
     any other by itself, as soon as it holds nothing.
     """
-    address = DRAIN_WORKER.at(cell=process.settings.cell)
     try:
-        answer = await process.bus.request(address, DrainWorker(worker, force=True), deadline_s)
+        answer = await _ask(process, worker, time.monotonic() + deadline_s)
     except (BusAway, NoAnswer, Refused) as error:
         logger.warning("%s is not drained, it finishes what is in hand: %s", worker, error)
         workers.terminate([worker])
-    else:
-        logger.info("%s: %d sessions moved, %d copies left", worker, len(answer.moved), answer.copies)
-        await asyncio.sleep(_LEAVES_S)  # placement told it to; one that still starts didn't hear it
-        if not answer.copies:
-            workers.terminate([worker])
+        return
+    logger.info("%s: %d sessions moved, %d copies left", worker, len(answer.moved), answer.copies)
+    await asyncio.sleep(_LEAVES_S)  # placement told it to; one that still starts didn't hear it
+    if not answer.copies:
+        workers.terminate([worker])
+
+
+async def _ask(process: Process[NodeSettings], worker: str, until: float) -> WorkerDrained:
+    """While no other worker could take its sessions it goes on with them: another node may be starting.
+    Raises BusAway, NoAnswer, Refused.
+    """
+    address = DRAIN_WORKER.at(cell=process.settings.cell)
+    while True:
+        left_s = until - time.monotonic()
+        force = left_s < _FORCE_S
+        try:
+            return await process.bus.request(address, DrainWorker(worker, force=force), max(left_s, 0.1))
+        except Refused as error:
+            if force or error.refusal.code != "only_worker":
+                raise
+            logger.info("%s goes on: %s", worker, error)
+        await asyncio.sleep(_ASK_AGAIN_S)
 
 
 def _as_status(exit_code: int) -> int:

@@ -35,12 +35,14 @@ def node(nats_url: str, tmp_path: Path) -> Iterator[Program]:
 
 
 class Placement:
-    """Hears reports and ends, and answers drains: the first worker's is refused."""
+    """Hears reports and ends, and answers drains: the first worker is unknown to it, the second the only one
+    for a while.
+    """
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.reports: dict[str, LoadReport] = {}
-        self.drains: dict[str, bool] = {}
+        self.drains: list[DrainWorker] = []
         self.exits: dict[str, int | None] = {}
 
     async def listen(self) -> None:
@@ -60,9 +62,11 @@ class Placement:
         self.exits[exited.worker] = exited.exit_code
 
     async def _drain(self, request: DrainWorker, _meta: Meta) -> WorkerDrained:
-        self.drains[request.worker] = request.force
+        self.drains.append(request)
         if request.worker == "node-1-0":
             raise Refused("worker_not_found", "there is no such worker")
+        if self.drains.count(request) == 1:
+            raise Refused("only_worker", "no other worker is ready")
         told = await self.bus.request(
             DRAIN.at(cell="main", worker=request.worker), Drain(time.time() + DEADLINE_S), DEADLINE_S
         )
@@ -81,5 +85,6 @@ async def test_a_node_that_is_told_to_end_hands_its_workers_over(
     await until(lambda: len(placement.exits) == 2, "both ends to be told", DEADLINE_S)
     await placement.bus.close()
     assert exit_code == 0, node.output()
-    assert placement.drains == dict.fromkeys(WORKERS, True)
+    first, second = DrainWorker("node-1-0"), DrainWorker("node-1-1")
+    assert [placement.drains.count(drain) for drain in (first, second)] == [1, 2]
     assert placement.exits == dict.fromkeys(WORKERS, 0)
