@@ -29,6 +29,7 @@ class OpenBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         Meta(description="From -10 to 10: higher ones are placed before lower ones while not all can be."),
     ] = 0
+    cell: Annotated[str, Meta(description="Where it is served. Empty: where there is most room.")] = ""
 
 
 class SteerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

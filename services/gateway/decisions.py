@@ -79,7 +79,7 @@ async def list_decisions(
     ] = "",
 ) -> DecisionsBody:
     """Of the newest thousand."""
-    records = await gateway.decisions.newest(limit, service, session)
+    records = await gateway.cells.newest_decisions(limit, service, session)
     return DecisionsBody([_about(record) for record in records])
 
 
@@ -99,7 +99,7 @@ async def list_decisions(
     },
 )
 async def get_decision(gateway: Gateway, decision_id: str) -> RecordBody:
-    record = await gateway.decisions.get(decision_id)
+    record = await gateway.cells.decision(decision_id)
     if record is None:
         raise Problem(
             404,

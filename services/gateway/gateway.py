@@ -10,12 +10,9 @@ from litestar import WebSocket
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from services.gateway.commands import Placement
-from services.gateway.feeds import Feeds
-from services.gateway.fleet import FleetWatch
+from services.gateway.cells import Cells
 from services.gateway.problems import Problem
 from services.gateway.settings import GatewaySettings
-from shared.decision_log import DecisionLog
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Socket = WebSocket[Any, Any, Any]
@@ -24,19 +21,9 @@ Socket = WebSocket[Any, Any, Any]
 class Gateway:
     """The parts of one running gateway. `viewers`: open WebSockets."""
 
-    def __init__(
-        self,
-        settings: GatewaySettings,
-        placement: Placement,
-        feeds: Feeds,
-        fleet: FleetWatch,
-        decisions: DecisionLog,
-    ) -> None:
+    def __init__(self, settings: GatewaySettings, cells: Cells) -> None:
         self.settings = settings
-        self.placement = placement
-        self.feeds = feeds
-        self.fleet = fleet
-        self.decisions = decisions
+        self.cells = cells
         self.viewers = 0
 
 

@@ -33,7 +33,7 @@ async def healthz() -> Alive:
     },
 )
 async def readyz(gateway: Gateway) -> Response[Readiness]:
-    readiness = gateway.fleet.readiness()
+    readiness = gateway.cells.readiness()
     return Response(readiness, status_code=200 if readiness.ready else 503)
 
 

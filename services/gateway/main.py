@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 
 from services.gateway.app import make_app
+from services.gateway.cells import Cell, Cells
 from services.gateway.commands import Placement
 from services.gateway.feed import Sources
 from services.gateway.feeds import Feeds
@@ -49,10 +50,15 @@ async def serve(running: process.Process[GatewaySettings]) -> None:
 
 async def assemble(running: process.Process[GatewaySettings]) -> Gateway:
     """The gateway's parts, joined."""
+    cells = [await _cell(running, name) for name in running.settings.cell_names]
+    return Gateway(running.settings, Cells(cells))
+
+
+async def _cell(running: process.Process[GatewaySettings], name: str) -> Cell:
     settings, bus = running.settings, running.bus
-    log = ChunkLog(bus, settings.cell)
-    placement = Placement(bus, settings.cell, settings.tenant, settings.request_timeout_s)
+    log = ChunkLog(bus, name)
+    placement = Placement(bus, name, settings.tenant, settings.request_timeout_s)
     sources = Sources(running.instance, bus, log, placement, settings.poll_s, settings.refresh_s)
-    fleet = FleetWatch(bus, settings.cell, settings.max_prompt_chars)
+    fleet = FleetWatch(bus, name, settings.max_prompt_chars)
     await fleet.start()
-    return Gateway(settings, placement, Feeds(sources), fleet, DecisionLog(bus, settings.cell))
+    return Cell(name, placement, Feeds(sources), fleet, DecisionLog(bus, name))

@@ -7,11 +7,15 @@ from typing import Annotated
 import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
+from litestar.params import Parameter
 from msgspec import Meta
 
 from services.gateway.problems import ErrorBody, ErrorDetail
 from shared.contracts.fleet import WorkerLoad
 
+InCell = Annotated[
+    str, Parameter(max_length=60, description="Of which cell. Empty: found by name, else the first.")
+]
 AWAY = ("placement_away", "the placement service doesn't answer", "try again in a moment")
 
 
@@ -39,7 +43,7 @@ class WorkerBody(msgspec.Struct, frozen=True):
     time there. `copies`: sessions it holds, of which `paused` are paused. `transports`: over which sessions
     can be moved to and from it, best first. `slots`: how many copies fit. `latency_s[n]`: predicted of a
     chunk with n active sessions, for n from 0 to twice the capacity; empty: not measured. `node`: the
-    machine it runs on; empty: not told.
+    machine it runs on; empty: not told. `cell`: whose fleet it belongs to.
     """
 
     id: str
@@ -55,6 +59,7 @@ class WorkerBody(msgspec.Struct, frozen=True):
     slots: int = 0
     latency_s: list[float] = []
     node: str = ""
+    cell: str = ""
 
 
 class WorkersBody(msgspec.Struct, frozen=True):
@@ -114,7 +119,7 @@ class StowedBody(msgspec.Struct, frozen=True):
     phases: list[PhaseBody]
 
 
-def worker_body(load: WorkerLoad) -> WorkerBody:
+def worker_body(load: WorkerLoad, cell: str) -> WorkerBody:
     return WorkerBody(
         id=load.worker,
         state=load.state,
@@ -129,6 +134,7 @@ def worker_body(load: WorkerLoad) -> WorkerBody:
         slots=load.slots,
         latency_s=[round(one_s, 6) for one_s in load.latency_s[: 2 * load.capacity + 1]],
         node=load.node,
+        cell=cell,
     )
 
 

@@ -9,7 +9,7 @@ from litestar import Router, get, post
 from litestar.params import Parameter
 
 from services.gateway.gateway import Gateway
-from services.gateway.operation_bodies import AWAY, DrainedBody, WorkersBody, error, worker_body
+from services.gateway.operation_bodies import AWAY, DrainedBody, InCell, WorkersBody, error, worker_body
 from services.gateway.problems import Problem
 
 
@@ -21,10 +21,10 @@ from services.gateway.problems import Problem
     responses={503: error(*AWAY, "Placement or NATS is away.")},
 )
 async def list_workers(gateway: Gateway) -> WorkersBody:
-    workers = gateway.fleet.workers()
+    workers = gateway.cells.workers()
     if workers is None:
         raise Problem(503, *AWAY)
-    return WorkersBody([worker_body(worker) for worker in workers])
+    return WorkersBody([worker_body(worker, cell) for cell, worker in workers])
 
 
 @post(
@@ -52,8 +52,9 @@ async def drain_worker(
     force: Annotated[
         bool, Parameter(description="Even if its sessions must wait for another worker.")
     ] = False,
+    cell: InCell = "",
 ) -> DrainedBody:
-    drained = await gateway.placement.drain(worker_id, force=force)
+    drained = await gateway.cells.of_worker(worker_id, cell).placement.drain(worker_id, force=force)
     return msgspec.convert(msgspec.to_builtins(drained), DrainedBody)
 
 

@@ -59,7 +59,7 @@ async def move_session(
     data: Annotated[MoveBody | None, _MOVE_EXAMPLES] = None,
 ) -> MovedBody:
     """May take some seconds. Without a body the session goes to the worker with most room."""
-    moved = await gateway.placement.move(session_id, data.to if data else "")
+    moved = await gateway.cells.of(session_id).placement.move(session_id, data.to if data else "")
     return msgspec.convert(msgspec.to_builtins(moved), MovedBody)
 
 
@@ -73,7 +73,7 @@ async def move_session(
 )
 async def suspend_session(session_id: str, gateway: Gateway) -> StowedBody:
     """It stays so until it is restored, or resumed by its user."""
-    return _stowed(await gateway.placement.suspend(session_id))
+    return _stowed(await gateway.cells.of(session_id).placement.suspend(session_id))
 
 
 @post(
@@ -85,7 +85,7 @@ async def suspend_session(session_id: str, gateway: Gateway) -> StowedBody:
     responses={404: _UNKNOWN, 409: _ENDED, 503: _AWAY},
 )
 async def restore_session(session_id: str, gateway: Gateway) -> StowedBody:
-    return _stowed(await gateway.placement.restore(session_id))
+    return _stowed(await gateway.cells.of(session_id).placement.restore(session_id))
 
 
 def _stowed(stowed: SessionStowed) -> StowedBody:

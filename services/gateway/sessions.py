@@ -98,9 +98,10 @@ async def open_session(
     ] = None,
 ) -> SessionBody:
     """The answer's `stream_url` is the WebSocket to watch it at."""
+    cell = gateway.cells.for_opening(data.cell, data.model, idempotency_key or "")
     try:
         prompt = admission.check_opening(
-            gateway.fleet.rules(),
+            cell.fleet.rules(),
             data.prompt,
             data.model,
             data.rung,
@@ -120,7 +121,7 @@ async def open_session(
         idempotency_key=key,
         priority=data.priority,
     )
-    return session_body(await gateway.placement.open(opening), socket_base(request))
+    return session_body(await cell.placement.open(opening), socket_base(request))
 
 
 @get(
@@ -139,7 +140,7 @@ async def list_sessions(
     ] = "",
     live: Annotated[bool, Parameter(description="Leave out sessions that have ended.")] = False,
 ) -> SessionsBody:
-    page = await gateway.placement.page(ListSessions(limit, cursor, live))
+    page = await gateway.cells.page(ListSessions(limit, cursor, live))
     base = socket_base(request)
     return SessionsBody([session_body(view, base) for view in page.sessions], page.cursor)
 
@@ -152,7 +153,7 @@ async def list_sessions(
     responses=_errors(**_KNOWN),
 )
 async def get_session(request: Caller, session_id: str, gateway: Gateway) -> SessionBody:
-    return session_body(await gateway.placement.get(session_id), socket_base(request))
+    return session_body(await gateway.cells.of(session_id).placement.get(session_id), socket_base(request))
 
 
 @post(
@@ -166,11 +167,12 @@ async def get_session(request: Caller, session_id: str, gateway: Gateway) -> Ses
 async def steer_session(
     session_id: str, data: Annotated[SteerBody, _STEER_EXAMPLES], gateway: Gateway
 ) -> SteeredBody:
+    cell = gateway.cells.of(session_id)
     try:
-        prompt = admission.check_prompt(gateway.fleet.rules(), data.prompt)
+        prompt = admission.check_prompt(cell.fleet.rules(), data.prompt)
     except admission.Denied as denied:
         raise _problem(denied) from None
-    steered = await gateway.placement.steer(session_id, [Input("prompt", prompt)])
+    steered = await cell.placement.steer(session_id, [Input("prompt", prompt)])
     return SteeredBody(steered.from_chunk, steered.inputs_version, steered.warnings)
 
 
@@ -183,7 +185,7 @@ async def steer_session(
     responses=_errors(**_RUNNING),
 )
 async def pause_session(request: Caller, session_id: str, gateway: Gateway) -> SessionBody:
-    return session_body(await gateway.placement.pause(session_id), socket_base(request))
+    return session_body(await gateway.cells.of(session_id).placement.pause(session_id), socket_base(request))
 
 
 @post(
@@ -195,7 +197,7 @@ async def pause_session(request: Caller, session_id: str, gateway: Gateway) -> S
     responses=_errors(**_RUNNING),
 )
 async def resume_session(request: Caller, session_id: str, gateway: Gateway) -> SessionBody:
-    return session_body(await gateway.placement.resume(session_id), socket_base(request))
+    return session_body(await gateway.cells.of(session_id).placement.resume(session_id), socket_base(request))
 
 
 @post(
@@ -210,11 +212,12 @@ async def set_rung(
     request: Caller, session_id: str, data: Annotated[RungBody, _RUNG_EXAMPLES], gateway: Gateway
 ) -> SessionBody:
     """Every `chunk` message says which rung made it."""
+    cell = gateway.cells.of(session_id)
     try:
-        admission.check_rung(gateway.fleet.rules(), data.rung)
+        admission.check_rung(cell.fleet.rules(), data.rung)
     except admission.Denied as denied:
         raise _problem(denied) from None
-    return session_body(await gateway.placement.set_rung(session_id, data.rung), socket_base(request))
+    return session_body(await cell.placement.set_rung(session_id, data.rung), socket_base(request))
 
 
 @delete(
@@ -225,7 +228,7 @@ async def set_rung(
     responses=_errors(**_KNOWN),
 )
 async def close_session(session_id: str, gateway: Gateway) -> Response[None]:
-    await gateway.placement.close(session_id)
+    await gateway.cells.of(session_id).placement.close(session_id)
     return Response(None, status_code=204)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shared.ids import DEFAULT_TENANT
+from shared.ids import DEFAULT_TENANT, check_name
 from shared.settings import Name, Port, PositiveSeconds, ServiceSettings
 
 Count = Annotated[int, Meta(ge=1)]
@@ -21,7 +21,8 @@ class GatewaySettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     `viewer_silent_s`: how long a viewer may take not a byte, or answer no ping. `away_limit_s`: viewers
     are sent away when NATS stays away for longer. `linger_s`: how long an ended session waits for a
     viewer's next grant. `poll_s`: how often the log of a watched session is looked at although nothing was
-    heard. `refresh_s`: how often its row is read again.
+    heard. `refresh_s`: how often its row is read again. `cells`: those whose sessions are served here,
+    separated by commas; "": `cell` alone. The first is for requests that name none.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +38,16 @@ class GatewaySettings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown
     linger_s: PositiveSeconds = 10.0
     poll_s: PositiveSeconds = 1.0
     refresh_s: PositiveSeconds = 5.0
+    cells: str = ""
+
+    def __post_init__(self) -> None:
+        for cell in self.cell_names:
+            check_name("cell", cell)
+
+    @property
+    def cell_names(self) -> list[str]:
+        named = [cell.strip() for cell in self.cells.split(",") if cell.strip()]
+        return list(dict.fromkeys(named or [self.cell]))
 
     @property
     def origins(self) -> list[str]:

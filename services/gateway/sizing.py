@@ -9,7 +9,7 @@ from litestar import Router, get, patch
 from msgspec import Meta
 
 from services.gateway.gateway import Gateway
-from services.gateway.operation_bodies import error
+from services.gateway.operation_bodies import InCell, error
 from services.gateway.problems import autoscaler_away
 from shared.contracts.fleet import FleetPlan, SetFleet
 
@@ -75,8 +75,8 @@ class SetFleetBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     summary="How many workers there should be, and why",
     responses={503: _AWAY},
 )
-async def get_fleet(gateway: Gateway) -> FleetBody:
-    plan = gateway.fleet.plan()
+async def get_fleet(gateway: Gateway, cell: InCell = "") -> FleetBody:
+    plan = gateway.cells.named(cell).fleet.plan()
     if plan is None:
         raise autoscaler_away("start one, or try again in a moment")
     return _body(plan)
@@ -97,8 +97,9 @@ async def get_fleet(gateway: Gateway) -> FleetBody:
         503: _AWAY,
     },
 )
-async def set_fleet(data: SetFleetBody, gateway: Gateway) -> FleetBody:
-    return _body(await gateway.placement.set_fleet(SetFleet(**msgspec.structs.asdict(data))))
+async def set_fleet(data: SetFleetBody, gateway: Gateway, cell: InCell = "") -> FleetBody:
+    asked = SetFleet(**msgspec.structs.asdict(data))
+    return _body(await gateway.cells.named(cell).placement.set_fleet(asked))
 
 
 def _body(plan: FleetPlan) -> FleetBody:

@@ -49,8 +49,9 @@ async def _serve(socket: Socket, session_id: str, gateway: Gateway) -> Closing |
         return failed(COME_BACK, "too_many_viewers", "this gateway has all the viewers it takes", "come back")
     try:
         asked = _asked(socket)
-        view = await gateway.placement.get(session_id)
-        async with gateway.feeds.watch(view) as feed:
+        cell = gateway.cells.of(session_id)
+        view = await cell.placement.get(session_id)
+        async with cell.feeds.watch(view) as feed:
             oldest = await feed.tail.oldest_held()
             cursor = join(asked.start, oldest, feed.tail.next_index, auto=asked.auto)
             return await Viewer(socket, gateway, feed, cursor).play(oldest)

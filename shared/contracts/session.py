@@ -152,6 +152,11 @@ class SessionPage(msgspec.Struct, frozen=True):
     cursor: str = ""
 
 
+def cursor_after(created_at: float, session: str) -> str:
+    """The cursor of the page that begins behind this session: a place in the order of time, in every cell."""
+    return f"{created_at.hex()}~{session}"
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """Why a request was refused: `code` for programs, `message` what was wrong, `hint` what to do about
     it. `retry_after_s` None: nothing is known of when it would be taken.

@@ -12,7 +12,7 @@ from sqlalchemy import Update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.contracts.session import LIVE
+from shared.contracts.session import LIVE, cursor_after
 from shared.store.rows import SessionRow
 from shared.store.tables import sessions
 
@@ -158,11 +158,8 @@ async def page(
     asking = asking.order_by(sessions.c.created_at.desc(), sessions.c.id.desc()).limit(limit + 1)
     rows = [_from_record(record) for record in await transaction.execute(asking)]
     more = len(rows) > limit
-    return Page(rows[:limit], _make_cursor(rows[limit - 1]) if more else "")
-
-
-def _make_cursor(row: SessionRow) -> str:
-    return f"{row.created_at.hex()}~{row.id}"
+    last = rows[limit - 1] if more else None
+    return Page(rows[:limit], cursor_after(last.created_at, last.id) if last else "")
 
 
 def _parse_cursor(cursor: str) -> tuple[sa.ColumnElement[float], sa.ColumnElement[str]]:

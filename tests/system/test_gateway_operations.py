@@ -215,6 +215,7 @@ async def test_workers_are_shown_with_what_their_devices_tell(
         "slots": 0,
         "latency_s": [],
         "node": "",
+        "cell": DEFAULT_CELL,
     }
     async with asyncio.timeout(20):
         while await listed() != expected:
