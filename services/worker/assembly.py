@@ -16,6 +16,7 @@ from services.worker.engine import Engine, Made
 from services.worker.holdings import Holdings
 from services.worker.loading import Loaded
 from services.worker.models.protocol import ModelSpec
+from services.worker.mover.ahead import LinksAhead
 from services.worker.mover.links import Links, transports_of
 from services.worker.mover.mover import Mover
 from services.worker.mover.port import Port
@@ -38,6 +39,7 @@ class Assembly(NamedTuple):
     holdings: Holdings
     mover: Mover
     control: Control
+    links_ahead: LinksAhead
 
 
 def assemble(process: Process[WorkerSettings], reporter: Reporter, log: ChunkLog, loaded: Loaded) -> Assembly:
@@ -73,7 +75,10 @@ def assemble(process: Process[WorkerSettings], reporter: Reporter, log: ChunkLog
     mover = Mover(_port(process, holdings, engine, loaded), dropped)
     holdings.on_leave = on_leave
     engine.on_boundary, engine.on_denoised = mover.on_boundary, mover.on_denoised
-    return Assembly(engine, holdings, mover, Control(holdings, mover, dropped, texts, engine, reporter.say))
+    port, control = mover.port, Control(holdings, mover, dropped, texts, engine, reporter.say)
+    at = (process.bus, settings.cell, process.instance)
+    ahead = LinksAhead(*at, port.links, port.compatibility, settings.links_ahead)
+    return Assembly(engine, holdings, mover, control, ahead)
 
 
 def _port(process: Process[WorkerSettings], holdings: Holdings, engine: Engine, loaded: Loaded) -> Port:

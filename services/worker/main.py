@@ -78,6 +78,7 @@ async def _work(
         f"{loaded.runner.spec.name} on {loaded.runner.device}, capacity {loaded.capacity},"
         f" {loaded.room.hot} hot slots and {loaded.room.host} in host memory"
     )
+    process.spawn("links ahead", worker.links_ahead.run())
     await process.stopping.wait()
     reporter.say("draining")
     await _finish(worker, beating, process.settings.drain_s)

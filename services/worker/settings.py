@@ -34,7 +34,9 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     Kubernetes the pod's); "auto": what this machine's name stands for. `move_patience_s`: how long a session
     that moves stands still at most before it goes on here, 0: as long as its viewers' credit lasts, two
     chunks; everything else of a move waits in proportion.
-    `move_checksums`: whether what was sent is compared with what arrived; it costs time in the pause.
+    `links_ahead`: to how many other workers it links itself once it is ready, before any session moves; 0:
+    to none. `move_checksums`: whether what was sent is compared with what arrived; it costs time in the
+    pause.
 
     `encode_preset`: of libx264; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
     better. `encode_max_bits_per_pixel`: bounds what noisy pictures cost.
@@ -61,4 +63,5 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     drain_s: PositiveSeconds = 3.0
     transfer_host: str = "127.0.0.1"
     move_patience_s: Annotated[float, Meta(ge=0)] = 0.0
+    links_ahead: Annotated[int, Meta(ge=0, le=8)] = 7
     move_checksums: bool = False

@@ -83,7 +83,7 @@ HEAR: dict[str, AbstractSet[str]] = dict.fromkeys(COMMANDS, frozenset({"placemen
     "RESUME_SESSION": {"placement"},
     "SET_FLEET": {"autoscaler"},
     "DECISION": set(),
-    "LOAD_REPORT": {"placement"},
+    "LOAD_REPORT": {"placement", "worker"},
     "CHECK_PROMPT": {"worker"},
     "ENCODE_TEXT": {"text"},
     "WORKER_EXITED": {"placement"},

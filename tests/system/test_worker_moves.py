@@ -14,10 +14,11 @@ import pytest
 from shared.bus import Refused
 from shared.contracts.fleet import Own
 from shared.contracts.moves import compatibility_of
+from shared.contracts.subjects import OPEN_LINK
 from tests.fixtures.move_wire import MoveWire, new_move
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
-from tests.fixtures.worker_wire import new_own, next_own, steered, worker_program
+from tests.fixtures.worker_wire import CELL, new_own, next_own, steered, worker_program
 
 WORKERS = ("w-1", "w-2")
 PATIENT_S = "8"
@@ -358,3 +359,23 @@ async def there_and_back(wire: MoveWire, rounds: int) -> None:
     await wire.until(lambda: not any(wire.reports[worker].copies for worker in WORKERS))
     chunks = await wire.chunks(own.session)
     assert [chunk.index for chunk in chunks] == list(range(chunks[0].index, chunks[-1].index + 1))
+
+
+async def test_workers_that_become_ready_are_linked_before_anything_moves(
+    fresh_nats: NatsServer, tmp_path: Path
+) -> None:
+    """No move asks for another."""
+    async with MoveWire(fresh_nats.url) as wire:
+        asked: list[str] = []
+        await wire.bus.subscribe(OPEN_LINK, lambda ask, _: asked.append(ask.peer), cell=CELL)
+        await wire.bus.flush()
+        programs = start_pair(fresh_nats, tmp_path, links_ahead="2", move_patience_s=PATIENT_S)
+        try:
+            await wire.until(lambda: bool(asked))
+            await playing(wire, own := new_own("a red ball"), 2)
+            before = len(asked)
+            await wire.until_news(await wire.move(own, "w-1", "w-2"), "arrived")
+            assert len(asked) == before
+        finally:
+            for program in programs.values():
+                program.kill()

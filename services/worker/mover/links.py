@@ -69,6 +69,7 @@ class Links:
     def __init__(self, bus: Bus, cell: str, me: str, transports: Sequence[Transport]) -> None:
         self._bus, self._cell, self._me = bus, cell, me
         self._pairs = {t.name: Pairs(t, me, _MOST_LINKS) for t in transports}
+        self._asking: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._openers = ThreadPoolExecutor(2, thread_name_prefix=f"{THREADS}-open")
         self._sender = ThreadPoolExecutor(1, thread_name_prefix=f"{THREADS}-out")
         self._receiver = ThreadPoolExecutor(1, thread_name_prefix=f"{THREADS}-in")
@@ -83,13 +84,24 @@ class Links:
         return choose_transport(self.names, theirs)
 
     async def open(self, peer: str, transport: str, wait_s: float, *, anew: bool = False) -> None:
-        """Unless there is a link to `peer`; `anew`: even so, as that has lost its end. Raises `LinkLost`,
-        `LinkRefused`, or what the bus raises.
+        """Unless there is a link to `peer`, or one is being opened; `anew`: even so, for that has lost its
+        end. Raises `LinkLost`, `LinkRefused`, or what the bus raises.
         """
         pairs = self._pairs[transport]
-        if pairs.has(peer) and not anew:
+        if not anew and (pairs.has(peer) or pairs.is_opening(peer)):
             return
-        wait_s = min(wait_s, _OPEN_S)
+        asking = self._asking.get((peer, transport))
+        if asking is None:
+            asking = asyncio.ensure_future(self._ask(pairs, peer, transport, min(wait_s, _OPEN_S)))
+            self._asking[peer, transport] = asking
+            asking.add_done_callback(lambda done: self._asked(peer, transport, done))
+        await asyncio.shield(asking)
+
+    def _asked(self, peer: str, transport: str, done: asyncio.Future[None]) -> None:
+        del self._asking[peer, transport]
+        _ = done.cancelled() or done.exception()  # who asked may be gone
+
+    async def _ask(self, pairs: Pairs, peer: str, transport: str, wait_s: float) -> None:
         until = time.monotonic() + wait_s
         invitation = pairs.invite() if rank_of(self._me, peer) == 0 else b""
         asked = OpenLink(self._me, transport, invitation, time.time() + wait_s)

@@ -42,6 +42,10 @@ class Pairs:
             link = self._idle.get(peer)
             return peer in self._used or (link is not None and link.healthy())
 
+    def is_opening(self, peer: str) -> bool:
+        with self._changed:
+            return self._opening == peer
+
     def expects(self, peer: str) -> bool:
         """Whether there is a link to `peer`, or one is being opened."""
         with self._changed:
