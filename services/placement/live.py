@@ -19,6 +19,7 @@ from shared import telemetry
 from shared.store.rows import SessionRow
 
 _SHUNNED_S = 10.0
+_BEAT_S = 5.0
 
 
 class Live:
@@ -70,6 +71,13 @@ class Live:
             granted_through=max(self.row.granted_through, self.viewers.granted_through),
         )
 
+    def _beat_s(self, now: float) -> float | None:
+        """When its viewer was done with a chunk, and so wanted the next one; None if that is long ago."""
+        granted_at = self.viewers.granted_at
+        if granted_at is None or granted_at < max(self.since_s, now - _BEAT_S):
+            return None
+        return granted_at
+
     def shun(self, worker: str, now: float) -> None:
         """It just failed there."""
         self._shunned[worker] = now + _SHUNNED_S
@@ -90,7 +98,8 @@ class Live:
             source = move.source if move is not None else row.worker
             leaving = source if going != source else ""
         if going:
-            return Standing(row, self.since_s, going, leaving, stuck or self.move is not None)
+            stuck = stuck or self.move is not None
+            return Standing(row, self.since_s, going, leaving, stuck, beat_s=self._beat_s(now))
         self._shunned = {worker: until for worker, until in self._shunned.items() if until > now}
         opened_s = now - max(0.0, wall_now - row.created_at)
         return Standing(row, opened_s, avoid=tuple(self._shunned))

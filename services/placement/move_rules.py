@@ -32,8 +32,12 @@ def refuse_session(row: SessionRow, reports: Reports) -> Refusal | None:
     return None
 
 
-def refuse_target(row: SessionRow, to: str, reports: Reports, rooms: Mapping[str, Room]) -> Refusal | None:
-    """Why not to `to`, None if it can be tried. The session itself may be moved."""
+def refuse_target(
+    row: SessionRow, to: str, reports: Reports, rooms: Mapping[str, Room] | None
+) -> Refusal | None:
+    """Why not to `to`, None if it can be tried. The session itself may be moved. `rooms` None: there is room,
+    by a decision that knows what each session there takes.
+    """
     if to not in reports:
         known = ", ".join(sorted(reports)[:10])
         return Refusal("worker_not_found", f"there is no worker {to[:60]!r}", f"workers: {known}")
@@ -45,7 +49,7 @@ def refuse_target(row: SessionRow, to: str, reports: Reports, rooms: Mapping[str
     return (
         _refuse_model(row, source, target)
         or _refuse_link(source, target)
-        or _refuse_room(row, rooms[to], target)
+        or (_refuse_room(row, rooms[to], target) if rooms is not None else None)
     )
 
 

@@ -78,16 +78,16 @@ class Mover:
         `turn_s`: for how long it may wait for other moves, at each of its workers. `decision`: who wants it,
         "" for an operator.
         """
-        self._target(live, to)
+        self._target(live, to, decision)
         with self._claim(live):
             async with contextlib.AsyncExitStack() as turns:
                 source = live.row.worker
                 await turns.enter_async_context(self._turn(f"from {source}", turn_s))
-                target = self._target(live, to)
+                target = self._target(live, to, decision)
                 await turns.enter_async_context(self._turn(f"to {target}", turn_s))
                 both = " and ".join(sorted((source, target)))
                 await turns.enter_async_context(self._turn(f"between {both}", turn_s))
-                return await self._handed_over(live, self._target(live, target), decision)
+                return await self._handed_over(live, self._target(live, target, decision), decision)
 
     async def _handed_over(self, live: Live, target: str, decision: str) -> Run:
         run = await self._begin(live, target, decision)
@@ -128,13 +128,13 @@ class Mover:
         finally:
             lock.release()
 
-    def _target(self, live: Live, to: str) -> str:
+    def _target(self, live: Live, to: str, decision: str) -> str:
         """A worker that may be tried, by what is known now. Raises `Refused`."""
         reports, rooms = self._fleet()
         refusal = move_rules.refuse_session(live.row, reports)
         chosen: str | Refusal = to
         if refusal is None and to:
-            refusal = move_rules.refuse_target(live.row, to, reports, rooms)
+            refusal = move_rules.refuse_target(live.row, to, reports, None if decision else rooms)
         elif refusal is None:
             chosen = move_rules.best_target(live.row, reports, rooms)
         refusal = chosen if isinstance(chosen, Refusal) else refusal

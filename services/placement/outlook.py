@@ -35,7 +35,8 @@ Copies = Mapping[str, Mapping[str, CopyReport]]
 class Standing(NamedTuple):
     """A session that wants chunks. `since_s`: of a waiting one since it was opened, which is its turn; of
     others since they became active. `going_to`: who has it, or is about to, "" for none. `leaving`: who still
-    has it meanwhile. `stuck`: it can't be moved now. `avoid`: workers on which it just failed.
+    has it meanwhile. `stuck`: it can't be moved now. `beat_s`: when one of its chunks fell due lately, None:
+    not known. `avoid`: workers on which it just failed.
     """
 
     row: SessionRow
@@ -43,6 +44,7 @@ class Standing(NamedTuple):
     going_to: str = ""
     leaving: str = ""
     stuck: bool = False
+    beat_s: float | None = None
     avoid: tuple[str, ...] = ()
 
 
@@ -214,6 +216,7 @@ def _session(standing: Standing, groups: _Groups, copies: Copies, terms: Terms) 
         floor_weight=floor_weight,
         full_weight=full_weight,
         avoid=tuple(sorted(failed.union(standing.avoid))),
+        beat_s=standing.beat_s,
         away_cost_s=AWAY_S if home and not standing.going_to else 0.0,
     )
 

@@ -109,7 +109,8 @@ class Transfers:
         """
         placement = self._placement
         tried = never or self._setbacks[live.row.id].failures >= _TRIES
-        room = next((r for r in placement.rooms() if r.worker == target and r.free), None)
+        ready = (report for report in placement.reports() if report.state == "ready")
+        found = next((report for report in ready if report.worker == target), None)
 
         def decide(row: SessionRow) -> list[Event]:
             lost = OwnerLost(row.epoch, WHY)
@@ -117,9 +118,9 @@ class Transfers:
                 return []
             if row.status == "paused":
                 return [lost]
-            return (
-                [lost, Placed(room.worker, room.incarnation, decision)] if room is not None and tried else []
-            )
+            if found is None or not tried:
+                return []
+            return [lost, Placed(target, found.incarnation, decision)]
 
         await placement.change(live, decide)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from shared.contracts.session import CREDIT_WINDOW
 from shared.contracts.stream import ViewerReport
 
 EXPIRY_S = 5.0
@@ -16,13 +17,20 @@ class _Word(NamedTuple):
 
 
 class Viewers:
-    """Of one session. Times are any steady clock's seconds."""
+    """Of one session. Times are any steady clock's seconds. `granted_at`: when the furthest of them was done
+    with a chunk, None before that was heard.
+    """
 
     def __init__(self, granted_through: int = -1) -> None:
         self.granted_through = granted_through
+        self.granted_at: float | None = None
         self._gateways: dict[str, _Word] = {}
 
     def report(self, report: ViewerReport, now: float) -> None:
+        if (
+            0 < report.granted_through - self.granted_through <= CREDIT_WINDOW
+        ):  # more is no news of this moment
+            self.granted_at = now
         self.granted_through = max(self.granted_through, report.granted_through)
         if report.viewers > 0 and (report.gateway in self._gateways or len(self._gateways) < _MAX_GATEWAYS):
             self._gateways[report.gateway] = _Word(report.viewers, now)

@@ -86,3 +86,22 @@ async def test_a_drain_begins_when_it_is_first_seen() -> None:
     assert since_s() == 0
     surroundings.state = "draining"
     assert since_s() > first
+
+
+async def test_when_its_chunks_fall_due_is_known_while_its_viewer_goes_on() -> None:
+    playing = live("active", "s-1")
+    _, lookout = around(playing)
+
+    def beat_s() -> float | None:
+        seen = lookout.look()
+        assert seen is not None
+        return seen.view.sessions[0].beat_s
+
+    assert beat_s() is None
+    playing.viewers.granted_at = playing.since_s
+    assert beat_s() == playing.since_s
+    playing.since_s += 1.0
+    assert beat_s() is None, "it was another spell's"
+    playing.since_s = 0.0
+    playing.viewers.granted_at = time.monotonic() - 60.0
+    assert beat_s() is None, "its viewer has stopped"

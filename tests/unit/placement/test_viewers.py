@@ -26,3 +26,14 @@ def test_any_number_of_gateways_costs_bounded_memory() -> None:
     for number in range(1000):
         viewers.report(ViewerReport(f"g-{number}", 1, 0), 0.0)
     assert 0 < viewers.count(0.0) < 1000
+
+
+def test_a_grant_tells_when_a_viewer_was_done_with_a_chunk() -> None:
+    viewers = Viewers(4)
+    viewers.report(ViewerReport("g-1", 1, 4), 10.0)
+    assert viewers.granted_at is None, "nothing new"
+    viewers.report(ViewerReport("g-1", 1, 6), 11.0)
+    viewers.report(ViewerReport("g-1", 1, 6), 12.0)
+    assert viewers.granted_at == 11.0
+    viewers.report(ViewerReport("g-1", 1, 9), 13.0)
+    assert viewers.granted_at == 11.0, "words got lost in between"
