@@ -13,6 +13,7 @@ from services.autoscaler.provider import Member
 from shared.contracts.fleet import FleetLoad, WorkerLoad
 
 _BOOTS_KEPT = 9
+_FORMER_KEPT = 4
 
 
 class Carries(msgspec.Struct, frozen=True):
@@ -23,7 +24,8 @@ class Carries(msgspec.Struct, frozen=True):
 
 
 class Knowledge(msgspec.Struct, frozen=True):
-    """`placement`, `told`: who spoke last, and the counts it gave; `past`: of the placements before it.
+    """`placement`, `told`: who spoke last, and the counts it gave; `past`: of those before it, the `former`,
+    who may still be heard for a moment.
     `heard`: when each member was last among those placement hears. `ordered`: when those were ordered that
     have never been ready. `boots_s`: from the order to readiness, the newest last; `ready_at`: of the newest.
     `kinds`: by kind of device. `kind`, `model`: of the provider's workers; "": none of them was ever ready.
@@ -32,6 +34,7 @@ class Knowledge(msgspec.Struct, frozen=True):
     placement: str = ""
     told: Counts = Counts()
     past: Counts = Counts()
+    former: tuple[str, ...] = ()
     heard: dict[str, float] = {}
     ordered: dict[str, float] = {}
     boots_s: tuple[float, ...] = ()
@@ -93,13 +96,18 @@ def _commonest(names: Sequence[str], otherwise: str) -> str:
 
 def _counted(before: Knowledge, load: FleetLoad) -> Knowledge:
     """Every placement counts from 0; a policy wants to see counts that only grow."""
+    if load.placement in before.former:
+        return before
     told = msgspec.convert(msgspec.structs.asdict(load.counts), Counts)
     begun_anew = load.placement != before.placement or any(
         new < old
         for new, old in zip(msgspec.structs.astuple(told), msgspec.structs.astuple(before.told), strict=True)
     )
     past = before.counts if begun_anew else before.past
-    return msgspec.structs.replace(before, placement=load.placement, told=told, past=past)
+    former = before.former
+    if load.placement != before.placement:
+        former = (*former, before.placement)[-_FORMER_KEPT:]
+    return msgspec.structs.replace(before, placement=load.placement, told=told, past=past, former=former)
 
 
 def _sum(one: Counts, other: Counts) -> Counts:
