@@ -15,7 +15,7 @@ from turboserve.cli import main
 from turboserve.messages import WorkerInfo
 
 WAIT_S = 45.0
-pytestmark = pytest.mark.timeout(150)  # a system starts in seconds, but not on a machine under heavy load
+pytestmark = pytest.mark.timeout(300)  # a system starts in seconds, but not on a machine under heavy load
 
 
 @pytest.fixture(scope="module")

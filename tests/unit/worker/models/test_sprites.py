@@ -35,7 +35,7 @@ def look(frames: list[Tensor], scene: dict[str, str]) -> Sight:
     )
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_every_promise_is_kept(model: SessionModel) -> None:
     failed = [result for result in check(model, long_run_chunks=2) if not result.passed]
     assert not failed
