@@ -125,7 +125,7 @@ async def _ask(process: Process[NodeSettings], worker: str, until: float) -> Wor
     """While no other worker could take its sessions it goes on with them: another node may be starting.
     Raises BusAway, NoAnswer, Refused.
     """
-    address = DRAIN_WORKER.at(cell=process.settings.cell)
+    address, refused = DRAIN_WORKER.at(cell=process.settings.cell), False
     while True:
         left_s = until - time.monotonic()
         force = left_s < _FORCE_S
@@ -134,7 +134,8 @@ async def _ask(process: Process[NodeSettings], worker: str, until: float) -> Wor
         except Refused as error:
             if force or error.refusal.code != "only_worker":
                 raise
-            logger.info("%s goes on: %s", worker, error)
+            logger.log(logging.DEBUG if refused else logging.INFO, "%s goes on: %s", worker, error)
+            refused = True
         await asyncio.sleep(_ASK_AGAIN_S)
 
 
