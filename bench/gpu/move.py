@@ -1,8 +1,9 @@
 """A session that goes back and forth between two processes, each playing a session of its own beside it, over
 the workers' own links: NCCL between two GPUs, else TCP.
 
-What the chunk under way won't write goes ahead during its clean pass; the rest after it. This is the data's
-way alone: what the protocol and the log add is measured with whole workers.
+What the chunk under way won't write goes ahead during its clean pass, what that wrote while the source
+decodes the chunk, and last what the decode left for the next one, while the target denoises. This is the
+data's way alone: what the protocol and the log add is measured with whole workers.
 """
 
 from __future__ import annotations
@@ -56,14 +57,15 @@ def _tell(report: Report, said: list[dict[str, Any]]) -> None:
     report.row("link", f"{said[0]['transport']}, opened in {max(s['opened_s'] for s in said):.2f} s")
     moves = [move for each in said for move in each["moves"]]
     report.row(
-        "moves; bytes ahead, after the boundary",
-        f"{len(moves)}; {moves[-1]['ahead']:,}, {moves[-1]['rest']:,}",
+        "moves; bytes ahead, after the clean pass, after the decode",
+        f"{len(moves)}; {moves[-1]['ahead']:,}, {moves[-1]['rest']:,}, {moves[-1]['tail']:,}",
     )
     for name, what in (
         ("pause_s", "last clean pass ended to the target's first kernel"),
         ("total_s", "decision (before the clean pass) to the same"),
-        ("decode_s", "of the pause: decoding the last chunk at the source"),
         ("send_s", "of the pause: the rest on its way"),
+        ("decode_s", "beside it: decoding the last chunk at the source"),
+        ("whole_s", "last clean pass ended to nothing being on its way"),
     ):
         times = [move[name] for move in moves]
         p50, p95 = quantile(times, 0.5), quantile(times, 0.95)
@@ -166,26 +168,28 @@ class _Side:
             model.forward([guest])
         settle(self._setting.device)
         decided = time.monotonic()
-        ahead, rest = _shares(model, guest)
-        self._peer.send((decided, ahead, rest))
+        ahead, rest, tail = _shares(model, guest)
+        self._peer.send((decided, ahead, rest, tail))
         memory = model.memory(guest)
         sending = self._lane.submit(link.send, _cut(memory, ahead), _TAG, decided + _WAIT_S)
         model.forward([guest])
         settle(self._setting.device)
         frozen = time.monotonic()
+        sending.result(_WAIT_S)
+        self._peer.send((frozen, model.denoised(guest).counters))
+        sending = self._lane.submit(link.send, _cut(memory, rest), _TAG, frozen + _WAIT_S)
         model.decode(guest)
-        settle(self._setting.device)
         decoded = time.monotonic()
         sending.result(_WAIT_S)
-        self._peer.send((frozen, decoded, model.counters(guest)))
-        self._lane.submit(link.send, _cut(memory, rest), _TAG, decoded + _WAIT_S).result(_WAIT_S)
+        self._lane.submit(link.send, _cut(memory, tail), _TAG, decoded + _WAIT_S).result(_WAIT_S)
+        self._peer.send(decoded)
         model.close(guest)
         self._busy.append(self._timed_chunk())
 
     def _receive(self, link: Link) -> State:
         """The own session goes on until the guest's source is frozen."""
         model = self._model
-        decided, ahead, rest = _heard(self._peer, _WAIT_S)
+        decided, ahead, rest, tail = _heard(self._peer, _WAIT_S)
         guest = model.reserve()
         settle(self._setting.device)  # a reserved slot is wiped, which must not happen to what arrives
         memory, deadline = model.memory(guest), time.monotonic() + _WAIT_S
@@ -195,21 +199,27 @@ class _Side:
         model.forward([self._own])  # what a step in mid-flight costs the guest
         settle(self._setting.device)
         coming.result(_WAIT_S)
-        frozen, decoded, counters = _heard(self._peer, _WAIT_S)
+        frozen, counters = _heard(self._peer, _WAIT_S)
         self._lane.submit(link.receive, _cut(memory, rest), _TAG, deadline).result(_WAIT_S)
         arrived = time.monotonic()
+        coming = self._lane.submit(link.receive, _cut(memory, tail), _TAG, deadline)
+        whole = self._lane.submit(time.monotonic)
         model.take_over(guest, counters)
         forwards = model.begin_chunk(guest, model.spec.rungs[0])
         model.forward([guest])
         first = time.monotonic()
+        coming.result(_WAIT_S)
+        decoded = _heard(self._peer, _WAIT_S)
         self._moves.append(
             {
                 "pause_s": first - frozen,
                 "total_s": first - decided,
                 "decode_s": decoded - frozen,
-                "send_s": arrived - decoded,
+                "send_s": arrived - frozen,
+                "whole_s": whole.result(_WAIT_S) - frozen,
                 "ahead": sum(e - s for s, e in ahead),
                 "rest": sum(e - s for s, e in rest),
+                "tail": sum(e - s for s, e in tail),
             }
         )
         for _ in range(forwards - 1):
@@ -224,12 +234,13 @@ class _Side:
 _TAG = bytes(TAG_BYTES)
 
 
-def _shares(model: Wan, state: State) -> tuple[Spans, Spans]:
-    """What of the state the rest of its chunk leaves alone, and what it writes."""
-    writes = {*state.writes, LATENTS, DECODER}
-    parts = model.parts(state)
-    ahead = [span for name, part in parts.items() if name not in writes for span in part.spans]
-    return ahead, [span for name, part in parts.items() if name in writes for span in part.spans]
+def _shares(model: Wan, state: State) -> tuple[Spans, Spans, Spans]:
+    """What of the state the rest of its chunk leaves alone, what its clean pass writes, what its decode."""
+    shares: tuple[list[tuple[int, int]], ...] = ([], [], [])
+    for name, part in model.parts(state).items():
+        share = 2 if name == DECODER else 1 if name in {*state.writes, LATENTS} else 0
+        shares[share].extend(part.spans)
+    return shares[0], shares[1], shares[2]
 
 
 def _cut(memory: torch.Tensor, spans: Spans) -> list[torch.Tensor]:

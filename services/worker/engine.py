@@ -25,7 +25,7 @@ from services.worker.errands import Errands, Later
 from services.worker.models.protocol import PastChunk, State
 from services.worker.plan_batch import Candidate, may_begin, plan_batch
 from services.worker.roster import Roster
-from services.worker.runner import Runner
+from services.worker.runner import Runner, Step
 from services.worker.states import NoRoom, States
 from shared import telemetry
 from shared.contracts.stream import ChunkTimings
@@ -38,6 +38,7 @@ MAX_FRAMES_WAITING = 4  # chunks decoded but not encoded; beyond, the device wai
 ENCODE_LIMIT_S = 20.0  # for that; an encoder takes a fraction of a second
 _LOOK_AGAIN_S = 1.0
 _SOON_S = 0.002
+_SURE, _GROWTH = 0.8, 1.05
 
 
 class EncoderHangs(RuntimeError):
@@ -88,6 +89,8 @@ class Engine:
     on_boundary: Callable[[Copy], None] = lambda _: None
     errands: Errands = field(init=False)
     _chunks: dict[Copy, _Chunk] = field(default_factory=dict)
+    _step_s: dict[int, float] = field(default_factory=dict)
+    """By rows: hardly less than steps took lately."""
     _stopping: bool = False
     _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_FRAMES_WAITING))
 
@@ -98,12 +101,13 @@ class Engine:
     @overload
     def errand(self, work: Callable[[], Later[T]]) -> Future[T]: ...
     @overload
-    def errand(self, work: Callable[[], T]) -> Future[T]: ...
-    def errand(self, work: Callable[[], Any]) -> Future[Any]:
-        """From any thread: `work` on the device thread between two steps, in order. Cancelled if the engine
-        has ended. Raises `RuntimeError` if too many wait.
+    def errand(self, work: Callable[[], T], *, soon: bool = False) -> Future[T]: ...
+    def errand(self, work: Callable[[], Any], *, soon: bool = False) -> Future[Any]:
+        """From any thread: `work` on the device thread between two steps, in order; `soon`: also while the
+        device is at one, which `work` must leave alone. Cancelled if the engine has ended. Raises
+        `RuntimeError` if too many wait.
         """
-        return self.errands.put(work)
+        return self.errands.put(work, soon=soon)
 
     def run(self) -> None:
         """Until told to stop and the chunks in hand are finished. Raises `EncoderHangs`."""
@@ -247,11 +251,28 @@ class Engine:
         with telemetry.tracer.start_as_current_span(
             "worker.batch", context=Context(), links=links, attributes={"rows": len(chunks)}
         ):
-            step_s = self.runner.forward([chunk.state for chunk in chunks])
+            step_s = self._run_step([chunk.state for chunk in chunks])
         metrics.batch_rows.observe(len(chunks))
         for chunk in chunks:
             chunk.forward_s += step_s
             chunk.steps_left -= 1
+
+    def _run_step(self, states: list[State]) -> float:
+        """Errands that mind no step are run beside it, in the time that such steps are sure to take."""
+        rows, started = len(states), time.perf_counter()
+        if (step := self.runner.launch(states)) is not None:
+            self._run_beside(step, started + _SURE * self._step_s.get(rows, 0.0))
+            step.synchronize()
+        step_s = time.perf_counter() - started
+        self._step_s[rows] = min(step_s, _GROWTH * self._step_s.get(rows, step_s))
+        return step_s
+
+    def _run_beside(self, step: Step, until: float) -> None:
+        while (left_s := until - time.perf_counter()) > 0 and not step.query():
+            with self.roster.changed:
+                if not self.errands.due_soon:
+                    self.roster.changed.wait(left_s)
+            self.errands.run_soon()
 
     def _decodable(self) -> list[_Chunk]:
         """Those whose forwards are over. What decoding a copy's that came by a move needs may come later."""

@@ -27,12 +27,14 @@ class Errands:
 
     def __init__(self, wake: threading.Condition) -> None:
         self._wake = wake
-        self._new: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._new: deque[tuple[Future[Any], Callable[[], Any], bool]] = deque()
         self._later: list[tuple[Future[Any], Later[Any]]] = []
         self._ended = False
 
-    def put(self, work: Callable[[], Any]) -> Future[Any]:
-        """From any thread. Raises `RuntimeError` if too many wait."""
+    def put(self, work: Callable[[], Any], *, soon: bool = False) -> Future[Any]:
+        """From any thread. `soon`: it minds no step that the device is at, as long as nobody who came before
+        does. Raises `RuntimeError` if too many wait.
+        """
         future: Future[Any] = Future()
         with self._wake:
             if self._ended:
@@ -40,7 +42,7 @@ class Errands:
                 return future
             if len(self._new) + len(self._later) >= MOST_WAITING:
                 raise RuntimeError(f"{MOST_WAITING} errands wait for the device thread; it may hang")
-            self._new.append((future, work))
+            self._new.append((future, work, soon))
             self._wake.notify_all()
         return future
 
@@ -56,17 +58,27 @@ class Errands:
     def run(self) -> None:
         """Device thread: all that are there, in order."""
         while self._new:
-            future, work = self._new.popleft()
+            future, work, _ = self._new.popleft()
             self._settle(future, work)
         waiting, self._later = self._later, []
         for future, later in waiting:
             self._settle(future, later.poll, later)
 
+    @property
+    def due_soon(self) -> bool:
+        return bool(self._new) and self._new[0][2]
+
+    def run_soon(self) -> None:
+        """Device thread: while the device is at a step."""
+        while self.due_soon:
+            future, work, _ = self._new.popleft()
+            self._settle(future, work)
+
     def end(self) -> None:
         """Device thread: no more. What still waits is cancelled."""
         with self._wake:
             self._ended = True
-            left = [future for future, _ in (*self._new, *self._later)]
+            left = [future for future, _, _ in self._new] + [future for future, _ in self._later]
             self._new.clear()
             self._later.clear()
         for future in left:

@@ -6,7 +6,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import psutil
@@ -29,6 +29,16 @@ from shared.contracts.text import TextEncoded
 
 class NoSuchDevice(ValueError):
     """The device asked for can't be used here. The message names it and says why."""
+
+
+class Step(Protocol):
+    """What the device was told last, on the stream of the steps. Copies on other streams go on."""
+
+    def query(self) -> bool:
+        """Whether it is over."""
+
+    def synchronize(self) -> None:
+        """Until it is. Raises what went wrong on the device."""
 
 
 class Runner:
@@ -94,9 +104,17 @@ class Runner:
     def forward(self, states: list[State]) -> float:
         """One step of each. Returns the seconds it took."""
         started = time.perf_counter()
-        self._model.forward(states)
-        self._synchronize()
+        if (step := self.launch(states)) is not None:
+            step.synchronize()
         return time.perf_counter() - started
+
+    def launch(self, states: list[State]) -> Step | None:
+        """One step of each, which the device may still be at. None: it is over."""
+        self._model.forward(states)
+        if not self.device.startswith("cuda"):
+            return None
+        step: Step = sys.modules["torch"].cuda.current_stream(self.device).record_event()
+        return step
 
     def latents(self, state: State) -> PastChunk:
         """Of the chunk decoded last."""
@@ -126,13 +144,6 @@ class Runner:
         cuda = sys.modules["torch"].cuda
         cuda.empty_cache()
         return int(cuda.mem_get_info(self.device)[0])
-
-    def _synchronize(self) -> None:
-        """Without it a GPU step's time would be counted in whatever waits for it. Copies on other streams go
-        on.
-        """
-        if self.device.startswith("cuda"):
-            sys.modules["torch"].cuda.current_stream(self.device).synchronize()
 
 
 def load(loader: str, name: str, device: str, weights_path: str, geometry: str = "") -> Runner:

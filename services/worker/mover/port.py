@@ -52,9 +52,11 @@ class Port:
         return Patience(5 * unit_s, unit_s, 7 * unit_s, unit_s, _REST_BYTES[transport])
 
     async def errand(self, work: Callable[[], T]) -> T:
-        """Raises what `work` raises, or `Refused` if the device thread has too much to do, or has ended."""
+        """On the device thread, without waiting for the end of a step that the device is at. Raises what
+        `work` raises, or `Refused` if the device thread has too much to do, or has ended.
+        """
         try:
-            done = asyncio.wrap_future(self.engine.errand(work))
+            done = asyncio.wrap_future(self.engine.errand(work, soon=True))
         except RuntimeError as error:
             raise Refused("busy", str(error), "try again in a moment") from None
         await asyncio.wait({done}, timeout=5 * self.patience_s)

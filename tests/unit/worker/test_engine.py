@@ -160,6 +160,42 @@ def test_a_place_is_free_while_its_last_pictures_are_being_encoded() -> None:
         assert not second.error
 
 
+class LateStep:
+    """A step that the device is at until it is told to end."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def query(self) -> bool:
+        return self.over.is_set()
+
+    def synchronize(self) -> None:
+        assert self.over.wait(WAIT_S)
+
+
+def test_beside_a_step_errands_are_run_that_mind_none_in_their_turn(
+    tiny: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, launch = LateStep(), tiny.launch
+    with running(tiny, hot=2, host=0) as bench:
+        bench.engine._step_s[1] = 10 * WAIT_S
+        monkeypatch.setattr(tiny, "launch", lambda states: launch(states) or step)
+        copy = bench.open(1)
+        bench.until(lambda: copy.next_chunk == 1)
+        told: list[str] = []
+        bench.engine.errand(lambda: told.append("soon"), soon=True).result(WAIT_S)
+        later = bench.engine.errand(lambda: told.append("between"))
+        behind = bench.engine.errand(lambda: told.append("behind it"), soon=True)
+        assert not step.query()
+        assert (told, later.done(), behind.done()) == (["soon"], False, False)
+        step.over.set()
+        with bench.roster.changed:
+            bench.roster.changed.notify_all()
+        behind.result(WAIT_S)
+        assert told == ["soon", "between", "behind it"]
+        bench.until(lambda: copy.next_append == 1)
+
+
 def test_an_engine_whose_encoder_hangs_ends_and_says_so(
     tiny: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
