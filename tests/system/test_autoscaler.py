@@ -15,6 +15,8 @@ from tests.fixtures.process import START_S, Program
 from tests.fixtures.system import TINY
 from tests.fixtures.waiting import WAIT_S, until
 
+pytestmark = pytest.mark.timeout(300)
+
 Start = Callable[..., Program]
 
 
@@ -34,6 +36,9 @@ class Ear:
     def _said(self, status: ServiceStatus) -> None:
         if status.service == "autoscaler":
             self.states[status.instance] = status.state
+
+    def led_by_others(self, leader: str) -> bool:
+        return self.plans[-1].autoscaler != leader
 
     def workers_of(self, leader: str) -> list[str]:
         """Those that its newest plan shows, and that run or start."""
@@ -91,9 +96,11 @@ async def test_on_postgres_a_second_autoscaler_takes_over_with_workers_of_its_ow
     children = psutil.Process(first.pid).children()
     await ear.bus.request(SET_FLEET.at(cell="main"), SetFleet(maximum=3), WAIT_S)
     second = start(fresh_postgres_url, minimum=1, lease_ttl_s=4)
-    await until(lambda: "waiting" in ear.states.values(), "a second one that waits", START_S)
+    await until(
+        lambda: "waiting" in ear.states.values() or ear.led_by_others(leader), "a second one", START_S
+    )
     first.kill()
-    await until(lambda: ear.plans[-1].autoscaler != leader, "another leader", START_S)
+    await until(lambda: ear.led_by_others(leader), "another leader", START_S)
     taken_over = ear.plans[-1]
     assert taken_over.maximum == 3, "what operators set holds"
     await until(lambda: len(ear.workers_of(taken_over.autoscaler)) == 1, "its own worker", START_S)

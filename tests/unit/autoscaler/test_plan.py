@@ -4,7 +4,7 @@ The policies' own behaviour is searched in tests/simulation/test_policies.py; he
 """
 
 import math
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
@@ -168,12 +168,13 @@ def test_only_workers_that_placement_calls_drained_and_empty_are_let_go(
 def test_a_recorded_decision_is_taken_again(policy: str, demands: list[int]) -> None:
     fleet = Fleet(policy=policy, hold_s=2.0)
     kind: Any = POLICIES[policy]
+    remembered: Any = get_type_hints(kind.decide)["memory"]
     for demand in demands:
         decided = fleet.step(demand).decided
         assert decided is not None
-        record = msgspec.json.encode((fleet.policy, decided.view, decided.decision))
-        again, view, _ = msgspec.json.decode(record, type=tuple[kind, View, Any])
-        assert again.decide(view, decided.memory) == decided.decision
+        record = msgspec.json.encode((fleet.policy, decided.view, decided.memory))
+        again, view, memory = msgspec.json.decode(record, type=tuple[kind, View, remembered])
+        assert again.decide(view, memory) == decided.decision
 
 
 def test_without_placement_the_minimum_is_started() -> None:
