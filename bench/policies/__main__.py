@@ -30,13 +30,15 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=SHAPES, choices=SHAPES)
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--anew", action="store_true", help="forget earlier runs")
+    parser.add_argument("--as-is", action="store_true", help="tell what is in runs.jsonl, run nothing")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "runs.jsonl"
     if given.anew:
         kept.unlink(missing_ok=True)
-    runs = _runs(kept, [(s, n, c) for n in given.seeds for c in cases() for s in given.shapes], given.jobs)
-    report.write(runs, given.out)
+    jobs = [(s, n, c) for n in given.seeds for c in cases() for s in given.shapes]
+    runs = _kept(kept, jobs) if given.as_is else _runs(kept, jobs, given.jobs)
+    report.write(runs, given.out, missing=len(jobs) - len(runs))
 
 
 def _runs(kept: Path, jobs: list[Job], processes: int) -> list[Run]:
@@ -49,6 +51,11 @@ def _runs(kept: Path, jobs: list[Job], processes: int) -> list[Run]:
             out.flush()
             done[_key(run.shape, run.seed, run.case)] = run
     return [done[_key(*job)] for job in jobs]
+
+
+def _kept(kept: Path, jobs: list[Job]) -> list[Run]:
+    done = {_key(run.shape, run.seed, run.case): run for run in _read(kept)}
+    return [done[key] for key in (_key(*job) for job in jobs) if key in done]
 
 
 def _read(kept: Path) -> Iterator[Run]:

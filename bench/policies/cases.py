@@ -20,8 +20,8 @@ BOOT_S = 30.0
 
 
 class Case(msgspec.Struct, frozen=True):
-    """`group`: "same fleet" and "elastic" without boot time, "boot" with it, "ablation". `whole`: on the
-    fixed fleet.
+    """`group`: "same fleet" and "elastic" without boot time, "boot" with it, "ablation", "stepping". `whole`:
+    on the fixed fleet. `floor_weight`: what a session takes one step down, None: it can't be.
     """
 
     group: str
@@ -30,6 +30,7 @@ class Case(msgspec.Struct, frozen=True):
     boot_s: float = BOOT_S
     whole: bool = False
     label: str = ""
+    floor_weight: float | None = None
 
     @property
     def name(self) -> str:
@@ -47,7 +48,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def cases() -> list[Case]:
-    return [*_same_fleet(), *_elastic(), *_boot(), *_ablations()]
+    return [*_same_fleet(), *_elastic(), *_boot(), *_ablations(), *_stepping()]
 
 
 def _same_fleet() -> Iterator[Case]:
@@ -69,7 +70,7 @@ def _boot() -> Iterator[Case]:
             yield Case("boot", "paper", {"rho": rho, "hold_s": hold_s})
     for target in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
         yield Case("boot", "hpa", {"target": target})
-    for z in (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, DEFAULT_Z, 5.0, 6.0, 7.0, 9.0):
+    for z in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, DEFAULT_Z, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0):
         yield Case("boot", "turboserve", {"z": z})
     for z in (0.0, 1.0, 2.5, DEFAULT_Z, 6.0, 9.0):
         yield Case("boot", "turboserve", {"z": z, "admit": False})
@@ -90,6 +91,11 @@ def _ablations() -> Iterator[Case]:
         yield Case("ablation", "turboserve", settings, label=label)
 
 
+def _stepping() -> Iterator[Case]:
+    for weight in (0.7, 0.5):
+        yield Case("stepping", "turboserve", label=f"floor rung at {weight:g}", floor_weight=weight)
+
+
 def options(case: Case, events: list[Event]) -> Options:
     fleet = -(-peak_active(events) // CAPACITY) if case.whole else None
     return Options(
@@ -98,4 +104,5 @@ def options(case: Case, events: list[Event]) -> Options:
         settings=case.settings,
         min_gpus=fleet or 1,
         max_gpus=fleet,
+        floor_rung_weight=case.floor_weight,
     )

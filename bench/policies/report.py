@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.bound import bound
+from bench.policies import targets
 from bench.policies.cases import BOOT_S, CAPACITY, DEFAULT_Z, Run
+from bench.policies.measures import (
+    Value,
+    beyond,
+    by_trace,
+    falls,
+    p99_ms,
+    per_session,
+    ratio_to_bound,
+    unbeaten,
+    worst_ms,
+)
 from bench.policies.plot import Point, frontiers
 from bench.traces.generate import generate
 from bench.traces.statistics import demand
-
-Value = Callable[[Run], float]
 
 _HEAD = """# Policies compared
 
@@ -25,43 +36,37 @@ curve is measured. {traces}
 """
 
 
-def write(runs: Sequence[Run], out: Path) -> None:
+def write(runs: Sequence[Run], out: Path, missing: int = 0) -> None:
+    """`missing`: runs that were not made yet; what they would tell is left open."""
     parts = [
-        _HEAD.format(traces=_traces(runs)),
+        _HEAD.format(traces=_traces(runs, missing)),
         _same_fleet(runs),
         _elastic(runs),
         _boot(runs),
         _frontier(runs),
         _moves(runs),
         _ablations(runs),
+        _stepping(runs),
+        targets.table(runs),
     ]
     (out / "policies.md").write_text("\n".join(parts))
     boot = [run for run in runs if run.case.group == "boot"]
     (out / "beyond.svg").write_text(
         frontiers(_points(boot, lambda r: 100 * r.told["beyond_capacity"]), "beyond capacity, %")
     )
-    (out / "latency.svg").write_text(frontiers(_points(boot, _p99_ms), "chunk latency p99, ms"))
+    (out / "latency.svg").write_text(frontiers(_points(boot, p99_ms), "chunk latency p99, ms"))
 
 
-def _traces(runs: Sequence[Run]) -> str:
+def _traces(runs: Sequence[Run], missing: int) -> str:
     seeds = sorted({run.seed for run in runs})
-    return f"Means over seeds {', '.join(map(str, seeds))}."
-
-
-def ratio_to_bound(run: Run) -> float:
-    return run.told["gpu_seconds"] / run.told["bound"]["gpu_seconds"]
-
-
-def _p99_ms(run: Run) -> float:
-    return run.told["chunk_latency_ms"]["p99"]
-
-
-def _worst_ms(run: Run) -> float:
-    return run.told["worst_latency_ms"]["mean"]
-
-
-def _beyond(run: Run) -> float:
-    return 100.0 * run.told["beyond_capacity"]
+    told = f"Means over seeds {', '.join(map(str, seeds))}."
+    if missing:
+        told += (
+            f"\n\n**Not complete**: {missing} of {len(runs) + missing} runs are still to be made "
+            "(`make bench-policies` goes on with them); “–” is what waits for them, and a mean is of what is "
+            "there."
+        )
+    return told
 
 
 @functools.lru_cache
@@ -72,10 +77,6 @@ def _start(shape: str, seed: int) -> float:
 
 def _at_start(run: Run) -> float:
     return _start(run.shape, run.seed)
-
-
-def _per_session(run: Run) -> float:
-    return run.told["moves"] / run.told["sessions"]
 
 
 def _points(runs: Iterable[Run], value: Value) -> list[Point]:
@@ -104,9 +105,12 @@ def _table(
     rows += [(name, rows[-1][1], other) for name, other in (extra or {}).items()]
     for name, some, reckon in rows:
         cells = [_mean((r for r in some if r.shape == shape), reckon) for shape in shapes]
-        shown = " | ".join(format(cell, form) for cell in [*cells, statistics.fmean(cells)])
-        lines.append(f"| {name} | {shown} |")
+        lines.append(f"| {name} | {_shown([*cells, statistics.fmean(cells)], form)} |")
     return "\n".join(lines) + "\n"
+
+
+def _shown(cells: Sequence[float], form: str) -> str:
+    return " | ".join("–" if math.isnan(cell) else format(cell, form) for cell in cells)
 
 
 def _of(runs: Sequence[Run], group: str) -> list[Run]:
@@ -119,9 +123,9 @@ def _same_fleet(runs: Sequence[Run]) -> str:
     return (
         "\n## No boot time, the same fixed fleet\n\nThe fleet that holds the trace's peak. "
         "Worst latency, mean, ms:\n\n"
-        + _table("policy", some, _worst_ms, ".0f", least)
+        + _table("policy", some, worst_ms, ".0f", least)
         + "\nMoves per session:\n\n"
-        + _table("policy", some, _per_session, ".3f")
+        + _table("policy", some, per_session, ".3f")
     )
 
 
@@ -139,7 +143,7 @@ def _elastic(runs: Sequence[Run]) -> str:
         "Saved, % of what the bound saves against the fixed fleet:\n\n"
         + _table("policy", others, saved, ".1f")
         + "\nBeyond capacity, %:\n\n"
-        + _table("policy", others, _beyond, ".2f")
+        + _table("policy", others, beyond, ".2f")
     )
 
 
@@ -150,30 +154,23 @@ def _boot(runs: Sequence[Run]) -> str:
     return (
         "\n## Boot time 30 s\n\nBeyond capacity, %, queued and refused counted. The last row: what no policy "
         "without foresight can serve, since nothing that is ordered is ready within the first boot time:\n\n"
-        + _table("policy", shown, _beyond, ".2f", {"unavoidable at the start": _at_start})
+        + _table("policy", shown, beyond, ".2f", {"unavoidable at the start": _at_start})
         + "\nGPU-seconds against the bound's:\n\n"
         + _table("policy", shown, ratio_to_bound, ".2f")
         + "\nChunk latency p99, ms:\n\n"
-        + _table("policy", shown, _p99_ms, ".0f")
+        + _table("policy", shown, p99_ms, ".0f")
         + "\nWorst latency, mean, ms (the longest wait of a queued session counts):\n\n"
-        + _table("policy", shown, _worst_ms, ".0f")
+        + _table("policy", shown, worst_ms, ".0f")
         + "\nContinuous-play ratio:\n\n"
         + _table("policy", shown, lambda run: run.told["continuous_play_ratio"], ".4f")
         + "\n![beyond capacity against cost](beyond.svg)\n\n![latency against cost](latency.svg)\n"
     )
 
 
-def _by_trace(runs: Sequence[Run]) -> dict[tuple[str, int], list[Run]]:
-    traces: dict[tuple[str, int], list[Run]] = defaultdict(list)
-    for run in _of(runs, "boot"):
-        traces[run.shape, run.seed].append(run)
-    return traces
-
-
 _COMPARED: tuple[tuple[str, Value, float], ...] = (
-    ("beyond capacity, %", _beyond, 0.05),
-    ("chunk latency p99, ms", _p99_ms, 10.0),
-    ("worst latency, mean, ms", _worst_ms, 10.0),
+    ("beyond capacity, %", beyond, 0.05),
+    ("chunk latency p99, ms", p99_ms, 10.0),
+    ("worst latency, mean, ms", worst_ms, 10.0),
 )
 """What is compared, and how much nearer than that counts as equal."""
 
@@ -192,17 +189,17 @@ is there a setting of ours that uses no more (1 % counts as equal) and is as goo
 def _frontier(runs: Sequence[Run]) -> str:
     """On every trace: does any setting of the others use no more and do better than ours does?"""
     lines = [_FRONTIERS]
-    traces = _by_trace(runs)
+    traces = by_trace(runs)
     for name, value, near in _COMPARED:
-        behind = {trace: _unbeaten(some, value, near) for trace, some in traces.items()}
+        behind = {trace: unbeaten(some, value, near) for trace, some in traces.items()}
         count = sum(bool(some) for some in behind.values())
         words = ", ".join(f"{s} {n}: {_few(some)}" for (s, n), some in behind.items() if some)
         lines.append(f"| {name} | {near:g} | {count} of {len(traces)} | {words or 'none'} |")
-    falls = [fall for some in traces.values() for fall in _falls(some)]
+    lower = [fall for some in traces.values() for fall in falls(some)]
     lines.append(
         "\nAt no more GPU-seconds than each setting of `paper`, p99 chunk latency is "
-        f"{statistics.fmean(falls) if falls else 0.0:.1f} % lower on average "
-        f"(of {len(falls)} settings and traces; those cheaper than anything of ours aren't counted).\n"
+        f"{statistics.fmean(lower) if lower else 0.0:.1f} % lower on average "
+        f"(of {len(lower)} settings and traces; those cheaper than anything of ours aren't counted).\n"
     )
     return "\n".join(lines)
 
@@ -212,50 +209,41 @@ def _few(names: Sequence[str]) -> str:
     return "; ".join(names[:_SHOWN]) + more
 
 
-def _unbeaten(runs: Sequence[Run], value: Value, near: float) -> list[str]:
-    ours = [run for run in runs if run.case.policy == "turboserve"]
-    least = min(run.told["gpu_seconds"] for run in ours)
-    others = [r for r in runs if r.case.policy in ("paper", "hpa") and r.told["gpu_seconds"] >= least]
-    return [
-        other.case.name
-        for other in others
-        if not any(
-            run.told["gpu_seconds"] <= 1.01 * other.told["gpu_seconds"] and value(run) <= value(other) + near
-            for run in ours
-        )
-    ]
-
-
-def _falls(runs: Sequence[Run]) -> Iterable[float]:
-    """By how many % our best p99 is lower, at no more GPU-seconds than each setting of the paper's."""
-    ours = [run for run in runs if run.case.policy == "turboserve"]
-    for other in (run for run in runs if run.case.policy == "paper"):
-        able = [_p99_ms(run) for run in ours if run.told["gpu_seconds"] <= other.told["gpu_seconds"]]
-        if able:
-            yield 100 * (1 - min(able) / _p99_ms(other))
-
-
 def _moves(runs: Sequence[Run]) -> str:
     some = [r for r in _of(runs, "boot") if r.case.policy == "paper" or r.case.settings == {"z": DEFAULT_Z}]
     return "\n## Moves per session, boot time 30 s, κ charged\n\n" + _table(
-        "policy", some, _per_session, ".3f"
+        "policy", some, per_session, ".3f"
+    )
+
+
+def _default(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in _of(runs, "boot") if run.case.settings == {"z": DEFAULT_Z}]
+
+
+def _stepping(runs: Sequence[Run]) -> str:
+    some = [*_default(runs), *_of(runs, "stepping")]
+    return (
+        "\n## Stepping down a rung, boot time 30 s\n\nA session one step down takes that share of a worker. "
+        "Active time spent so, %:\n\n"
+        + _table("floor", some, lambda run: 100 * run.told.get("stepped_down", 0.0), ".2f")
+        + "\nBeyond capacity, %:\n\n"
+        + _table("floor", some, beyond, ".2f")
+        + "\nWorst latency, mean, ms:\n\n"
+        + _table("floor", some, worst_ms, ".0f")
     )
 
 
 def _ablations(runs: Sequence[Run]) -> str:
-    whole = [
-        r for r in _of(runs, "boot") if r.case.policy == "turboserve" and r.case.settings == {"z": DEFAULT_Z}
-    ]
-    some = [*whole, *_of(runs, "ablation")]
+    some = [*_default(runs), *_of(runs, "ablation")]
     return (
         "\n## What each idea is worth, boot time 30 s\n\nBeyond capacity, %:\n\n"
-        + _table("ours", some, _beyond, ".2f")
+        + _table("ours", some, beyond, ".2f")
         + "\nGPU-seconds against the bound's:\n\n"
         + _table("ours", some, ratio_to_bound, ".3f")
         + "\nChunk latency p99, ms:\n\n"
-        + _table("ours", some, _p99_ms, ".0f")
+        + _table("ours", some, p99_ms, ".0f")
         + "\nWorst latency, mean, ms:\n\n"
-        + _table("ours", some, _worst_ms, ".0f")
+        + _table("ours", some, worst_ms, ".0f")
         + "\nMoves per session:\n\n"
-        + _table("ours", some, _per_session, ".3f")
+        + _table("ours", some, per_session, ".3f")
     )
