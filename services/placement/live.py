@@ -90,13 +90,13 @@ class Live:
         row, going, leaving = self.row, "", ""
         if not wants_chunks(row) and self.resuming is None:
             return None
-        if self.reserved:
-            going = self.reserved
-        elif row.status == "active":
+        if row.status == "active":
             move = self.move.move if self.move is not None and not self.move.answered else None
             going = bound_for or (move.target if move is not None else row.worker)
             source = move.source if move is not None else row.worker
             leaving = source if going != source else ""
+        else:
+            going = self.reserved
         if going:
             stuck = stuck or self.move is not None
             return Standing(row, self.since_s, going, leaving, stuck, beat_s=self._beat_s(now))

@@ -40,13 +40,19 @@ class Retiring:
         self._said_at = {key: at for key, at in self._said_at.items() if now - at < _SAY_AGAIN_S}
         if not self.workers or not self._placement.leadership.certain:
             return
-        for live in list(self._placement.sessions.live.values()):
-            still = live.row.status == "paused" and live.resuming is None and not live.lock.locked()
-            if still and live.row.worker in self.workers:
-                self._placement.transfers.begin(live, "", "")
+        self._move_paused()
         for worker, copy in self._placement.fleet.copies(now):
             if worker in self.workers and self._let_go(copy):
                 self._drop(worker, copy, now)
+
+    def _move_paused(self) -> None:
+        """One at a time from each worker, so that active ones needn't wait for all of them."""
+        lives, transfers = list(self._placement.sessions.live.values()), self._placement.transfers
+        waiting = self.workers - {live.row.worker for live in lives if transfers.under_way(live.row.id)}
+        for live in lives:
+            still = live.row.status == "paused" and live.resuming is None and not live.lock.locked()
+            if still and live.row.worker in waiting and transfers.begin(live, "", ""):
+                waiting -= {live.row.worker}
 
     def _let_go(self, copy: CopyReport) -> bool:
         """Whether it is of a paused session that nobody owns: elsewhere it would wait there to be resumed."""

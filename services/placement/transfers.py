@@ -47,6 +47,9 @@ class Transfers:
         """Where it is to go, "" if nowhere else."""
         return self._targets.get(session, "")
 
+    def under_way(self, session: str) -> bool:
+        return session in self._targets
+
     def stuck(self, session: str, now: float) -> bool:
         """Whether a move of it can't be begun at this moment."""
         setback = self._setbacks.get(session)

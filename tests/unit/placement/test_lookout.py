@@ -4,9 +4,11 @@ from typing import Any, cast
 
 from services.placement.facts import ResumedByUser
 from services.placement.fleet_view import FleetView
+from services.placement.hand_over import Ongoing
 from services.placement.live import Live
 from services.placement.lookout import Lookout
 from services.placement.tally import Tally
+from shared.contracts.moves import Move
 from tests.unit.placement.examples import make_report, make_row
 
 
@@ -68,6 +70,16 @@ async def test_a_move_that_waits_for_its_turn_is_laid_on_its_target() -> None:
     assert seen is not None
     assert [worker.capacity for worker in seen.view.workers] == [1, 2], "its place is still taken"
     assert surroundings.seen(lookout) == {"s-1": "w-2"}
+
+
+async def test_a_session_that_moves_stays_with_its_target_whatever_is_saved_meanwhile() -> None:
+    moving = live("active", "s-1")
+    move = Move("s-1.3", "s-1", "w-1", "w-2", 2, 3)
+    moving.move, moving.reserved = Ongoing(move, "i-1", 0.0), "w-1"
+    surroundings, lookout = around(moving)
+    assert surroundings.seen(lookout) == {"s-1": "w-2"}
+    moving.move.answered = True
+    assert surroundings.seen(lookout) == {"s-1": "w-1"}
 
 
 async def test_a_drain_begins_when_it_is_first_seen() -> None:

@@ -30,10 +30,8 @@ def test_any_number_of_gateways_costs_bounded_memory() -> None:
 
 def test_a_grant_tells_when_a_viewer_was_done_with_a_chunk() -> None:
     viewers = Viewers(4)
-    viewers.report(ViewerReport("g-1", 1, 4), 10.0)
-    assert viewers.granted_at is None, "nothing new"
-    viewers.report(ViewerReport("g-1", 1, 6), 11.0)
-    viewers.report(ViewerReport("g-1", 1, 6), 12.0)
-    assert viewers.granted_at == 11.0
-    viewers.report(ViewerReport("g-1", 1, 9), 13.0)
-    assert viewers.granted_at == 11.0, "words got lost in between"
+    heard: list[float | None] = []
+    for now, granted_through in ((10.0, 4), (11.0, 6), (12.0, 6), (13.0, 9)):
+        viewers.report(ViewerReport("g-1", 1, granted_through), now)
+        heard.append(viewers.granted_at)
+    assert heard == [None, 11.0, 11.0, 11.0], "in the end words got lost in between"
