@@ -60,9 +60,7 @@ def outlook(
     controls: Controls,
     now: float,
 ) -> Outlook:
-    """Workers that go come what may are not in it: those told to stop, and those an operator drains. They
-    leave less to be had while they are there.
-    """
+    """Workers that go come what may are not in it: those told to stop, and those an operator drains."""
     model = knowledge.model or terms.model
     told = {w.worker: w for w in load.workers}
     ours = [m for m in members if not goes(m, told.get(m.worker), leaving, now)]
@@ -73,7 +71,6 @@ def outlook(
     workers = [_seen(m, told.get(m.worker), knowledge.kind, leaving, boot_s) for m in ours]
     workers += [_hand_started(w, load.sent_at, now) for w in kept]
     elsewhere = sum(w.active for w in strangers if not _serves(w, model))
-    maximum = max(0, controls.maximum + len(kept) - (len(members) - len(ours)))
     view = View(
         now_s=now,
         workers=tuple(workers),
@@ -84,8 +81,8 @@ def outlook(
         idle=load.paused,
         counts=knowledge.counts,
         rho_max=load.rho_max,
-        minimum=min(controls.minimum + len(kept), maximum),
-        maximum=maximum,
+        minimum=controls.minimum + len(kept),
+        maximum=controls.maximum + len(kept),
         node_size=terms.node_size,
         spare=controls.spare,
     )

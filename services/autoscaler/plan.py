@@ -123,15 +123,20 @@ def plan(
     if controls.dry_run:
         would = wish.would or in_words(wish.change, kill)
         return _plan(wish, Steps(history.leaving), wish.reason, Supply(0), would)
-    return _act(seen, wish, kill, limits, now)
+    return _act(seen, wish, kill, controls, limits, now)
 
 
-def _act(seen: Seen, wish: _Wish, kill: dict[str, str], limits: Limits, now: float) -> Plan:
+def _act(
+    seen: Seen, wish: _Wish, kill: dict[str, str], controls: Controls, limits: Limits, now: float
+) -> Plan:
     leaving = drained(wish.history.leaving, wish.change, seen.members, now)
     told = {worker.worker: worker for worker in seen.load.workers} if seen.load else {}
     ordered = wish.history.knowledge.ordered
     let_go, stop = can_go(wish.change.release, leaving, seen.members, told, ordered)
-    nodes = math.ceil(sum(wish.change.start.values()) / limits.terms.node_size)
+    size = limits.terms.node_size
+    # Who goes, whoever asked for it, is one fewer to be had while it is there.
+    room = (controls.maximum - len(seen.members)) // size
+    nodes = max(0, min(math.ceil(sum(wish.change.start.values()) / size), room))
     given = Supply(0)
     if nodes:
         given = supply(nodes, len(ordered), wish.history.crashes, wish.desired, limits.patience, now)
@@ -167,11 +172,8 @@ def _hold(seen: Seen, history: History, controls: Controls, terms: Terms, now: f
     told = {worker.worker: worker for worker in seen.load.workers} if seen.load else {}
     going = [m for m in seen.members if goes(m, told.get(m.worker), history.leaving, now)]
     staying = len(seen.members) - len(going) - sum(m.worker in history.leaving.draining for m in seen.members)
-    nodes = min(
-        math.ceil((desired - staying) / terms.node_size),
-        (controls.maximum - len(seen.members)) // terms.node_size,
-    )
-    change = Change(start={"": nodes * terms.node_size} if nodes > 0 else {})
+    missing = math.ceil((desired - staying) / terms.node_size) * terms.node_size
+    change = Change(start={"": missing} if missing > 0 else {})
     reason = "placement has not spoken yet" if seen.load is None else "placement is silent: holding"
     return _Wish(desired, reason, change, history, None)
 
