@@ -15,6 +15,8 @@ from services.placement.policies.view import Session, Worker
 
 _FITS = 0.5
 """A move out of the way must at least halve what a chunk waits."""
+_IN_THE_WAY = 0.65
+"""Of the time that a chunk takes: who waits less isn't moved for it."""
 
 
 class PlannedMove(NamedTuple):
@@ -118,7 +120,7 @@ def _waits(board: Board, active_s: float) -> Iterator[tuple[float, Session, Work
         for session in settled if len(settled) > 1 else ():
             wait_s = _wait_s(board, session, source)
             chunks = board.view.spell_s / board.view.chunk_s
-            if wait_s * chunks > 2 * session.move_cost_s and wait_s > _FITS * source.latency_s[1]:
+            if wait_s * chunks > 2 * session.move_cost_s and wait_s > _IN_THE_WAY * source.latency_s[1]:
                 yield wait_s, session, source
 
 

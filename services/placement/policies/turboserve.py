@@ -124,10 +124,12 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         return f"{place}: {board.latency_s(worker, session.weight) * 1000:.0f} ms a chunk"
 
     def _balance(self, board: Board, memory: Memory) -> Memory:
-        """All the moves to the least possible worst latency, or none."""
+        """All the moves to the least possible worst latency, or none; and none while a worker boots, which
+        will mend most of it for nothing.
+        """
         worst_s = max(map(board.latency_s, board.ready), default=0.0)
         least_s = least_worst_s(board)
-        if worst_s <= least_s:
+        if worst_s <= least_s or any(worker.state == "starting" for worker in board.workers.values()):
             return msgspec.structs.replace(memory, uneven_s=None)
         uneven_s = board.view.now_s if memory.uneven_s is None else min(memory.uneven_s, board.view.now_s)
         moves = moves_to(board, least_s)
