@@ -15,6 +15,7 @@ from bench.live.house import House
 from bench.live.viewer import Until, Viewer
 from bench.traces import files
 from bench.traces.events import Event
+from tests.fixtures.polling import read_json
 from tests.fixtures.system import System
 from tests.fixtures.waiting import until
 from turboserve.cli import main
@@ -50,7 +51,7 @@ def gates(*conditions: Callable[[], bool]) -> Until:
 
 
 def live_sessions(system: System) -> list[dict[str, str]]:
-    return httpx.get(f"{system.url}/v1/sessions?live=true").json()["sessions"]
+    return read_json(system.port, "/v1/sessions?live=true")["sessions"]
 
 
 async def test_a_viewer_watches_pauses_comes_back_and_leaves(
