@@ -17,6 +17,8 @@ import httpx
 from shared.bus import Bus
 from turboserve.nats_server import find_binary, free_port, write_config
 
+_POLICY = "ll-resume"
+"""Moves no session of its own accord: the benchmark does."""
 _STOP_S = 15.0
 _BUS_WAIT_S = 15.0
 _ASK_S = 5.0
@@ -50,7 +52,8 @@ class Services:
         bus = Bus(self.nats_url, "bench-system", "bench")
         await bus.connect(_BUS_WAIT_S)
         database = f"sqlite+aiosqlite:///{data / 'turboserve.db'}"
-        self._service("placement", database_url=database, default_model=self._model, models=self._model)
+        given = {"default_model": self._model, "models": self._model, "policy": _POLICY}
+        self._service("placement", database_url=database, **given)
         self._service("gateway", port=self.url.rpartition(":")[2])
         for worker, device in self.workers.items():
             given = {"model": self._model, "device": device, "worker_id": worker, **self._settings}
