@@ -1,4 +1,4 @@
-"""NCCL links between two GPUs, both ends in one process: bytes both ways, lateness, and what an abort leaves."""
+"""NCCL links between two GPUs, both ends in one process: bytes both ways, lateness, what an abort leaves."""
 
 from __future__ import annotations
 
