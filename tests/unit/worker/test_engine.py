@@ -201,7 +201,11 @@ def test_an_engine_whose_encoder_hangs_ends_and_says_so(
 ) -> None:
     monkeypatch.setattr(engine, "ENCODE_LIMIT_S", 0.1)
     bench, go_on = Bench(tiny, hot=engine.MAX_FRAMES_WAITING + 2, host=0), threading.Event()
-    bench.engine.deliver = lambda _: go_on.wait(WAIT_S)
+
+    def hang(_: Made) -> None:
+        go_on.wait(WAIT_S)
+
+    bench.engine.deliver = hang
     for _ in range(engine.MAX_FRAMES_WAITING + 2):
         bench.open(1)
     try:

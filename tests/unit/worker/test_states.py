@@ -138,7 +138,7 @@ class World:
         other.copy.generation += 1
         place[:] = states.memory(one.copy)
         counters = msgspec.msgpack.decode(msgspec.msgpack.encode(states.counters(one.copy)))
-        states.adopt(other.copy, counters, states.shown(one.copy))
+        states.adopt(other.copy, counters, states.shown(one.copy), whole=True)
         states.let_go(one.copy)
         one.copy.generation += 1
         other._reference, other._shown, one._reference = one._reference, one._shown, None
@@ -229,7 +229,8 @@ def test_a_thousand_sessions_leave_everything_where_it_was() -> None:
             assert stowed(here, source.copy, tier).tier == tier == source.copy.tier
         assert here.states.hold(source.copy)
         there.states.reserve(target.copy)[:] = here.states.memory(source.copy)
-        there.states.adopt(target.copy, here.states.counters(source.copy), here.states.shown(source.copy))
+        counters, shown = here.states.counters(source.copy), here.states.shown(source.copy)
+        there.states.adopt(target.copy, counters, shown, whole=True)
         target._reference, target._shown, target.copy.next_chunk = source._reference, source._shown, 1
         for world, one in ((here, source), (there, target)):
             if world is there:
