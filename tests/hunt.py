@@ -1,4 +1,5 @@
-"""Looks for tests that fail only now and then: runs them again and again on a machine that is kept busy.
+"""Looks for tests that fail only now and then: runs them again and again on a machine that is kept busy, each
+time with another seed.
 
 `make test-hunt`. Nothing is run again because it failed: each failure is shown, and its logs are kept.
 """
@@ -90,6 +91,7 @@ def run_once(selected: str, folder: Path, stalls: Stalls) -> list[str]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env=os.environ | {"TURBOSERVE_TEST_SEED": str(random.SystemRandom().randrange(1, 2**32))},
         )
         try:
             while running.poll() is None:
