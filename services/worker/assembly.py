@@ -8,9 +8,9 @@ from typing import NamedTuple
 from services.worker import loading, measure, report
 from services.worker.carry import Picture
 from services.worker.cold import Cold
-from services.worker.commit import Desk
 from services.worker.control import Control
 from services.worker.copies import Copy
+from services.worker.desk import Desk
 from services.worker.dropped import DroppedEpochs
 from services.worker.engine import Engine, Made
 from services.worker.holdings import Holdings

@@ -9,47 +9,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import msgspec
 from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from services.worker import fence, metrics
-from services.worker.cold import Cold
 from services.worker.copies import FAILED, SUPERSEDED, Copy
+from services.worker.desk import Desk
 from services.worker.engine import Made
-from services.worker.models.protocol import ModelSpec
-from services.worker.roster import Roster
+from services.worker.seeking import Seeker
 from shared import telemetry
-from shared.bus import Bus, BusAway
-from shared.chunk_log import ChunkLog, ChunkTooLarge, LogConflict
+from shared.chunk_log import ChunkTooLarge, Entry, LogConflict
 from shared.contracts.session import CREDIT_WINDOW
 from shared.contracts.stream import Chunk, ChunkReady
 from shared.contracts.subjects import CHUNK_READY
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
-
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 0.5
 _FOLLOW_AGAIN_S = 0.005
 _MAX_CONFLICTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What every line of a worker shares."""
-
-    bus: Bus
-    log: ChunkLog
-    roster: Roster
-    spec: ModelSpec
-    cell: str
-    worker: str
-    cold: Cold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +54,12 @@ class Line:
     first_span: Span | None
     arrival: Arrival | None = None
     located: asyncio.Event = field(default_factory=asyncio.Event)
+    seeker: Seeker = field(init=False)
     _after: int = 0
-    _seeking: asyncio.Task[None] | None = None
     _made: asyncio.Queue[Made] = field(default_factory=lambda: asyncio.Queue(CREDIT_WINDOW))
+
+    def __post_init__(self) -> None:
+        self.seeker = Seeker(self.desk, self.copy)
 
     def put(self, made: Made) -> None:
         """Planning lets no more chunks be under way than the queue holds."""
@@ -101,8 +85,7 @@ class Line:
         finally:
             self.located.set()  # nobody may wait for what will not come
             self.close()
-            if self._seeking is not None:
-                self._seeking.cancel()
+            self.seeker.cancel()
 
     def close(self) -> None:
         if self.first_span is not None:
@@ -111,7 +94,7 @@ class Line:
 
     async def _locate(self) -> None:
         copy = self.copy
-        last = await self._insist(lambda: self.desk.log.last(copy.own.tenant, copy.session))
+        last = await self._last()
         if last is not None and last.chunk.epoch > copy.own.epoch:
             self._superseded(last.chunk.worker, last.chunk.epoch)
         else:
@@ -119,12 +102,16 @@ class Line:
             self._go_on_at(last.chunk.index + 1 if last else copy.own.start_chunk)
         self.located.set()
 
+    async def _last(self) -> Entry | None:
+        own = self.copy.own
+        return await self.desk.insist(own.session, lambda: self.desk.log.last(own.tenant, own.session))
+
     async def _follow(self, arrival: Arrival) -> None:
         """Find the place behind what the copy's source made: before that is there nothing may be appended."""
         copy, until = self.copy, time.monotonic() + arrival.wait_s
         self.located.set()
         while not copy.ended:
-            last = await self._insist(lambda: self.desk.log.last(copy.own.tenant, copy.session))
+            last = await self._last()
             newest = (last.chunk, last.sequence) if last else (None, 0)
             match fence.follow(copy.next_append, copy.own.epoch, arrival.unappended, *newest):
                 case fence.AppendAfter(sequence):
@@ -144,23 +131,7 @@ class Line:
 
     def _go_on_at(self, next_chunk: int) -> None:
         self.desk.roster.locate(self.copy, next_chunk, seek=self.desk.cold is not None)
-        self.seek()
-
-    def seek(self) -> None:
-        """If the copy's state is lost: find what it can be rebuilt from, once its chunks are in the log."""
-        copy = self.copy
-        if self.desk.cold is not None and copy.seeking and copy.next_append == copy.next_chunk:
-            if self._seeking is not None:
-                self._seeking.cancel()
-            self._seeking = asyncio.create_task(self._seek(self.desk.cold), name=f"seek {copy.session}")
-
-    async def _seek(self, cold: Cold) -> None:
-        copy, generation, next_chunk = self.copy, self.copy.generation, self.copy.next_chunk
-        past = await cold.past(copy.own, next_chunk)
-        if not past:
-            text = "nothing to rebuild chunk %d from, beginning anew"
-            logger.warning(text, next_chunk, extra={"session": copy.session})
-        self.desk.roster.found(copy, generation, past)
+        self.seeker.seek()
 
     async def _commit(self, made: Made) -> None:
         if made.order.stale:
@@ -179,7 +150,7 @@ class Line:
     async def _append(self, chunk: Chunk) -> int | None:
         """The chunk's sequence; None if the log must not have it: the copy has ended or begins anew."""
         for _ in range(_MAX_CONFLICTS):
-            match await self._insist(lambda: self._try_append(chunk)):
+            match await self.desk.insist(self.copy.session, lambda: self._try_append(chunk)):
                 case fence.Appended(sequence):
                     return sequence
                 case fence.AppendAfter(sequence):
@@ -219,33 +190,12 @@ class Line:
             self._made.get_nowait().span.end()
         self._go_on_at(next_chunk)
 
-    async def _insist(self, attempt: Callable[[], Awaitable[R]]) -> R:
-        """Try until the log answers: NATS may be away for as long as it likes while this worker holds the
-        copy.
-        """
-        wait_s = _FIRST_WAIT_S
-        while True:
-            try:
-                if not self.desk.bus.client.is_connected:
-                    raise BusAway(f"NATS at {self.desk.bus.url} is away")
-                return await attempt()
-            except BusAway as error:
-                logger.log(
-                    logging.WARNING if wait_s == _FIRST_WAIT_S else logging.DEBUG,
-                    "%s; trying again",
-                    error,
-                    extra={"session": self.copy.session},
-                )
-            metrics.append_retries.inc()
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-
     async def _appended(self, made: Made, sequence: int) -> None:
         order = made.order
         self._after = sequence
         self.desk.roster.appended(order)
-        self._keep(made)
-        self.seek()
+        self.seeker.keep(made)
+        self.seeker.seek()
         metrics.chunks_made.inc()
         if time.monotonic() > order.needed_at and order.index > 0:
             metrics.late_appends.inc()
@@ -256,15 +206,6 @@ class Line:
         if self.arrival is not None and self.copy.move_id:
             self.desk.roster.prove(self.copy)
             self.arrival.on_first(True, "")
-
-    def _keep(self, made: Made) -> None:
-        """In the cold tier. What the state was rebuilt from goes there again: its indices may have moved."""
-        cold, newest = self.desk.cold, made.latents
-        if cold is None or newest is None:
-            return
-        for chunk in (*made.order.past, newest):
-            if chunk.origin == newest.origin:
-                cold.keep(self.copy.own, chunk)
 
     def _chunk(self, made: Made) -> Chunk:
         own, order, spec = self.copy.own, made.order, self.desk.spec

@@ -16,8 +16,9 @@ from nats.aio.subscription import Subscription
 from opentelemetry.trace import Span
 
 from services.worker import residency
-from services.worker.commit import Arrival, Desk, Line
+from services.worker.commit import Arrival, Line
 from services.worker.copies import Copy
+from services.worker.desk import Desk
 from services.worker.engine import Made
 from shared import telemetry
 from shared.bus import BusAway, Refused
@@ -172,7 +173,7 @@ class Holdings:
         """Its state is lost."""
         held = self._held.get(copy)
         if held is not None and held.line is not None:
-            held.line.seek()
+            held.line.seeker.seek()
 
     async def idle(self) -> None:
         """Until everything made so far is in the log. Waits for ever while NATS is away: give it a

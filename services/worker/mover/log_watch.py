@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from nats.aio.subscription import Subscription
 
-from services.worker.commit import Desk
 from services.worker.copies import Copy
+from services.worker.desk import Desk
 from services.worker.holdings import unsubscribe
 from shared.bus import BusAway
 from shared.contracts.stream import ChunkReady
