@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from turboserve.client_command import json_option, run_client, url_option
+from turboserve.finite import Finite
 from turboserve.progress import progress
 from turboserve.simulate_command import lines
 from turboserve.trace_command import read_trace
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from bench.live.house import House
 
-_Positive = click.FloatRange(0, min_open=True)
+_Positive = Finite(0, min_open=True)
 
 
 @click.command(short_help="Play a trace on a running turboserve, with simulated viewers.")

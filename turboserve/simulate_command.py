@@ -11,10 +11,11 @@ import msgspec
 
 from turboserve.client_command import json_option
 from turboserve.errors import InvalidRequest
+from turboserve.finite import Finite
 from turboserve.progress import progress
 from turboserve.trace_command import read_trace
 
-_Positive = click.FloatRange(0, min_open=True)
+_Positive = Finite(0, min_open=True)
 
 
 @click.command(short_help="What a policy makes of a trace, without a fleet.")
@@ -35,11 +36,11 @@ _Positive = click.FloatRange(0, min_open=True)
     "--profile", default="h100-1.3b", show_default=True, help="How quick: h100-1.3b, sprites-cpu or paper."
 )
 @click.option(
-    "--boot-s", type=click.FloatRange(0), default=30.0, show_default=True, help="Time a worker takes to boot."
+    "--boot-s", type=Finite(0), default=30.0, show_default=True, help="Time a worker takes to boot."
 )
 @click.option(
     "--boot-fail-ratio",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.0,
     show_default=True,
     help="Share of boots that fail.",
@@ -65,7 +66,7 @@ _Positive = click.FloatRange(0, min_open=True)
 @click.option("--latency-target-ms", type=_Positive, help="[the profile's]")
 @click.option(
     "--floor-rung-weight",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Finite(0, 1, min_open=True),
     help="What a session takes of a worker one step down. [nobody steps down]",
 )
 @click.option(
@@ -78,8 +79,9 @@ def simulate(
     """Play a trace against a policy, chunk by chunk, without a fleet; the same policies run in the live
     services.
 
-    \b turboserve trace make --shape bursts -o bursts.jsonl turboserve simulate --trace bursts.jsonl
-    --policy paper --set rho=0.8 --json
+    \b
+      turboserve trace make --shape bursts -o bursts.jsonl
+      turboserve simulate --trace bursts.jsonl --policy paper --set rho=0.8 --json
     """
     from bench.sim.simulate import Impossible, Options, simulate
 
@@ -110,6 +112,8 @@ def lines(told: dict[str, Any]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, dict):
         return "  ".join(f"{name} {_shown(part)}" for name, part in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)

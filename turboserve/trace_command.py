@@ -11,6 +11,7 @@ import click
 
 from turboserve.client_command import json_option
 from turboserve.errors import InvalidRequest
+from turboserve.finite import Finite
 
 if TYPE_CHECKING:
     from bench.traces.events import Event
@@ -38,14 +39,12 @@ def trace() -> None:
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option(
     "--scale",
-    type=click.FloatRange(0, 1000, min_open=True),
+    type=Finite(0, 1000, min_open=True),
     default=1.0,
     show_default=True,
     help="Times as many sessions.",
 )
-@click.option(
-    "--duration-s", type=click.FloatRange(0, min_open=True), help="Cut it short. [the shape's own length]"
-)
+@click.option("--duration-s", type=Finite(0, min_open=True), help="Cut it short. [the shape's own length]")
 @_output
 def make(shape: str, seed: int, scale: float, duration_s: float | None, output: Path) -> None:
     """Write a made-up trace."""
@@ -76,7 +75,7 @@ def check(file: Path, *, as_json: bool) -> None:
 @click.option("--from", "source", type=click.Choice(("azure", "mooncake")), required=True)
 @click.option(
     "--s-per-token",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     default=0.05,
     show_default=True,
     help="How long a user acts for each generated token.",

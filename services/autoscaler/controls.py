@@ -36,6 +36,12 @@ def changed(before: Controls, asked: SetFleet) -> Controls:
     return after
 
 
+def said(controls: Controls) -> str:
+    """For the log."""
+    words = f"at least {controls.minimum}, at most {controls.maximum} workers, {controls.spare} to spare"
+    return words + ", frozen" * controls.frozen + ", dry run" * controls.dry_run
+
+
 def restored(settings: Controls, kept: SetFleet) -> Controls:
     """What operators had set, over the process's settings; where these have since become contradictory, the
     maximum holds.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from services.autoscaler.controls import Controls, changed, restored
+from services.autoscaler.controls import Controls, changed, restored, said
 from shared.bus import Refused
 from shared.contracts.fleet import SetFleet
 from shared.leadership import Leadership
@@ -44,5 +44,6 @@ class Desk:
             raise Refused("store_unavailable", str(error), "nothing may have changed; try again") from None
         except LeaseLost:
             raise Refused("busy", "another autoscaler leads now", "try again in a moment") from None
+        if after != self.controls:
+            logger.info("operators set %s", said(after))
         self.controls = after
-        logger.info("operators set %s", after)

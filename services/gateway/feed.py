@@ -49,9 +49,9 @@ class Seat:
         self.news = asyncio.Event()
 
 
-def _turn(view: SessionView) -> tuple[int | None, float | None]:
-    """What changes about a queued session while its row doesn't."""
-    return view.position, view.expected_wait_s
+def _moment(view: SessionView) -> tuple[str, int | None, float | None]:
+    """What changes about a session while its row doesn't."""
+    return view.phase, view.position, view.expected_wait_s
 
 
 class Feed:
@@ -155,7 +155,7 @@ class Feed:
     def _see(self, view: SessionView) -> None:
         if view.id != self.view.id or view.revision < self.view.revision:
             return
-        if view.revision == self.view.revision and _turn(view) == _turn(self.view):
+        if view.revision == self.view.revision and _moment(view) == _moment(self.view):
             return
         self.view = view
         if self.ended:

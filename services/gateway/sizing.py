@@ -54,14 +54,15 @@ class FleetBody(msgspec.Struct, frozen=True):
     workers: list[FleetMemberBody]
 
 
+_Workers = Annotated[int, Meta(ge=0, le=1024)]
+
+
 class SetFleetBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is left out stays as it is."""
 
-    minimum: Annotated[
-        int | None, Meta(description="Workers that run even when nobody watches; 0 to 1024.")
-    ] = None
-    maximum: Annotated[int | None, Meta(description="Never more than so many; 0 to 1024.")] = None
-    spare: Annotated[int | None, Meta(description="Ready workers to keep beside those needed.")] = None
+    minimum: Annotated[_Workers | None, Meta(description="Workers that run even when nobody watches.")] = None
+    maximum: Annotated[_Workers | None, Meta(description="Never more than so many.")] = None
+    spare: Annotated[_Workers | None, Meta(description="Ready workers to keep beside those needed.")] = None
     frozen: Annotated[bool | None, Meta(description="The size stays; who ends unexpectedly is replaced.")] = (
         None
     )

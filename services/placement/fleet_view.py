@@ -10,12 +10,15 @@ from collections.abc import Iterator
 import msgspec
 
 from shared.contracts.fleet import CopyReport, LoadReport, ModelReport
+from shared.store.rows import SessionRow
 
 _EXIT_SETTLES_S = 1.0
 """A process's last reports may arrive after the word of its end; one that comes later than this shows that it
 lives."""
 _FORGET_AFTER_S = 300.0
 _MAX_WORKERS = 10_000
+_WAITED_FOR = ("encoding", "rebuilding")
+"""States of a copy that its users are told of: it makes no pictures as yet."""
 _PAUSE_OF_ITS_OWN_S = 2.0
 """Asked less often than this, the view was itself not running, and its workers' reports are still to be
 read."""
@@ -129,6 +132,13 @@ class FleetView:
     def copy(self, worker: str, session: str) -> CopyReport | None:
         known = self._workers.get(worker)
         return None if known is None or known.gone else known.copies.get(session)
+
+    def phase(self, row: SessionRow) -> str:
+        """What an active session is about, as its owner's newest report says; else as its row has it."""
+        copy = self.copy(row.worker, row.id) if row.status == "active" else None
+        if copy is None or copy.epoch != row.epoch or not self.hears(row.worker, row.incarnation):
+            return row.phase
+        return copy.state if copy.state in _WAITED_FOR else row.phase
 
     def holders(self, session: str, now: float) -> dict[str, CopyReport]:
         """Every copy of a session on workers that are alive."""

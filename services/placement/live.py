@@ -24,11 +24,12 @@ _BEAT_S = 5.0
 
 class Live:
     """`move`: the one under way, with `stirred` set whenever something was heard of it. `next_chunk` comes
-    from reports. `unwatched_since` None: somebody watches. `reserved` names the worker it is being placed on
-    while that is saved. `doubtful`: a save met an absent database, so the row must be read
-    before it counts. `own_tries` and `refusals` (their codes) are of the row's last change; `own_due_at` is
-    on the steady clock, as is `since_s`: since when it has its status. `resuming`: it is paused and is to
-    go on as soon as somebody decided where. `retry_after_s`: of a session that was refused.
+    from reports. `told_phase`: as viewers heard it last. `unwatched_since` None: somebody watches. `reserved`
+    names the worker it is being placed on while that is saved. `doubtful`: a save met an absent database, so
+    the row must be read before it counts. `own_tries` and `refusals` (their codes) are of the row's last
+    change; `own_due_at` is on the steady clock, as is `since_s`: since when it has its status. `resuming`: it
+    is paused and is to go on as soon as somebody decided where. `retry_after_s`: of a session that was
+    refused.
     """
 
     def __init__(self, row: SessionRow, unwatched_since: float | None) -> None:
@@ -36,6 +37,7 @@ class Live:
         self.lock = asyncio.Lock()
         self.viewers = Viewers(row.granted_through)
         self.next_chunk = row.next_chunk
+        self.told_phase = row.phase
         self.unwatched_since = unwatched_since
         self.reserved = ""
         self.doubtful = False

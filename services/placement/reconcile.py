@@ -58,17 +58,23 @@ class Reconciler:
         before = placement.fleet.gist(worker)
         if meta.tokens["worker"] != worker or not placement.fleet.report(report, time.monotonic()):
             return
+        rephased = False
         for copy in report.copies:
             live = placement.sessions.live.get(copy.session)
             if live is not None and copy.epoch == live.row.epoch:
                 live.next_chunk = max(live.next_chunk, copy.next_chunk)
+                rephased |= self._rephased(live)
         placement.mover.hear_report(report)
         over = any(copy.state in OVER for copy in report.copies)
         changed = placement.fleet.gist(worker) != before
         if changed:
             placement.ticks.stir()
-        if changed or over or self._strays.any_in(report):
+        if changed or over or rephased or self._strays.any_in(report):
             placement.nudged.set()
+
+    def _rephased(self, live: Live) -> bool:
+        """Whether its owner says something else of it than its viewers heard."""
+        return live.row.status == "active" and self._placement.fleet.phase(live.row) != live.told_phase
 
     def _hear_exit(self, exited: WorkerExited, _: Meta) -> None:
         self._placement.fleet.exited(exited.worker, time.monotonic())
@@ -106,6 +112,7 @@ class Reconciler:
             self._strays.take_in,
             self._watch_owners,
             self._watch_viewers,
+            self._tell_phases,
             self._forget_logs,
         ]
         problem = ""
@@ -184,6 +191,11 @@ class Reconciler:
             live.unwatched_since = now
         pause_s, close_s = settings.unwatched_pause_s, settings.unwatched_close_s
         return notice.of_viewers(live.row, live.unwatched_since, now, pause_s, close_s)
+
+    async def _tell_phases(self) -> None:
+        for live in self._still():
+            if self._rephased(live):
+                await self._placement.tell(live.known, live)
 
     async def _forget_logs(self) -> None:
         """Chunks and latents of ended sessions, once their viewers had time to read them."""

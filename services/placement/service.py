@@ -96,7 +96,7 @@ class Placement:
 
     def view(self, row: SessionRow) -> SessionView:
         if row.status != "queued":
-            return row.view()
+            return msgspec.structs.replace(row.view(), phase=self.fleet.phase(row))
         waiting = self.ticks.waiting(row.id)
         return row.view(waiting.position, waiting.expected_wait_s)
 
@@ -135,12 +135,19 @@ class Placement:
         news = [changed for changed in changes if changed.row is not changed.before]
         for changed in news:
             _log(changed)
-            await self.voice.changed(self.view(changed.row))
+            await self.tell(changed.row, changed.live)
         if news:
             await self.voice.load(self.load())
             self.publisher.nudge()
             self.nudged.set()
             self.ticks.stir()
+
+    async def tell(self, row: SessionRow, live: Live | None) -> None:
+        """Whoever watches the session how it is now."""
+        view = self.view(row)
+        await self.voice.changed(view)
+        if live is not None:
+            live.told_phase = view.phase
 
     def load(self) -> FleetLoad:
         """Demand and what serves it, as the autoscaler sees it."""

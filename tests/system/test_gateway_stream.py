@@ -208,6 +208,8 @@ async def test_who_waits_is_told_of_its_turn(gateway: GatewayProgram, stage: Sta
             await stage.tell(session, position=position, expected_wait_s=wait_s)
             state = await view.until("state")
             assert (state["position"], state["expected_wait_s"]) == (position, wait_s)
+        await stage.tell(session, phase="recovering")
+        assert (await view.until("state"))["phase"] == "recovering"
         await stage.change(session, status="active", position=None, expected_wait_s=None, served_rung="fast")
         state = await view.until("state")
         assert (state["status"], state["position"], state["served_rung"]) == ("active", None, "fast")

@@ -47,6 +47,15 @@ async def test_a_session_from_opening_to_closing(world: World) -> None:
     own = worker.owns[0]
     assert (own.epoch, own.seed, own.max_chunks, own.rung, own.paused) == (1, 7, 50, "low", False)
 
+    def told() -> list[str]:
+        return [view.phase for view in world.changes if view.id == opened.id]
+
+    await worker.set_copy(opened.id, state="encoding")
+    await until(lambda: told()[-1] == "encoding", "viewers who know what it waits for")
+    assert (await world.get(opened.id)).phase == "encoding"
+    await worker.set_copy(opened.id, state="running")
+    await until(lambda: told()[-1] == "running", "viewers who know that it goes on")
+
     await worker.set_copy(opened.id, next_chunk=5)
     steered = await world.steer(opened.id, "a blue ball")
     assert (steered.from_chunk, steered.inputs_version) == (5, 2)

@@ -70,7 +70,7 @@ export class View {
     if (watch.held || (status === "paused" && watch.buffered_s < 0.05)) return pausedWords(phase);
     if (status === "queued" && watch.buffered_s < 0.05) return queuedWords(watch.session);
     if (watch.shown) return null;
-    return ["Making the first picture …"];
+    return firstWords(phase);
   }
 
   #now(watch, pending) {
@@ -162,6 +162,12 @@ function plainDetail(watch) {
 
 function comingDetail({ prompt, from }, arrived) {
   return arrived ? `There it is: your change, from chunk ${from} on` : `Coming with chunk ${from}: “${prompt}”`;
+}
+
+function firstWords(phase) {
+  if (phase === "encoding") return ["Making the first picture …", "Its worker reads the prompt."];
+  if (phase === "rebuilding") return ["Recovering …", "Its worker rebuilds what was there before."];
+  return ["Making the first picture …"];
 }
 
 function queuedWords(session) {

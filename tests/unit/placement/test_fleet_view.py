@@ -1,7 +1,7 @@
 import pytest
 
 from services.placement.fleet_view import FleetView
-from tests.unit.placement.examples import SESSION, make_copy, make_report
+from tests.unit.placement.examples import SESSION, make_copy, make_report, make_row
 
 SILENT_S = 5.0
 LONG = 1000.0
@@ -90,6 +90,17 @@ def test_what_the_fleet_holds_and_serves() -> None:
     assert list(view.copies(1.0)) == [("w-2", make_copy())]
     assert view.models(1.0)["sprites"].rungs == ["full", "low"]
     assert view_of(loading).models(0.0) == {}
+
+
+def test_users_see_what_an_active_session_waits_for_on_its_worker() -> None:
+    row = make_row("active", phase="running")
+    for state, phase in [("rebuilding", "rebuilding"), ("encoding", "encoding"), ("paused", "running")]:
+        assert view_of(make_report("w-1", 1, make_copy(state=state))).phase(row) == phase
+    view = view_of(make_report("w-1", 1, make_copy(state="encoding")))
+    assert view.phase(make_row("paused")) == "as it is"
+    assert view.phase(make_row("active", phase="running", epoch=3)) == "running", "a copy of before"
+    assert view.phase(make_row("active", phase="running", worker="w-2")) == "running", "not its owner's"
+    assert view.phase(make_row("active", phase="running", incarnation="i-2")) == "running", "an old process"
 
 
 @pytest.mark.parametrize(("passed_s", "remembered"), [(200.0, True), (400.0, False)])

@@ -68,6 +68,12 @@ def test_contradictions_are_told_in_words(trace: Path, more: list[str], why: str
     assert "Traceback" not in ran.output
 
 
+@pytest.mark.parametrize("option", ["--boot-s", "--latency-target-ms", "--boot-fail-ratio"])
+def test_numbers_are_finite(trace: Path, option: str) -> None:
+    ran = CliRunner().invoke(main, ["simulate", "--trace", str(trace), option, "nan"])
+    assert (ran.exit_code, "nan is no finite number" in ran.output) == (2, True)
+
+
 def test_a_wrong_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "t").write_text('{"time_s": 1, "session": "a", "event": "idle"}\n')
     ran = CliRunner().invoke(main, ["simulate", "--trace", str(tmp_path / "t")])
