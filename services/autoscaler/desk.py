@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from services.autoscaler.controls import Controls, changed, restored, said
@@ -23,6 +24,7 @@ class Desk:
         self._store = store
         self._leadership = leadership
         self._cell = cell
+        self._setting = asyncio.Lock()
 
     async def open(self) -> None:
         """What was set before holds again. Raises StoreAway."""
@@ -31,7 +33,11 @@ class Desk:
         self.controls = restored(self.controls, kept)
 
     async def set(self, asked: SetFleet) -> None:
-        """Raises Refused."""
+        """One after the other, as each is checked against the one before. Raises Refused."""
+        async with self._setting:
+            await self._set(asked)
+
+    async def _set(self, asked: SetFleet) -> None:
         try:
             after = changed(self.controls, asked)
         except ValueError as error:

@@ -21,6 +21,7 @@ from shared.process import Process
 logger = logging.getLogger(__name__)
 
 _DRAIN_ANSWER_S = 2.0
+_END_AGAIN_S = 30.0
 
 
 class Hands:
@@ -44,29 +45,30 @@ class Hands:
         self._on_failed = on_failed
         self._drain_until: dict[str, float] = {}
 
-    async def carry_out(self, steps: Steps) -> None:
+    async def carry_out(self, steps: Steps) -> bool:
+        """Whether all of it was done; what was not is planned again."""
+        done = True
         for worker, reason in steps.kill.items():
             logger.error("ending %s: %s", worker, reason)
-            await self._call(f"ending {worker}", partial(self._provider.kill, worker))
+            done &= await self._call(f"ending {worker}", partial(self._provider.kill, worker))
         if steps.stop:
             logger.info("giving back %s, which boot", ", ".join(steps.stop))
-            await self._call("giving workers back", partial(self._provider.stop, steps.stop))
+            done &= await self._call("giving workers back", partial(self._provider.stop, steps.stop))
         for worker in steps.let_go:
-            if self._free_to_act():
-                await self._let_go(worker)
+            done &= self._free_to_act() and await self._let_go(worker)
         for _ in range(steps.start):
             if not (self._free_to_act() and await self._start()):
-                break
+                return False
+        return done
 
     def forget(self, worker: str) -> None:
         self._drain_until.pop(worker, None)
 
     async def end_overdue(self) -> None:
-        """End those that were let go and have not gone."""
+        """End those that were let go and have not gone, again and again until they have."""
         now = time.monotonic()
         late = [worker for worker, until in self._drain_until.items() if now > until]
-        for worker in late:
-            del self._drain_until[worker]
+        self._drain_until |= dict.fromkeys(late, now + _END_AGAIN_S)
         if late:
             await self._call("ending drained workers", partial(self._provider.stop, late))
 
@@ -85,29 +87,32 @@ class Hands:
         self._on_started(workers)
         return True
 
-    async def _let_go(self, worker: str) -> None:
-        """Without an answer nothing is lost: the next plan asks again."""
+    async def _let_go(self, worker: str) -> bool:
+        """Whether it was told. Without an answer nothing is lost: the next plan asks again."""
         address = DRAIN.at(cell=self._settings.cell, worker=worker)
         until = time.time() + self._settings.drain_s
         try:
             await self._process.bus.request(address, Drain(deadline_at=until), _DRAIN_ANSWER_S)
         except (BusAway, NoAnswer, Refused) as error:
             logger.warning("%s was not told to go: %s", worker, error)
-            return
+            return False
         logger.info("letting %s go", worker)
         self._provider.release(worker)
         self._drain_until[worker] = time.monotonic() + self._settings.drain_s
+        return True
 
-    async def _call(self, what: str, call: Callable[[], Awaitable[None]]) -> None:
-        """A call that will be made again by a later plan if it fails."""
+    async def _call(self, what: str, call: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it went well; if it fails it will be made again."""
         if not self._may_act():
-            return
+            return False
         deadline_s = self._settings.provider_s + self._settings.worker_stop_s
         try:
             async with asyncio.timeout(deadline_s):
                 await call()
         except (OSError, TimeoutError) as error:
             logger.error("%s failed: %s", what, _why(error, deadline_s))
+            return False
+        return True
 
 
 def _why(error: Exception, deadline_s: float) -> str:

@@ -25,7 +25,7 @@ class Carries(msgspec.Struct, frozen=True):
 
 class Knowledge(msgspec.Struct, frozen=True):
     """`placement`, `told`: who spoke last, and the counts it gave; `past`: of those before it, the `former`,
-    who may still be heard for a moment.
+    who may still be heard for a moment and are no longer to be listened to.
     `heard`: when each member was last among those placement hears. `ordered`: when those were ordered that
     have never been ready. `boots_s`: from the order to readiness, the newest last; `ready_at`: of the newest.
     `kinds`: by kind of device. `kind`, `model`: of the provider's workers; "": none of them was ever ready.
@@ -96,8 +96,6 @@ def _commonest(names: Sequence[str], otherwise: str) -> str:
 
 def _counted(before: Knowledge, load: FleetLoad) -> Knowledge:
     """Every placement counts from 0; a policy wants to see counts that only grow."""
-    if load.placement in before.former:
-        return before
     told = msgspec.convert(msgspec.structs.asdict(load.counts), Counts)
     begun_anew = load.placement != before.placement or any(
         new < old

@@ -126,8 +126,8 @@ class Loop:
         await self._process.bus.publish(FLEET_PLAN.at(cell=self._settings.cell), self._message(self._plan))
 
     async def _carry_out(self, planned: Plan) -> None:
-        if planned.steps:
-            await self._hands.carry_out(planned.steps)
+        """What failed is tried again at the next beat, not at once."""
+        if planned.steps and await self._hands.carry_out(planned.steps):
             self._wake.set()
         await self._hands.end_overdue()
 
@@ -140,8 +140,10 @@ class Loop:
 
     def _observe(self, load: FleetLoad, meta: Meta) -> None:
         """Placement spoke. If it did so on behalf of a traced request, what follows from it belongs to that
-        trace.
+        trace. One that led before may know no better yet: its word counts no more.
         """
+        if load.placement in self._history.knowledge.former:
+            return
         self._load, self._load_at = load, time.monotonic()
         self._wake.set()
         if not get_current_span(meta.context).get_span_context().is_valid:

@@ -64,7 +64,8 @@ def view_of(
     standings: Sequence[Standing], reports: Sequence[LoadReport], copies: Copies, terms: Terms
 ) -> View:
     """`reports`: of the workers that are alive, drained ones as such. `copies`: at least those of the
-    sessions without a worker.
+    sessions without a worker. As long as somebody's worker isn't heard, as after a start, nobody can tell
+    how long a turn takes, so that nobody is refused for it.
     """
     groups = _Groups(reports)
     leaving = Counter(standing.leaving for standing in standings if standing.leaving)
@@ -79,7 +80,7 @@ def view_of(
         workers=tuple(workers),
         sessions=tuple(sessions),
         chunk_s=next((chunk_s(report.model) for report in reports), 1.0),
-        freed_per_s=placed / terms.spell_s,
+        freed_per_s=0.0 if silent else placed / terms.spell_s,
         spell_s=terms.spell_s,
     )
 

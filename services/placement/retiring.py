@@ -23,14 +23,10 @@ class Retiring:
     def __init__(self, placement: Placement) -> None:
         self.workers: frozenset[str] = frozenset()
         self._placement = placement
-        self._heard: dict[str, float] = {}
         self._said_at: dict[tuple[str, str, int], float] = {}
 
     def hear(self, plan: FleetPlan) -> bool:
-        """Whether that changes anything. What an autoscaler said before its newest word counts no more."""
-        if plan.sent_at < self._heard.get(plan.autoscaler, 0.0):
-            return False
-        self._heard = {plan.autoscaler: plan.sent_at}
+        """Whether that changes anything. Plans come in the order in which they were made."""
         before, self.workers = self.workers, frozenset(plan.draining)
         return self.workers != before
 

@@ -13,16 +13,18 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from services.autoscaler import hands
 from services.autoscaler.controls import Controls
 from services.autoscaler.desk import Desk
 from services.autoscaler.hanging import Deadlines
 from services.autoscaler.loop import Loop
-from services.autoscaler.outlook import Terms
+from services.autoscaler.outlook import Leaving, Terms
 from services.autoscaler.plan import Limits
 from services.autoscaler.policies.turboserve import Turboserve
 from services.autoscaler.policies.view import View
 from services.autoscaler.provider import Exit, Member, OnExit
 from services.autoscaler.settings import AutoscalerSettings
+from services.autoscaler.steps import Steps
 from services.autoscaler.supply import Patience
 from shared import telemetry
 from shared.bus import Bus, Meta, Refused
@@ -124,12 +126,12 @@ class Stage:
         self.newest = plan
         self.plans.put_nowait(plan)
 
-    async def say_load(self, demand: int) -> None:
+    async def say_load(self, demand: int, placement: str = "placement-1") -> None:
         draining = self.drained.union(self.newest.draining if self.newest else ())
         workers = [
             WorkerLoad(w, "draining" if w in draining else "ready", 2, 0, 0) for w in self.provider.workers
         ]
-        load = FleetLoad("placement-1", demand, 0, 0, 2, workers, [], time.time())
+        load = FleetLoad(placement, demand, 0, 0, 2, workers, [], time.time())
         await self.bus.publish(FLEET_LOAD.at(cell="main"), load)
 
     async def plan_where(self, desired: int, states: Sequence[str], demand: int | None = None) -> FleetPlan:
@@ -287,6 +289,53 @@ async def test_who_may_not_lead_does_and_says_nothing(begin: Begin) -> None:
     assert stage.provider.started == 0, "it wants a worker, but it isn't its to start"
     stage.leads = True
     await stage.plan_where(1, ["running"], demand=2)
+
+
+async def test_a_placement_that_led_before_is_not_listened_to(begin: Begin) -> None:
+    stage = await begin(Controls(0, 9))
+    await stage.plan_where(1, ["running"], demand=2)
+    await stage.say_load(0, "placement-2")
+    await stage.plan_like(lambda plan: "0 active" in plan.reason)
+    for _ in range(3):
+        await stage.say_load(9)
+        told = await stage.plan_like(lambda _: True)
+        assert "9 active" not in told.reason
+    await stage.say_load(3, "placement-2")
+    told = await stage.plan_like(lambda plan: "0 active" not in plan.reason)
+    assert "3 active" in told.reason
+
+
+async def test_who_was_let_go_and_stays_is_ended_again_and_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hands, "_END_AGAIN_S", 0.0)
+    asked: list[tuple[str, ...]] = []
+
+    class Away(ListProvider):
+        async def stop(self, workers: Sequence[str]) -> None:
+            asked.append(tuple(workers))
+            raise OSError("its API is away")
+
+    settings = msgspec.structs.replace(stage.process.settings, drain_s=1e-6)
+    process = Process("autoscaler", "hands-test", settings, stage.bus)
+    provider = Away(lambda _: None)
+    acting = hands.Hands(process, provider, lambda: True, lambda _: None, lambda: None)
+    await provider.start()
+    leaving = Leaving(0.0)
+    assert await acting.carry_out(Steps(leaving, let_go=("worker-1",)))
+    for times in (1, 2):
+        while len(asked) < times:
+            await acting.end_overdue()
+    assert not await acting.carry_out(Steps(leaving, stop=("worker-2",))), "it isn't planned again at once"
+    acting.forget("worker-1")
+    await acting.end_overdue()
+    assert asked == [("worker-1",), ("worker-1",), ("worker-2",)]
+
+
+async def test_operators_settings_that_come_together_are_checked_against_each_other(stage: Stage) -> None:
+    both = await asyncio.gather(stage.set(minimum=3), stage.set(maximum=2), return_exceptions=True)
+    (refused,) = (one for one in both if isinstance(one, Refused))
+    assert "would be more than the maximum" in refused.refusal.message
 
 
 async def test_decisions_that_change_something_are_recorded_once(stage: Stage) -> None:

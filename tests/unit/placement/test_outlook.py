@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from services.placement.outlook import AWAY_S, STUCK_S, Standing, Terms, rung_weight, view_of
 from services.placement.policies.registry import POLICIES, named
-from services.placement.policies.view import Memory, Move, Place, Session, View
+from services.placement.policies.view import Memory, Move, Place, Refuse, Session, View
 from shared.contracts.fleet import CopyReport, DeviceReport, LatencyPoint, LoadReport
 from shared.store.rows import SessionRow
 from tests.unit.placement.examples import MODEL, make_copy, make_report, make_row
@@ -71,6 +71,18 @@ def test_who_is_on_a_silent_worker_is_not_placed_again() -> None:
     assert [(w.worker, w.state) for w in seen.workers] == [("w-1", "ready"), ("w-9", "silent")]
     for name in POLICIES:
         assert named(name, {}).decide(seen, Memory()).acts == ()
+
+
+def test_nobody_is_refused_while_a_worker_with_sessions_isn_t_heard() -> None:
+    """As after a start: there may be more room than is known."""
+    refusing = named("turboserve", {"longest_wait_s": 0.1})
+    came = standing("s-2", row=make_row("queued", id="s-2", epoch=0, given_epoch=0))
+    full = make_report("w-1", capacity=1)
+    known = refusing.decide(view([standing(going_to="w-1"), came], [full]), Memory())
+    assert [type(act) for act in known.acts] == [Refuse]
+    unheard = refusing.decide(view([standing(going_to="w-9"), came], []), Memory())
+    assert unheard.acts == ()
+    assert unheard.waiting[0].expected_wait_s is None
 
 
 def test_home_is_the_owner_of_a_paused_session_else_the_newest_copy_that_can_go_on() -> None:
