@@ -80,13 +80,13 @@ class Mover:
         """On the device thread."""
         outgoing = self._outgoing
         if outgoing is not None and outgoing.copy is copy:
-            outgoing.at_boundary()
+            outgoing.reader.at_boundary()
 
     def on_denoised(self, copy: Copy) -> None:
         """On the device thread."""
         outgoing = self._outgoing
         if outgoing is not None and outgoing.copy is copy:
-            outgoing.at_denoised()
+            outgoing.reader.at_denoised()
 
     def on_leave(self, copy: Copy) -> None:
         """Let go for whatever reason: also to make room for another."""

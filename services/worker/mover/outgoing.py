@@ -6,15 +6,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from services.worker.copies import Copy
 from services.worker.mover import readings
+from services.worker.mover.cargo import Cargo, Parcel
 from services.worker.mover.chores import Chores
 from services.worker.mover.log_watch import LogWatch
 from services.worker.mover.port import Account, Port
-from services.worker.mover.readings import Held, Reading, versions
-from services.worker.mover.shipping import FAILURES, Shipping
+from services.worker.mover.readings import Reader, Reading, versions
+from services.worker.mover.shipping import FAILURES
 from services.worker.moving.decisions import Forget, Freeze, GoOn, Send, SourceDecision
 from services.worker.moving.facts import (
     Boundary,
@@ -29,17 +29,16 @@ from services.worker.moving.facts import (
 )
 from services.worker.moving.patience import REST, TAIL
 from services.worker.moving.source import Source, begin, source_step
-from services.worker.states import NoRoom, States
-from services.worker.transfer.manifest import Span, merge
+from services.worker.states import NoRoom
 from shared.bus import Refused
-from shared.contracts.moves import HandOver, MoveOut
+from shared.contracts.moves import MoveOut
 
 logger = logging.getLogger(__name__)
 
 
 class Outgoing:
-    """`held` first, then `go`. `settled`: the copy goes on, or is gone (`outcome`). `on_over`: nothing of the
-    move is left.
+    """`held` first, then `go`. `reader`: for the engine. `settled`: the copy goes on, or is gone (`outcome`).
+    `on_over`: nothing of the move is left.
     """
 
     def __init__(
@@ -48,13 +47,12 @@ class Outgoing:
         self.move, self.copy = order.move, copy
         self.settled = asyncio.Event()
         self.outcome = ""
+        self.reader = Reader(port.states, copy, self._hear_reading, lambda why: self.tell(Failed(why)))
         self._port, self._transport, self._on_over = port, transport, on_over
         self._patience = port.patience(transport)
         self._account = Account(port, order.move)
         self._source: Source | None = None
-        self._generation = copy.generation
-        self._shipping: Shipping | None = None
-        self._newest: Held | Reading | None = None
+        self._cargo: Cargo | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._log = LogWatch(port.holdings.desk, copy, lambda epoch: self.tell(Logged(epoch)))
         self._ending: asyncio.Task[None] | None = None
@@ -86,8 +84,7 @@ class Outgoing:
         if held is None:
             self.end("stayed", "nothing to move")
             raise Refused("nothing_to_move", f"{self.move.session} has no state here yet", "place it anew")
-        self._newest = held
-        self._shipping = Shipping(self._port, self.move, self._transport, held.memory)
+        self._cargo = Cargo(self._account, copy, self._transport, held)
         self._account.lap("hold")
 
     def go(self) -> None:
@@ -95,19 +92,18 @@ class Outgoing:
             self._chores.begin(self._begin())
 
     async def _begin(self) -> None:
-        assert self._shipping is not None
-        assert self._newest is not None
+        cargo = self._cargo
+        assert cargo is not None
         try:
             await self._account.say("copying")
             await self._log.begin()
-            await self._shipping.link(self._patience.copy_s)
+            await cargo.link(self._patience.copy_s)
             self._account.lap("link")
         except FAILURES as error:
             self.tell(Failed(f"no link to {self.move.target}: {error}"))
             return
         if self._ending is None:
-            parts = versions(self._newest.parts)
-            self._source, decisions = begin(self.move, parts, self._patience, time.monotonic())
+            self._source, decisions = begin(self.move, cargo.versions, self._patience, time.monotonic())
             self._carry_out(decisions)
 
     # Facts.
@@ -130,32 +126,12 @@ class Outgoing:
             case Dropped(epoch) if epoch >= self.move.epoch:
                 self.end("gone", "dropped")
 
-    def at_boundary(self) -> None:
-        """On the device thread: the frozen copy has no chunk there."""
-        self._read(readings.read)
-
-    def at_denoised(self) -> None:
-        """On the device thread: the frozen copy's chunk is decoded next."""
-        self._read(readings.read_early)
-
-    def _read(self, read: Callable[[States, Copy], Reading | None]) -> None:
-        copy = self.copy
-        try:
-            if copy.ended or copy.gone or copy.generation != self._generation:
-                self._from_device(self.tell, Failed("the copy ended, or began anew"))
-            elif (reading := read(self._port.states, copy)) is not None:
-                self._from_device(self._hear_reading, reading)
-        except Exception as error:
-            logger.exception("reading a state failed", extra={"session": self.move.session})
-            self._from_device(self.tell, Failed(f"{type(error).__name__}: {error}"))
-
-    def _from_device(self, call: Callable[..., None], *arguments: Any) -> None:
-        self._loop.call_soon_threadsafe(call, *arguments)
-
     def _hear_reading(self, reading: Reading) -> None:
-        if self._ending is None and self._source is not None and self._source.phase == "closing":
+        if self._ending is not None or self._cargo is None:
+            return
+        if self._source is not None and self._source.phase == "closing":
             self._account.lap("close")
-        self._newest, parts = reading, versions(reading.parts)
+        self._cargo.newest, parts = reading, versions(reading.parts)
         if reading.tail:
             self.tell(Denoised(reading.next_chunk, parts, reading.tail))
         else:
@@ -179,8 +155,9 @@ class Outgoing:
                 case Send(stage, names):
                     self._send(stage, names)
                 case Freeze():
-                    assert isinstance(self._newest, Reading)
-                    self._chores.begin(self._account.say("frozen", at=self._newest.at))
+                    assert self._cargo is not None
+                    assert isinstance(self._cargo.newest, Reading)
+                    self._chores.begin(self._account.say("frozen", at=self._cargo.newest.at))
                 case GoOn(why):
                     self.end("stayed", why)
                 case Forget():
@@ -200,56 +177,21 @@ class Outgoing:
     def _send(self, stage: int, names: tuple[str, ...]) -> None:
         if stage > REST:
             self._port.holdings.desk.roster.thaw(self.copy)
-        assert self._newest is not None
-        spans = merge(span for name in names for span in self._newest.parts[name].spans)
-        self._chores.begin(self._ship(stage, spans, self._newest))
+        assert self._cargo is not None
+        self._chores.begin(self._ship(self._cargo, self._cargo.pack(stage, names)))
 
-    async def _ship(self, stage: int, spans: list[Span], newest: Held | Reading) -> None:
-        assert self._shipping is not None
+    async def _ship(self, cargo: Cargo, parcel: Parcel) -> None:
         assert self._source is not None
-        began_at = time.monotonic()
-        until = self._source.wake_at or began_at
         try:
-            await self._sent(stage, spans, until, newest)
+            await cargo.send(parcel, self._source.wake_at)
         except FAILURES as error:
             self.tell(Failed(str(error) or type(error).__name__))
             return
-        self._note_sent(sum(end - start for start, end in spans), began_at)
-        self._account.lap({REST: "rest", TAIL: "tail"}.get(stage, "copy"))
-        self.tell(Sent(stage))
-        if stage == TAIL or (isinstance(newest, Reading) and not newest.tail):
+        self._account.lap({REST: "rest", TAIL: "tail"}.get(parcel.stage, "copy"))
+        self.tell(Sent(parcel.stage))
+        if parcel.is_last:
             # Others may need the state's place; if it stays, it may come back to one.
             await self._port.let_go(self.copy)
-
-    async def _sent(self, stage: int, spans: list[Span], until: float, newest: Held | Reading) -> None:
-        """Raises one of `FAILURES`."""
-        assert self._shipping is not None
-        if stage == REST:
-            assert isinstance(newest, Reading)
-            await self._shipping.send_rest(spans, until, newest.fence, self._hand_over(newest))
-        elif stage == TAIL:
-            await self._shipping.send_tail(spans, until, newest.fence)
-        else:
-            await self._shipping.send_ahead(stage, spans, until, newest.fence)
-
-    def _note_sent(self, sent_bytes: int, began_at: float) -> None:
-        self._account.sent_bytes += sent_bytes
-        now = time.monotonic()
-        self._port.rates.note(self.move.target, self._transport, sent_bytes, now - began_at, now)
-
-    def _hand_over(self, reading: Reading) -> HandOver:
-        """Commands that came before the freeze are in it; later ones wait."""
-        copy = self.copy
-        return HandOver(
-            reading.next_chunk,
-            copy.own,
-            copy.inputs_from,
-            reading.shown,
-            reading.counters,
-            copy.granted_through,
-            reading.next_chunk - copy.next_append,
-            reading.tail_spans,
-        )
 
     # The end.
 
@@ -272,7 +214,7 @@ class Outgoing:
         await self._log.end()
         await port.let_go(copy)
         port.holdings.desk.roster.leave(copy, False)
-        self._shipping = None
+        self._cargo = None
         if self.outcome == "stayed":
             logger.info("move given up: %s", why, extra={"session": self.move.session})
             await port.call_off(self.move.target, self.move, why)

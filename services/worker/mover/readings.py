@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -13,6 +15,8 @@ from services.worker.models.protocol import Memory, Part
 from services.worker.moving.patience import PartVersion
 from services.worker.states import States
 from services.worker.transfer.manifest import Span, merge
+
+logger = logging.getLogger(__name__)
 
 Fence = Callable[[], None]
 Parts = Mapping[str, Part]
@@ -74,3 +78,39 @@ def versions(parts: Parts) -> dict[str, PartVersion]:
         name: PartVersion(part.version, sum(end - start for start, end in part.spans))
         for name, part in parts.items()
     }
+
+
+class Reader:
+    """One move's, made on the event loop, where `hear` and `failed` are called. The engine calls the rest, on
+    the device thread.
+    """
+
+    def __init__(
+        self, states: States, copy: Copy, hear: Callable[[Reading], None], failed: Callable[[str], None]
+    ) -> None:
+        self._states, self._copy = states, copy
+        self._hear, self._failed = hear, failed
+        self._generation = copy.generation
+        self._loop = asyncio.get_running_loop()
+
+    def at_boundary(self) -> None:
+        """The frozen copy has no chunk on the device."""
+        self._read(read)
+
+    def at_denoised(self) -> None:
+        """The frozen copy's chunk is decoded next."""
+        self._read(read_early)
+
+    def _read(self, how: Callable[[States, Copy], Reading | None]) -> None:
+        copy = self._copy
+        try:
+            if copy.ended or copy.gone or copy.generation != self._generation:
+                self._tell(self._failed, "the copy ended, or began anew")
+            elif (reading := how(self._states, copy)) is not None:
+                self._tell(self._hear, reading)
+        except Exception as error:
+            logger.exception("reading a state failed", extra={"session": copy.session})
+            self._tell(self._failed, f"{type(error).__name__}: {error}")
+
+    def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
+        self._loop.call_soon_threadsafe(call, *arguments)
