@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from turboserve.client_command import json_option, run_client, url_option
@@ -130,15 +132,7 @@ _count = click.IntRange(min=0)
 @click.option("--dry-run/--live", "dry_run", default=None, help="Only say what would be done.")
 @json_option
 @url_option
-def fleet(
-    url: str | None,
-    minimum: int | None,
-    maximum: int | None,
-    spare: int | None,
-    frozen: bool | None,
-    dry_run: bool | None,
-    as_json: bool,
-) -> None:
+def fleet(url: str | None, as_json: bool, **asked: Any) -> None:
     """Show how many workers there should be and why, after setting what is given. It is kept over restarts
     of the autoscaler.
 
@@ -149,13 +143,6 @@ def fleet(
     """
     from turboserve import fleet_command
 
-    asked = {
-        "minimum": minimum,
-        "maximum": maximum,
-        "spare": spare,
-        "frozen": frozen,
-        "dry_run": dry_run,
-    }
     run_client(lambda console: fleet_command.fleet(url, asked, as_json=as_json, console=console))
 
 

@@ -204,8 +204,10 @@ def _worker_load(report: LoadReport, active: int) -> WorkerLoad:
 def _log(changed: Changed) -> None:
     row, before = changed.row, changed.before
     what = {"session": row.id, "worker": row.worker, "epoch": row.epoch, "reason": row.reason}
-    if before is None or (before.status, before.worker) != (row.status, row.worker):
+    if before is None or before.status != row.status:
         logger.info("%s → %s", before.status if before else "new", row.status, extra=what)
+    elif before.worker != row.worker:
+        logger.info("another worker has it", extra=what)
 
 
 async def serve(process: Process[PlacementSettings], store: Store, leadership: Leadership) -> None:
