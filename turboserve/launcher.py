@@ -56,6 +56,7 @@ def up(options: Options) -> None:
     """Run everything until Ctrl-C or SIGTERM. Raises LaunchError if it can't start or can't go on."""
     _check_settings()
     _check_policy(options.policy)
+    _check_counts(options)
     _check_port(options.host, options.port)
     data = open_data_folder(options.data, show)
     try:
@@ -84,6 +85,12 @@ def _check_policy(name: str | None) -> None:
 
     if name is not None and name not in POLICIES:
         raise LaunchError(f"there is no policy {name}", f"there are: {', '.join(POLICIES)}")
+
+
+def _check_counts(options: Options) -> None:
+    if options.max_workers is not None and options.workers > options.max_workers:
+        counts = f"at least {options.workers} and at most {options.max_workers} workers"
+        raise LaunchError(f"{counts} can't be", "raise --max-workers, or lower --workers")
 
 
 def _check_port(host: str, port: int) -> None:

@@ -200,9 +200,10 @@ def _decide(
     if size is None:
         size = max(_staying(shown), controls.minimum)
     change = to_count(size + shown.kept, shown.view)
+    otherwise = f"; else it would be {desired}" if desired != size else ""
     return _Wish(
         size,
-        f"the size is frozen at {size}; else it would be {desired}: {reason}",
+        f"the size is frozen at {size}{otherwise}: {reason}",
         change,
         msgspec.structs.replace(after, frozen_at=size),
         msgspec.structs.replace(decided, change=change),
