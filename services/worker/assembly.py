@@ -12,9 +12,10 @@ from services.worker.control import Control
 from services.worker.copies import Copy
 from services.worker.desk import Desk
 from services.worker.dropped import DroppedEpochs
-from services.worker.engine import Engine, Made
+from services.worker.engine import Engine
 from services.worker.holdings import Holdings
 from services.worker.loading import Loaded
+from services.worker.making import Made
 from services.worker.models.protocol import ModelSpec
 from services.worker.mover.ahead import LinksAhead
 from services.worker.mover.links import Links, transports_of

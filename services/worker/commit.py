@@ -19,9 +19,8 @@ from opentelemetry.trace import Span
 from services.worker import fence, metrics
 from services.worker.copies import FAILED, SUPERSEDED, Copy
 from services.worker.desk import Desk
-from services.worker.engine import Made
+from services.worker.making import Made
 from services.worker.seeking import Seeker
-from shared import telemetry
 from shared.chunk_log import ChunkTooLarge, Entry, LogConflict
 from shared.contracts.session import CREDIT_WINDOW
 from shared.contracts.stream import Chunk, ChunkReady
@@ -137,7 +136,8 @@ class Line:
         if made.order.stale:
             return
         started = time.perf_counter()
-        chunk = self._chunk(made)
+        desk, span = self.desk, self.first_span or made.span
+        chunk = made.chunk(self.copy.own, desk.spec, desk.worker, span)
         try:
             sequence = await self._append(chunk)
         except ChunkTooLarge as error:
@@ -206,24 +206,3 @@ class Line:
         if self.arrival is not None and self.copy.move_id:
             self.desk.roster.prove(self.copy)
             self.arrival.on_first(True, "")
-
-    def _chunk(self, made: Made) -> Chunk:
-        own, order, spec = self.copy.own, made.order, self.desk.spec
-        span = self.first_span or made.span
-        return Chunk(
-            session=own.session,
-            index=order.index,
-            epoch=own.epoch,
-            worker=self.desk.worker,
-            frames=made.media.frames,
-            fps=spec.fps,
-            width=spec.width,
-            height=spec.height,
-            codec=made.media.codec,
-            media=made.media.data,
-            inputs_version=order.inputs_version,
-            inputs=order.inputs,
-            rung=order.rung or spec.rungs[0].name,
-            timings=made.timings,
-            traceparent=telemetry.traceparent(trace.set_span_in_context(span)),
-        )

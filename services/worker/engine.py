@@ -8,129 +8,83 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar, overload
+from dataclasses import InitVar, dataclass, field
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Span
 
-from services.worker import encode, metrics
+from services.worker import metrics
 from services.worker.copies import FAILED, Copy, Order
 from services.worker.curve import Curve
-from services.worker.errands import Errands, Later
-from services.worker.models.protocol import PastChunk, State
+from services.worker.encode import EncodeSettings
+from services.worker.encoding import EncoderHangs, Encoding
+from services.worker.errands import Errands
+from services.worker.making import Made, Making, span_of
 from services.worker.plan_batch import Candidate, may_begin, plan_batch
 from services.worker.roster import Roster
-from services.worker.runner import Runner, Step
+from services.worker.runner import Runner
 from services.worker.states import NoRoom, States
+from services.worker.stepper import Stepper
 from shared import telemetry
-from shared.contracts.stream import ChunkTimings
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-MAX_FRAMES_WAITING = 4  # chunks decoded but not encoded; beyond, the device waits
-ENCODE_LIMIT_S = 20.0  # for that; an encoder takes a fraction of a second
 _LOOK_AGAIN_S = 1.0
 _SOON_S = 0.002
-_SURE, _GROWTH = 0.8, 1.05
-
-
-class EncoderHangs(RuntimeError):
-    """The worker is of no use to any of its sessions: it ends, and they go on elsewhere."""
-
-
-class Made(NamedTuple):
-    """An encoded chunk on its way to the log."""
-
-    order: Order
-    media: encode.Media
-    timings: ChunkTimings
-    span: Span
-    latents: PastChunk | None = None
-
-
-@dataclass(slots=True)
-class _Chunk:
-    """One chunk under way. `state` None: it is off the device, whose place may be somebody else's by the time
-    it is encoded.
-    """
-
-    order: Order
-    state: State
-    span: Span
-    steps_left: int = 0
-    forward_s: float = 0.0
-    decode_s: float = 0.0
-    latents: PastChunk | None = None
 
 
 @dataclass(slots=True)
 class Engine:
-    """`run` on the device thread; `stop` and `errand` from anywhere. `curves`: by rung. Called on the device
-    thread: `on_denoised`, when a frozen copy's chunk is decoded next; `on_boundary`, once it has no chunk
-    under way there; those made may still be on their way to the log.
+    """`run` on the device thread; `stop` and `errands.put` from anywhere. `curves`: by rung. `deliver` is
+    called on the encode thread. Called on the device thread: `on_denoised`, when a frozen copy's chunk is
+    decoded next; `on_boundary`, once it has no chunk under way there; those made may still be on their way to
+    the log.
     """
 
     runner: Runner
     states: States
     roster: Roster
-    encode_settings: encode.EncodeSettings
-    deliver: Callable[[Made], None]
+    encode_settings: InitVar[EncodeSettings]
+    deliver: InitVar[Callable[[Made], None]]
     curves: Mapping[str, Curve]
     keep_latents: bool = False
     """Hand each chunk's on with it."""
     on_denoised: Callable[[Copy], None] = lambda _: None
     on_boundary: Callable[[Copy], None] = lambda _: None
     errands: Errands = field(init=False)
-    _chunks: dict[Copy, _Chunk] = field(default_factory=dict)
-    _step_s: dict[int, float] = field(default_factory=dict)
-    """By rows: hardly less than steps took lately."""
+    stepper: Stepper = field(init=False)
+    encoding: Encoding = field(init=False)
+    _chunks: dict[Copy, Making] = field(default_factory=dict)
     _stopping: bool = False
-    _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_FRAMES_WAITING))
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, encode_settings: EncodeSettings, deliver: Callable[[Made], None]) -> None:
         self.states.shelf.under_way = self._chunks
         self.errands = Errands(self.roster.changed)
-
-    @overload
-    def errand(self, work: Callable[[], Later[T]]) -> Future[T]: ...
-    @overload
-    def errand(self, work: Callable[[], T], *, soon: bool = False) -> Future[T]: ...
-    def errand(self, work: Callable[[], Any], *, soon: bool = False) -> Future[Any]:
-        """From any thread: `work` on the device thread between two steps, in order; `soon`: also while the
-        device is at one, which `work` must leave alone. Cancelled if the engine has ended. Raises
-        `RuntimeError` if too many wait.
-        """
-        return self.errands.put(work, soon=soon)
+        self.stepper = Stepper(self.runner, self.errands)
+        self.encoding = Encoding(self.runner.spec.fps, encode_settings, deliver, self._fail)
 
     def run(self) -> None:
         """Until told to stop and the chunks in hand are finished. Raises `EncoderHangs`."""
-        encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
         try:
-            self._beat(encoder)
+            self._beat()
         except EncoderHangs:
-            encoder.shutdown(wait=False, cancel_futures=True)
+            self.encoding.abandon()
             raise
         finally:
             self.errands.end()
-        encoder.shutdown()
+        self.encoding.finish()
 
-    def _beat(self, encoder: ThreadPoolExecutor) -> None:
+    def _beat(self) -> None:
         while True:
             stopping = self._stopping
             self.errands.run()
             self.states.shelf.make_ready()
             self._fetch_ahead()
-            self._finish_denoised(encoder)
+            self._finish_denoised()
             self._tell_boundaries()
             if orders := self._next_batch():
-                self._step(orders, encoder)
+                self._step(orders)
             elif stopping:
                 break
 
@@ -198,9 +152,9 @@ class Engine:
                 del self._chunks[copy]
         self.states.forget()
 
-    def _step(self, orders: list[Order], encoder: ThreadPoolExecutor) -> None:
+    def _step(self, orders: list[Order]) -> None:
         """One step of every order's chunk."""
-        chunks: list[_Chunk] = []
+        chunks: list[Making] = []
         for order in orders:
             try:
                 with self._blaming(order):
@@ -209,7 +163,7 @@ class Engine:
                 self.roster.put_back(order)
         if chunks:
             self._forward(chunks)
-        self._finish_denoised(encoder)
+        self._finish_denoised()
 
     @contextlib.contextmanager
     def _blaming(self, order: Order) -> Iterator[None]:
@@ -221,20 +175,14 @@ class Engine:
         except Exception as error:  # noqa: BLE001 a model may raise anything
             self._fail(order, error)
 
-    def _begin(self, order: Order) -> _Chunk:
+    def _begin(self, order: Order) -> Making:
         state = self.states.of(order)
-        span = telemetry.tracer.start_span(
-            "worker.chunk",
-            context=Context(),
-            links=telemetry.session_links(order.traceparent),
-            attributes={"session": order.copy.session, "index": order.index},
-        )
-        chunk = _Chunk(order, state, span)
+        chunk = Making(order, state, span_of(order))
         self._chunks[order.copy] = chunk
         chunk.steps_left = self.runner.begin_chunk(state, order.rung)
         return chunk
 
-    def _forward(self, chunks: list[_Chunk]) -> None:
+    def _forward(self, chunks: list[Making]) -> None:
         """One step together. If the model can't, each alone: only those that can't either fail."""
         try:
             self._advance(chunks)
@@ -246,45 +194,28 @@ class Engine:
             for chunk in chunks:
                 self._forward([chunk])
 
-    def _advance(self, chunks: list[_Chunk]) -> None:
+    def _advance(self, chunks: list[Making]) -> None:
         links = [link for chunk in chunks for link in telemetry.session_links(chunk.order.traceparent)]
         with telemetry.tracer.start_as_current_span(
             "worker.batch", context=Context(), links=links, attributes={"rows": len(chunks)}
         ):
-            step_s = self._run_step([chunk.state for chunk in chunks])
+            step_s = self.stepper.step([chunk.state for chunk in chunks])
         metrics.batch_rows.observe(len(chunks))
         for chunk in chunks:
             chunk.forward_s += step_s
             chunk.steps_left -= 1
 
-    def _run_step(self, states: list[State]) -> float:
-        """Errands that mind no step are run beside it, in the time that such steps are sure to take."""
-        rows, started = len(states), time.perf_counter()
-        if (step := self.runner.launch(states)) is not None:
-            self._run_beside(step, started + _SURE * self._step_s.get(rows, 0.0))
-            step.synchronize()
-        step_s = time.perf_counter() - started
-        self._step_s[rows] = min(step_s, _GROWTH * self._step_s.get(rows, step_s))
-        return step_s
-
-    def _run_beside(self, step: Step, until: float) -> None:
-        while (left_s := until - time.perf_counter()) > 0 and not step.query():
-            with self.roster.changed:
-                if not self.errands.due_soon:
-                    self.roster.changed.wait(left_s)
-            self.errands.run_soon()
-
-    def _decodable(self) -> list[_Chunk]:
+    def _decodable(self) -> list[Making]:
         """Those whose forwards are over. What decoding a copy's that came by a move needs may come later."""
         chunks = [chunk for chunk in self._chunks.values() if not chunk.steps_left]
         return [chunk for chunk in chunks if not chunk.order.copy.ahead and not chunk.order.stale]
 
-    def _finish_denoised(self, encoder: ThreadPoolExecutor) -> None:
+    def _finish_denoised(self) -> None:
         for chunk in self._decodable():
             with self._blaming(chunk.order):
-                self._finish(chunk, encoder)
+                self._finish(chunk)
 
-    def _finish(self, chunk: _Chunk, encoder: ThreadPoolExecutor) -> None:
+    def _finish(self, chunk: Making) -> None:
         copy, started = chunk.order.copy, time.perf_counter()
         if copy.frozen:
             self.on_denoised(copy)
@@ -295,40 +226,9 @@ class Engine:
         del self._chunks[copy]
         self.states.copy_behind(copy)
         chunk.state = None
-        if not self._room.acquire(timeout=ENCODE_LIMIT_S):
-            raise EncoderHangs(f"no chunk was encoded for {ENCODE_LIMIT_S:.0f} s, and as many wait as may")
-        encoder.submit(self._encode, chunk, frames, started)
-
-    def _encode(self, chunk: _Chunk, frames: Callable[[], encode.Frames], decoding_since: float) -> None:
-        """On the encode thread. Frames may still be on their way from the device, which goes on."""
-        try:
-            arrived = frames()
-            started = time.perf_counter()
-            chunk.decode_s = started - decoding_since
-            media = encode.encode(arrived, self.runner.spec.fps, self.encode_settings)
-            encode_s = time.perf_counter() - started
-            self.deliver(Made(chunk.order, media, _timings(chunk, encode_s), chunk.span, chunk.latents))
-        except Exception as error:  # noqa: BLE001 one chunk fails, not the thread
-            chunk.span.end()
-            self._fail(chunk.order, error)
-        finally:
-            self._room.release()
+        self.encoding.put(chunk, frames, started)
 
     def _fail(self, order: Order, error: Exception) -> None:
         logger.error("chunk %d failed", order.index, exc_info=error, extra={"session": order.copy.session})
         if not order.stale:
             self.roster.end(order.copy, FAILED, f"{type(error).__name__}: {error}"[:500])
-
-
-def _timings(chunk: _Chunk, encode_s: float) -> ChunkTimings:
-    observed = {
-        "wait": chunk.order.due_to_start_s,
-        "forward": chunk.forward_s,
-        "decode": chunk.decode_s,
-        "encode": encode_s,
-    }
-    for stage, seconds in observed.items():
-        metrics.stage_seconds.labels(stage).observe(seconds)
-    return ChunkTimings(
-        chunk.order.due_to_start_s, chunk.forward_s, chunk.decode_s, encode_s, made_at=time.time()
-    )

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 MOST_WAITING = 64
 
@@ -31,9 +31,14 @@ class Errands:
         self._later: list[tuple[Future[Any], Later[Any]]] = []
         self._ended = False
 
+    @overload
+    def put(self, work: Callable[[], Later[T]]) -> Future[T]: ...
+    @overload
+    def put(self, work: Callable[[], T], *, soon: bool = False) -> Future[T]: ...
     def put(self, work: Callable[[], Any], *, soon: bool = False) -> Future[Any]:
-        """From any thread. `soon`: it minds no step that the device is at, as long as nobody who came before
-        does. Raises `RuntimeError` if too many wait.
+        """From any thread: `work` on the device thread between two steps, in order. `soon`: also while the
+        device is at one, which `work` must leave alone, as long as nobody who came before minds. Cancelled if
+        the engine has ended. Raises `RuntimeError` if too many wait.
         """
         future: Future[Any] = Future()
         with self._wake:
@@ -67,6 +72,12 @@ class Errands:
     @property
     def due_soon(self) -> bool:
         return bool(self._new) and self._new[0][2]
+
+    def await_soon(self, limit_s: float) -> None:
+        """Device thread: until there may be one that `run_soon` runs, or whoever else is to be woken is."""
+        with self._wake:
+            if not self.due_soon:
+                self._wake.wait(limit_s)
 
     def run_soon(self) -> None:
         """Device thread: while the device is at a step."""

@@ -19,7 +19,7 @@ from services.worker import residency
 from services.worker.commit import Arrival, Line
 from services.worker.copies import Copy
 from services.worker.desk import Desk
-from services.worker.engine import Made
+from services.worker.making import Made
 from shared import telemetry
 from shared.bus import BusAway, Refused
 from shared.contracts.fleet import Own

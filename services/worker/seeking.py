@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from services.worker.cold import Cold
 from services.worker.copies import Copy
 from services.worker.desk import Desk
-from services.worker.engine import Made
+from services.worker.making import Made
 
 logger = logging.getLogger(__name__)
 

@@ -56,7 +56,7 @@ class Port:
         `work` raises, or `Refused` if the device thread has too much to do, or has ended.
         """
         try:
-            done = asyncio.wrap_future(self.engine.errand(work, soon=True))
+            done = asyncio.wrap_future(self.engine.errands.put(work, soon=True))
         except RuntimeError as error:
             raise Refused("busy", str(error), "try again in a moment") from None
         await asyncio.wait({done}, timeout=5 * self.patience_s)
@@ -71,7 +71,7 @@ class Port:
         """Its state was held or reserved: no more. However late the device thread comes to it."""
         for _ in range(_TRIES):
             try:
-                done = self.engine.errand(lambda: self.states.let_go(copy))
+                done = self.engine.errands.put(lambda: self.states.let_go(copy))
             except RuntimeError:
                 await asyncio.sleep(self.patience_s)
                 continue

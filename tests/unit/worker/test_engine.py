@@ -10,11 +10,13 @@ from functools import partial
 
 import pytest
 
-from services.worker import engine, runner
+from services.worker import encoding, runner
 from services.worker.copies import Copy
 from services.worker.curve import Curve
 from services.worker.encode import EncodeSettings
-from services.worker.engine import EncoderHangs, Engine, Made
+from services.worker.encoding import EncoderHangs
+from services.worker.engine import Engine
+from services.worker.making import Made
 from services.worker.offload import HostPool
 from services.worker.roster import Roster
 from services.worker.runner import Runner
@@ -62,7 +64,7 @@ class Bench:
     def look_again(self) -> None:
         """Until the engine has gone once around."""
         for _ in range(2):
-            self.engine.errand(lambda: True).result(WAIT_S)
+            self.engine.errands.put(lambda: True).result(WAIT_S)
 
     def suspended(self) -> int:
         return sum(not kept.hot for kept in self.states.shelf.kept.values())
@@ -142,14 +144,14 @@ def test_host_slots_come_back_with_their_sessions(tiny: Runner) -> None:
 def test_a_place_is_free_while_its_last_pictures_are_being_encoded() -> None:
     reached, go_on = threading.Event(), threading.Event()
     with running(Runner(SlotModel(1), "cpu"), hot=1, host=0) as bench:
-        deliver = bench.engine.deliver
+        deliver = bench.engine.encoding.deliver
 
         def slowly(made: Made) -> None:
             reached.set()
             assert go_on.wait(WAIT_S)
             deliver(made)
 
-        bench.engine.deliver = slowly
+        bench.engine.encoding.deliver = slowly
         first = bench.open(1)
         assert reached.wait(WAIT_S)
         bench.roster.remove(first)
@@ -178,14 +180,14 @@ def test_beside_a_step_errands_are_run_that_mind_none_in_their_turn(
 ) -> None:
     step, launch = LateStep(), tiny.launch
     with running(tiny, hot=2, host=0) as bench:
-        bench.engine._step_s[1] = 10 * WAIT_S
+        bench.engine.stepper._step_s[1] = 10 * WAIT_S
         monkeypatch.setattr(tiny, "launch", lambda states: launch(states) or step)
         copy = bench.open(1)
         bench.until(lambda: copy.next_chunk == 1)
         told: list[str] = []
-        bench.engine.errand(lambda: told.append("soon"), soon=True).result(WAIT_S)
-        later = bench.engine.errand(lambda: told.append("between"))
-        behind = bench.engine.errand(lambda: told.append("behind it"), soon=True)
+        bench.engine.errands.put(lambda: told.append("soon"), soon=True).result(WAIT_S)
+        later = bench.engine.errands.put(lambda: told.append("between"))
+        behind = bench.engine.errands.put(lambda: told.append("behind it"), soon=True)
         assert not step.query()
         assert (told, later.done(), behind.done()) == (["soon"], False, False)
         step.over.set()
@@ -199,19 +201,19 @@ def test_beside_a_step_errands_are_run_that_mind_none_in_their_turn(
 def test_an_engine_whose_encoder_hangs_ends_and_says_so(
     tiny: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "ENCODE_LIMIT_S", 0.1)
-    bench, go_on = Bench(tiny, hot=engine.MAX_FRAMES_WAITING + 2, host=0), threading.Event()
+    monkeypatch.setattr(encoding, "ENCODE_LIMIT_S", 0.1)
+    bench, go_on = Bench(tiny, hot=encoding.MAX_FRAMES_WAITING + 2, host=0), threading.Event()
 
     def hang(_: Made) -> None:
         go_on.wait(WAIT_S)
 
-    bench.engine.deliver = hang
-    for _ in range(engine.MAX_FRAMES_WAITING + 2):
+    bench.engine.encoding.deliver = hang
+    for _ in range(encoding.MAX_FRAMES_WAITING + 2):
         bench.open(1)
     try:
         with ThreadPoolExecutor(1) as device, pytest.raises(EncoderHangs, match="no chunk was encoded for"):
             device.submit(bench.engine.run).result(WAIT_S)
-        assert bench.engine.errand(lambda: True).cancelled()
+        assert bench.engine.errands.put(lambda: True).cancelled()
     finally:
         go_on.set()
 
@@ -254,11 +256,11 @@ def test_a_place_held_for_a_move_is_nobody_elses_until_it_is_let_go(tiny: Runner
     with running(tiny, hot=1, host=2) as bench:
         one, two = bench.open(2), bench.open(0)
         bench.until(lambda: one.next_append == 2)
-        assert bench.engine.errand(lambda: bench.states.hold(one)).result(WAIT_S)
+        assert bench.engine.errands.put(lambda: bench.states.hold(one)).result(WAIT_S)
         bench.roster.grant(two, 0)
         bench.play(one, 4)
         assert two.next_chunk == 0
-        bench.engine.errand(lambda: bench.states.let_go(one)).result(WAIT_S)
+        bench.engine.errands.put(lambda: bench.states.let_go(one)).result(WAIT_S)
         bench.look_again()
         bench.until(lambda: two.next_append == 3)
 
@@ -267,14 +269,14 @@ def test_a_picture_that_begins_anew_waits_until_a_move_lets_go_of_the_old_one(ti
     with running(tiny, hot=2, host=0) as bench:
         copy = bench.open(2)
         bench.until(lambda: copy.next_append == 2)
-        assert bench.engine.errand(lambda: bench.states.hold(copy)).result(WAIT_S)
+        assert bench.engine.errands.put(lambda: bench.states.hold(copy)).result(WAIT_S)
         bench.roster.locate(copy, 7)
         bench.roster.grant(copy, 7)
         bench.look_again()
         assert copy.next_chunk == 7
-        bench.engine.errand(lambda: bench.states.let_go(copy)).result(WAIT_S)
+        bench.engine.errands.put(lambda: bench.states.let_go(copy)).result(WAIT_S)
         bench.until(lambda: copy.next_append > 7)
-        counters = bench.engine.errand(lambda: bench.states.counters(copy)).result(WAIT_S)
+        counters = bench.engine.errands.put(lambda: bench.states.counters(copy)).result(WAIT_S)
         assert counters["origin"] == 7
 
 
@@ -282,14 +284,17 @@ def test_an_operator_suspends_and_resumes_between_chunks(tiny: Runner) -> None:
     with running(tiny, hot=2, host=2) as bench:
         copy = bench.open(3)
         bench.until(lambda: copy.next_append == 3)
-        stowed = bench.engine.errand(lambda: bench.states.stow(copy, "host")).result(WAIT_S)
+        stowed = bench.engine.errands.put(lambda: bench.states.stow(copy, "host")).result(WAIT_S)
         assert (stowed.tier, copy.tier, stowed.bytes) == ("host", "host", 0), "it was copied behind"
-        again = bench.engine.errand(lambda: bench.states.stow(copy, "host")).result(WAIT_S)
+        again = bench.engine.errands.put(lambda: bench.states.stow(copy, "host")).result(WAIT_S)
         assert (again.tier, again.phases) == ("host", [])
-        back = bench.engine.errand(lambda: bench.states.stow(copy, "device")).result(WAIT_S)
+        back = bench.engine.errands.put(lambda: bench.states.stow(copy, "device")).result(WAIT_S)
         assert (back.tier, back.bytes) == ("device", tiny.spec.state_bytes)
         stranger = bench.roster.add(new_own())
-        assert bench.engine.errand(lambda: bench.states.stow(stranger, "host")).result(WAIT_S).tier == "none"
+        assert (
+            bench.engine.errands.put(lambda: bench.states.stow(stranger, "host")).result(WAIT_S).tier
+            == "none"
+        )
 
 
 def test_errands_end_with_their_asker_or_the_engine(tiny: Runner) -> None:
@@ -300,18 +305,18 @@ def test_errands_end_with_their_asker_or_the_engine(tiny: Runner) -> None:
             started.set()
             return go_on.wait(WAIT_S)
 
-        first = bench.engine.errand(hang)
+        first = bench.engine.errands.put(hang)
         assert started.wait(WAIT_S)
         told: list[int] = []
-        waiting = [bench.engine.errand(partial(told.append, number)) for number in range(64)]
+        waiting = [bench.engine.errands.put(partial(told.append, number)) for number in range(64)]
         with pytest.raises(RuntimeError, match="64 errands wait"):
-            bench.engine.errand(lambda: None)
+            bench.engine.errands.put(lambda: None)
         assert waiting[1].cancel()
         go_on.set()
         assert first.result(WAIT_S)
         waiting[-1].result(WAIT_S)
         assert told == [0, *range(2, 64)]
         with pytest.raises(ZeroDivisionError):
-            bench.engine.errand(lambda: 1 // 0).result(WAIT_S)
+            bench.engine.errands.put(lambda: 1 // 0).result(WAIT_S)
         bench.engine.stop()
-    assert bench.engine.errand(lambda: True).cancelled()
+    assert bench.engine.errands.put(lambda: True).cancelled()

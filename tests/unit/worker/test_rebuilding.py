@@ -11,7 +11,7 @@ import pytest
 
 from services.worker import runner
 from services.worker.copies import Copy
-from services.worker.engine import Made
+from services.worker.making import Made
 from services.worker.models.protocol import PastChunk
 from services.worker.runner import Runner
 from shared.latent_log import Window
@@ -32,8 +32,8 @@ class Memory:
         self.window = Window(spec.recent_chunks, spec.sink_chunks)
         self.places: dict[tuple[str, int], PastChunk] = {}
         self.frames: dict[str, list[npt.NDArray[np.float64]]] = defaultdict(list)
-        self._deliver = bench.engine.deliver
-        bench.engine.deliver, bench.engine.keep_latents = self.deliver, True
+        self._deliver = bench.engine.encoding.deliver
+        bench.engine.encoding.deliver, bench.engine.keep_latents = self.deliver, True
         bench.states.shelf.on_lost = bench.roster.lost
 
     def deliver(self, made: Made) -> None:

@@ -1,0 +1,39 @@
+"""One step on the device, and what may be done beside it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from services.worker.errands import Errands
+from services.worker.models.protocol import State
+from services.worker.runner import Runner, Step
+
+_SURE, _GROWTH = 0.8, 1.05
+
+
+@dataclass(slots=True)
+class Stepper:
+    """The engine's, on its thread. Errands that mind no step are run beside it, in the time that such steps
+    are sure to take.
+    """
+
+    runner: Runner
+    errands: Errands
+    _step_s: dict[int, float] = field(default_factory=dict)
+    """By rows: hardly less than steps took lately."""
+
+    def step(self, states: list[State]) -> float:
+        """One of each. Returns the seconds it took. Raises what the model does."""
+        rows, started = len(states), time.perf_counter()
+        if (step := self.runner.launch(states)) is not None:
+            self._run_beside(step, started + _SURE * self._step_s.get(rows, 0.0))
+            step.synchronize()
+        step_s = time.perf_counter() - started
+        self._step_s[rows] = min(step_s, _GROWTH * self._step_s.get(rows, step_s))
+        return step_s
+
+    def _run_beside(self, step: Step, until: float) -> None:
+        while (left_s := until - time.perf_counter()) > 0 and not step.query():
+            self.errands.await_soon(left_s)
+            self.errands.run_soon()
