@@ -79,7 +79,7 @@ def view_of(
         now_s=terms.now_s,
         workers=tuple(workers),
         sessions=tuple(sessions),
-        chunk_s=next((chunk_s(report.model) for report in reports), 1.0),
+        chunk_s=next((chunk_s(report.model) for report in reports if report.state != "starting"), 1.0),
         freed_per_s=0.0 if silent else placed / terms.spell_s,
         spell_s=terms.spell_s,
     )
@@ -141,7 +141,7 @@ class _Kind(NamedTuple):
 
 class _Groups:
     """Workers between which sessions may move. Mostly each model has one; while its weights are replaced it
-    has two.
+    has two. A worker that starts knows no more of its model than the name, and makes none.
     """
 
     def __init__(self, reports: Sequence[LoadReport]) -> None:
@@ -150,8 +150,11 @@ class _Groups:
         self._told: dict[str, LoadReport] = {}
         self._free: Counter[str] = Counter()
         for report in reports:
-            group = self._name(report.model)
+            starts = report.state == "starting"
+            group = report.model.name if starts else self._name(report.model)
             self.of_worker[report.worker] = group
+            if starts:
+                continue
             if report.state == "ready" or group not in self._told:
                 self._told[group] = report
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from services.placement.outlook import AWAY_S, STUCK_S, Standing, Terms, rung_weight, view_of
 from services.placement.policies.registry import POLICIES, named
 from services.placement.policies.view import Memory, Move, Place, Refuse, Session, View
-from shared.contracts.fleet import CopyReport, DeviceReport, LatencyPoint, LoadReport
+from shared.contracts.fleet import CopyReport, DeviceReport, LatencyPoint, LoadReport, ModelReport
 from shared.store.rows import SessionRow
 from tests.unit.placement.examples import MODEL, make_copy, make_report, make_row
 
@@ -83,6 +83,32 @@ def test_nobody_is_refused_while_a_worker_with_sessions_isn_t_heard() -> None:
     unheard = refusing.decide(view([standing(going_to="w-9"), came], []), Memory())
     assert unheard.acts == ()
     assert unheard.waiting[0].expected_wait_s is None
+
+
+def test_a_worker_that_starts_changes_nothing_for_sessions() -> None:
+    """It knows its model's name, and nothing else of it."""
+    unknown = ModelReport(MODEL.name, 0, 0, 0.0, 0, 0, 0, [], "", 0)
+    ready, starting = make_report("w-1", capacity=2), make_report("w-0", state="starting", model=unknown)
+    low = LatencyPoint(1, 0.1, "low"), LatencyPoint(1, 0.4, MODEL.rungs[0])
+    ready = msgspec.structs.replace(ready, curve=list(low))
+    stepped = [
+        standing(f"s-{n}", "w-1", row=make_row(id=f"s-{n}", worker="w-1", served_rung="low"))
+        for n in range(1, 5)
+    ]
+    alone = view([*stepped, standing("s-9")], [ready])
+    beside = view([*stepped, standing("s-9")], [starting, ready])
+    assert (beside.chunk_s, beside.sessions) == (alone.chunk_s, alone.sessions)
+    assert named("turboserve", {}).decide(beside, Memory()).waiting == (), "there is room for it"
+
+
+def test_a_session_resumes_elsewhere_at_once_where_its_home_is_full() -> None:
+    home, other = make_report("w-1", capacity=1), make_report("w-2", capacity=1)
+    paused = standing("s-1", row=make_row("paused", id="s-1", worker="w-1"))
+    free = named("turboserve", {}).decide(view([paused], [home, other]), Memory())
+    assert [act.worker for act in free.acts if isinstance(act, Place)] == ["w-1"]
+    full = view([paused, standing("s-2", "w-1")], [home, other])
+    decided = named("turboserve", {}).decide(full, Memory())
+    assert [(act.session, act.worker) for act in decided.acts if isinstance(act, Place)] == [("s-1", "w-2")]
 
 
 def test_home_is_the_owner_of_a_paused_session_else_the_newest_copy_that_can_go_on() -> None:
