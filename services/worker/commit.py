@@ -204,5 +204,5 @@ class Line:
         address = CHUNK_READY.at(cell=self.desk.cell, tenant=own.tenant, session=own.session)
         await self.desk.bus.publish(address, ChunkReady(order.index, sequence, own.epoch))
         if self.arrival is not None and self.copy.move_id:
-            self.desk.roster.prove(self.copy)
+            self.desk.roster.transit.prove(self.copy)
             self.arrival.on_first(True, "")

@@ -1,4 +1,4 @@
-"""One session's copy on this worker, and the orders for its chunks."""
+"""One session's copy on this worker."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.worker.models.protocol import PastChunk
-from shared.contracts.fleet import CopyReport, Own
-from shared.contracts.session import Input
+from services.worker.residency import Resident
+from shared.contracts.fleet import CopyReport, Own, Owned
+from shared.contracts.session import CREDIT_WINDOW, Input
 
 FAILED, SUPERSEDED = "failed", "superseded"
 ENCODING, REBUILDING = "encoding", "rebuilding"
@@ -94,6 +95,31 @@ class Copy:
             return ENCODING
         return REBUILDING if self.seeking or self.past else "running"
 
+    def show(self, own: Own, now: float) -> None:
+        """The next chunk shows these inputs."""
+        before, self.shows = self.shows, own
+        if before is None or own.inputs_version != before.inputs_version:
+            self.inputs_from, self.input_at = self.next_chunk, now
+
+    def take_credit(self, granted_through: int, now: float) -> None:
+        """Nothing happens unless it is more than before."""
+        if granted_through <= self.granted_through:
+            return
+        if self.next_chunk > self.granted_through + CREDIT_WINDOW:
+            self.credit_at = now
+        self.granted_through, self.granted_at, self.used_at = granted_through, now, now
+
+    def owned(self) -> Owned:
+        """While the newest prompt is being encoded: the first chunk that could show it."""
+        from_chunk = self.inputs_from if self.up_to_date else self.next_chunk
+        return Owned(next_chunk=self.next_append, from_chunk=from_chunk)
+
+    def resident(self) -> Resident:
+        """In a move it counts as an active one: it isn't evicted."""
+        moving = self.arriving or self.leaving
+        ended = self.state not in {"running", "paused"} and not moving
+        return Resident(self.key, ended, self.state == "paused" and not moving, self.used_at)
+
     def report(self) -> CopyReport:
         own = self.own
         return CopyReport(
@@ -109,30 +135,3 @@ class Copy:
             self.move_id,
             self.committed,
         )
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Order:
-    """One chunk to make, as the copy stood when it began."""
-
-    copy: Copy
-    generation: int
-    index: int
-    seed: int
-    inputs: list[Input]
-    inputs_version: int
-    text: object
-    rung: str
-    traceparent: str
-    needed_at: float
-    due_to_start_s: float
-    past: tuple[PastChunk, ...] = ()
-
-    @property
-    def prompt(self) -> str:
-        return prompt_of(self.inputs)
-
-    @property
-    def stale(self) -> bool:
-        """Whether its copy was dropped, ended or begun anew meanwhile."""
-        return self.copy.gone or bool(self.copy.ended) or self.copy.generation != self.generation

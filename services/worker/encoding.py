@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from services.worker import encode, metrics
-from services.worker.copies import Order
 from services.worker.making import Made, Making
+from services.worker.orders import Order
 from shared.contracts.stream import ChunkTimings
 
 MAX_FRAMES_WAITING = 4  # chunks decoded but not encoded; beyond, the device waits

@@ -15,12 +15,13 @@ from dataclasses import InitVar, dataclass, field
 from opentelemetry.context import Context
 
 from services.worker import metrics
-from services.worker.copies import FAILED, Copy, Order
+from services.worker.copies import FAILED, Copy
 from services.worker.curve import Curve
 from services.worker.encode import EncodeSettings
 from services.worker.encoding import EncoderHangs, Encoding
 from services.worker.errands import Errands
 from services.worker.making import Made, Making, span_of
+from services.worker.orders import Order
 from services.worker.plan_batch import Candidate, may_begin, plan_batch
 from services.worker.roster import Roster
 from services.worker.runner import Runner
@@ -137,11 +138,11 @@ class Engine:
 
     def _asked_for(self) -> bool:
         """Whether somebody waits for this thread to look, chunks or not."""
-        return self.errands.due or bool(self.roster.at_boundary(self._chunks) or self._decodable())
+        return self.errands.due or bool(self.roster.transit.at_boundary(self._chunks) or self._decodable())
 
     def _tell_boundaries(self) -> None:
-        for copy in self.roster.at_boundary(self._chunks):
-            self.roster.boundary_told(copy)
+        for copy in self.roster.transit.at_boundary(self._chunks):
+            self.roster.transit.boundary_told(copy)
             self.on_boundary(copy)
 
     def _forget(self) -> None:

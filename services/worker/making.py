@@ -9,9 +9,9 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from services.worker.copies import Order
 from services.worker.encode import Media
 from services.worker.models.protocol import ModelSpec, PastChunk, State
+from services.worker.orders import Order
 from shared import telemetry
 from shared.contracts.fleet import Own
 from shared.contracts.stream import Chunk, ChunkTimings

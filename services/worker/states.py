@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from services.worker import metrics
-from services.worker.copies import Copy, Order
+from services.worker.copies import Copy
 from services.worker.errands import Later
 from services.worker.models.protocol import Counters, Denoised, Memory, Part, State
+from services.worker.orders import Order
 from services.worker.shelf import Shelf
 from services.worker.stowing import Stowed, Stowing
 from services.worker.tiers import Kept, Tiers

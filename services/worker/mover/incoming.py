@@ -131,7 +131,7 @@ class Incoming:
         before = self._target
         self._target, decisions = target_step(before, fact, time.monotonic())
         if self._target.committed and not before.committed and self.copy is not None:
-            self._port.holdings.desk.roster.commit(self.copy)
+            self._port.holdings.desk.roster.transit.commit(self.copy)
         for decision in decisions:
             self._carry_out(decision)
         self._follow_up()
@@ -178,7 +178,7 @@ class Incoming:
         hand_over = receiving.hand_over
         assert hand_over is not None
         own = msgspec.structs.replace(hand_over.own, epoch=epoch, move_id=self.move.move_id)
-        port.holdings.desk.roster.land(copy, own, hand_over, self.move.move_id)
+        port.holdings.desk.roster.transit.land(copy, own, hand_over, self.move.move_id)
         arrival = Arrival(hand_over.unappended, self._patience.proving_s, self._hear_first)
         port.holdings.begin(copy, arrival)
         try:
@@ -197,14 +197,14 @@ class Incoming:
         """On the device thread, which may begin a chunk of it at once."""
         roster = self._port.holdings.desk.roster
         self._port.states.adopt(copy, counters, shown, whole=whole)
-        (roster.arrive if whole else roster.go_ahead)(copy)
+        (roster.transit.arrive if whole else roster.transit.go_ahead)(copy)
 
     async def _settle(self) -> None:
         """Its source isn't needed any more."""
         port, copy = self._port, self.copy
         assert copy is not None
         await self._able.wait()
-        port.holdings.desk.roster.arrive(copy)
+        port.holdings.desk.roster.transit.arrive(copy)
         self._account.lap("tail")
         await self._account.say("arrived", at=self._able_at)
         await port.let_go(copy)

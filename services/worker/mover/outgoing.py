@@ -58,7 +58,7 @@ class Outgoing:
         self._ending: asyncio.Task[None] | None = None
         self._chores = Chores(self.move.session, lambda why: self.tell(Failed(why)))
         self._loop = asyncio.get_running_loop()
-        port.holdings.desk.roster.leave(copy, True)
+        port.holdings.desk.roster.transit.leave(copy, True)
         self.held = self._loop.create_task(self._hold(), name=f"move {self.move.move_id}")
 
     @property
@@ -171,12 +171,12 @@ class Outgoing:
         if self._ending is not None or source is None or source.wake_at is None:
             return
         if source.phase == "closing" and not self.copy.frozen:
-            roster.freeze(self.copy)
+            roster.transit.freeze(self.copy)
         self._timer = self._loop.call_later(max(0.0, source.wake_at - time.monotonic()), self._late)
 
     def _send(self, stage: int, names: tuple[str, ...]) -> None:
         if stage > REST:
-            self._port.holdings.desk.roster.thaw(self.copy)
+            self._port.holdings.desk.roster.transit.thaw(self.copy)
         assert self._cargo is not None
         self._chores.begin(self._ship(self._cargo, self._cargo.pack(stage, names)))
 
@@ -209,11 +209,11 @@ class Outgoing:
         await self._chores.stop(self._patience.frozen_s)
         if self.outcome == "gone":
             await port.holdings.let_go(copy)
-        port.holdings.desk.roster.thaw(copy)
+        port.holdings.desk.roster.transit.thaw(copy)
         self.settled.set()
         await self._log.end()
         await port.let_go(copy)
-        port.holdings.desk.roster.leave(copy, False)
+        port.holdings.desk.roster.transit.leave(copy, False)
         self._cargo = None
         if self.outcome == "stayed":
             logger.info("move given up: %s", why, extra={"session": self.move.session})

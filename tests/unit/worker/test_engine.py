@@ -228,9 +228,9 @@ def test_a_copy_that_came_ahead_of_its_tail_is_denoised_and_decoded_once_it_is_w
         bench.until(lambda: copy.next_chunk == 1)
         bench.look_again()
         assert copy.next_append == 0
-        bench.roster.freeze(copy)
+        bench.roster.transit.freeze(copy)
         assert told == []
-        bench.roster.arrive(copy)
+        bench.roster.transit.arrive(copy)
         bench.until(lambda: copy.next_append == 1)
         assert told == [1]
 

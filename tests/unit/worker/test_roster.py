@@ -75,16 +75,16 @@ def test_a_frozen_copy_finishes_what_is_on_the_device_and_begins_nothing() -> No
     roster, copy, _ = roster_with_copy()
     roster.grant(copy, 9)
     order = roster.begin(copy)
-    roster.freeze(copy)
+    roster.transit.freeze(copy)
     assert plan_batch([roster.candidate(copy, order)], CURVES, 1) == [copy.key]
     assert not plan_batch([roster.candidate(copy, None)], CURVES, 1)
-    assert roster.at_boundary({copy: order}) == []
-    assert roster.at_boundary({}) == [copy]
-    roster.boundary_told(copy)
-    assert roster.at_boundary({}) == []
-    roster.freeze(copy)
-    assert roster.at_boundary({}) == [copy]
-    roster.thaw(copy)
+    assert roster.transit.at_boundary({copy: order}) == []
+    assert roster.transit.at_boundary({}) == [copy]
+    roster.transit.boundary_told(copy)
+    assert roster.transit.at_boundary({}) == []
+    roster.transit.freeze(copy)
+    assert roster.transit.at_boundary({}) == [copy]
+    roster.transit.thaw(copy)
     assert plan_batch([roster.candidate(copy, None)], CURVES, 1) == [copy.key]
 
 
@@ -95,14 +95,14 @@ def test_a_copy_that_arrives_takes_a_slot_and_nothing_else_until_its_state_is_th
     [resident] = roster.residents()
     assert (resident.paused, resident.ended) == (False, False)
     hand_over = HandOver(7, own, 6, "a red ball", b"", 8)
-    roster.land(copy, next_own(own, paused=False, epoch=2), hand_over, "m-1")
+    roster.transit.land(copy, next_own(own, paused=False, epoch=2), hand_over, "m-1")
     assert not plan_batch([roster.candidate(copy, None)], CURVES, 1)
-    roster.arrive(copy)
+    roster.transit.arrive(copy)
     [report] = roster.reports()
     assert (report.epoch, report.next_chunk, report.move_id, report.committed) == (2, 7, "m-1", False)
     order = roster.begin(copy)
     assert (order.index, order.stale, copy.inputs_from) == (7, False, 6)
-    roster.commit(copy)
+    roster.transit.commit(copy)
     assert roster.reports()[0].committed
-    roster.prove(copy)
+    roster.transit.prove(copy)
     assert (roster.reports()[0].move_id, roster.reports()[0].committed) == ("", False)

@@ -72,7 +72,7 @@ def test_a_copy_that_came_by_a_move_goes_on_with_the_prompt_of_its_state() -> No
     blue = steered(copy.own, "blue")
     for shown, version in (("red", 1), ("blue", 2)):
         hand_over = HandOver(7, blue, 3, shown, b"", 9)
-        roster.land(copy, blue, hand_over, "move")
+        roster.transit.land(copy, blue, hand_over, "move")
         order = roster.begin(copy)
         assert (order.prompt, order.inputs_version) == (shown, version)
         assert roster.lacks_text(copy) == blue

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.worker import runner
-from services.worker.copies import Copy, Order
+from services.worker.copies import Copy
 from services.worker.models.protocol import SessionModel, State
+from services.worker.orders import Order
 from services.worker.runner import Runner
 from services.worker.shelf import Shelf
 from services.worker.states import NoRoom, States
