@@ -23,6 +23,7 @@ from shared import telemetry
 from shared.bus import Meta, Refused
 from shared.contracts import session as wire
 from shared.contracts import subjects
+from shared.contracts.fleet import LoadReport
 from shared.contracts.session import Refusal, SessionView
 from shared.ids import InvalidName, cell_of, check_name, check_session_id, new_session_id
 from shared.store.rows import SessionRow
@@ -183,7 +184,7 @@ class Requests:
         row = await self._find(request.session, tenant)
         if not row.ended:
             _refuse(rules.check_rung(request.rung, self._placement.models().get(row.model)))
-        told = next((one for one in self._placement.reports() if one.model.name == row.model), None)
+        told = next((one for one in self._placement.reports() if _serves(one, row.model)), None)
 
         def decide(row: SessionRow) -> list[Event]:
             lower = rung_weight(told, request.rung) <= rung_weight(told, row.served_rung)
@@ -232,6 +233,11 @@ class Requests:
         raise Refused(
             "session_not_found", f"there is no session {session[:60]!r}", "list the sessions there are"
         )
+
+
+def _serves(report: LoadReport, model: str) -> bool:
+    """And knows what its rungs take."""
+    return report.model.name == model and report.state != "starting"
 
 
 def _digest(request: wire.OpenSession) -> str:
