@@ -10,7 +10,7 @@ import pytest
 from shared.contracts.fleet import FleetPlan
 from shared.contracts.subjects import FLEET_PLAN
 from shared.decision_log import DecisionLog
-from tests.fixtures.fake_worker import CELL
+from tests.fixtures.fake_worker import CELL, FakeWorker
 from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.placement_wire import World, placement_program
 from tests.fixtures.process import Program
@@ -49,6 +49,15 @@ async def state_of(world: World, worker: str, state: str) -> None:
     await until(shown, f"{worker} {state}")
 
 
+async def one_of_each(world: World, there: FakeWorker) -> tuple[str, str]:
+    """An active and a paused session, both on the only worker."""
+    active, paused = (await world.open()).id, (await world.open()).id
+    await until(lambda: {active, paused} <= set(there.copies), "two copies")
+    await world.pause(paused)
+    await there.until_copy(paused, state="paused")
+    return active, paused
+
+
 async def test_a_session_is_moved_to_where_its_chunks_are_quicker(world: World) -> None:
     first = await world.worker("w-1", capacity=3)
     await world.ready(capacity=3)
@@ -71,10 +80,7 @@ async def test_a_session_is_moved_to_where_its_chunks_are_quicker(world: World) 
 async def test_the_autoscaler_empties_a_worker_and_takes_it_back(world: World) -> None:
     first = await world.worker("w-1")
     await world.ready(capacity=2)
-    active, paused = (await world.open()).id, (await world.open()).id
-    await until(lambda: {active, paused} <= set(first.copies), "two copies")
-    await world.pause(paused)
-    await first.until_copy(paused, state="paused")
+    active, paused = await one_of_each(world, first)
     second = await world.worker("w-2", capacity=3)
     await world.ready(capacity=5)
 
@@ -93,10 +99,7 @@ async def test_the_autoscaler_empties_a_worker_and_takes_it_back(world: World) -
 async def test_what_can_t_be_moved_off_a_worker_begins_anew_elsewhere(world: World) -> None:
     first = await world.worker("w-1", transports=())
     await world.ready(capacity=2)
-    active, paused = (await world.open()).id, (await world.open()).id
-    await until(lambda: {active, paused} <= set(first.copies), "two copies")
-    await world.pause(paused)
-    await first.until_copy(paused, state="paused")
+    active, paused = await one_of_each(world, first)
     second = await world.worker("w-2", capacity=3)
     await world.ready(capacity=5)
     await plan(world, "w-1")
