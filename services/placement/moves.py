@@ -160,6 +160,7 @@ class Mover:
         reports, _ = self._fleet()
         if not {row.worker, target} <= reports.keys():
             raise Refused("worker_not_found", "a worker fell silent just now", "try again in a moment")
+        self._target(live, target, decision)  # a decision may have filled it meanwhile
         within_s = self._placement.settings.move_s
         live.move = Ongoing(move, reports[target].incarnation, started, within_s, decision)
         logger.info("moving to %s", target, extra={"session": row.id, "worker": row.worker})
