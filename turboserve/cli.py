@@ -78,7 +78,7 @@ def main() -> None:
     """Live video from a prompt: serve causal video diffusion models to many users at once."""
 
 
-@main.command(short_help="NATS, the four services and the first worker; Ctrl-C stops all of it.")
+@main.command(short_help="NATS, the services and the first worker; Ctrl-C stops all of it.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
