@@ -280,7 +280,7 @@ def test_a_picture_that_begins_anew_waits_until_a_move_lets_go_of_the_old_one(ti
         bench.look_again()
         assert copy.next_chunk == 7
         bench.engine.errands.put(lambda: bench.states.let_go(copy)).result(WAIT_S)
-        bench.until(lambda: copy.next_append == 10)  # all that its credit allows: counters are of whole chunks
+        bench.until(lambda: copy.next_append == 10)  # its whole credit: counters are of whole chunks
         counters = bench.engine.errands.put(lambda: bench.states.counters(copy)).result(WAIT_S)
         assert counters["origin"] == 7
 
