@@ -26,7 +26,7 @@ from shared import codec
 from shared.bus import Bus, BusAway, undecodable_messages
 from shared.contracts.stream import Chunk
 from shared.contracts.subjects import CHUNKS
-from shared.jetstream import STREAM_HAS_OTHER_LIMITS, away
+from shared.jetstream import away, ensure_stream
 
 logger = logging.getLogger(__name__)
 
@@ -84,25 +84,19 @@ class ChunkLog:
         """Create the stream if it is missing: at start, and again when NATS came back (memory streams end
         with it). Raises `BusAway`.
         """
-        config = api.StreamConfig(
-            name=self._stream,
-            subjects=[CHUNKS.pattern(cell=self._cell)],
-            storage=api.StorageType.MEMORY,
-            retention=api.RetentionPolicy.LIMITS,
-            discard=api.DiscardPolicy.OLD,
-            max_age=self._settings.max_age_s,
-            max_bytes=self._settings.max_bytes,
-            max_msgs_per_subject=self._settings.max_chunks_per_session,
-            max_msg_size=MAX_CHUNK_BYTES,
-            allow_direct=True,
-            duplicate_window=0,
-        )
         with away("chunk log"):
-            try:
-                await self._js.add_stream(config)
-            except BadRequestError as error:
-                if error.err_code != STREAM_HAS_OTHER_LIMITS:  # a running fleet's limits win
-                    raise
+            await ensure_stream(
+                self._js,
+                self._stream,
+                CHUNKS.pattern(cell=self._cell),
+                storage=api.StorageType.MEMORY,
+                max_age=self._settings.max_age_s,
+                max_bytes=self._settings.max_bytes,
+                max_msgs_per_subject=self._settings.max_chunks_per_session,
+                max_msg_size=MAX_CHUNK_BYTES,
+                allow_direct=True,
+                duplicate_window=0,
+            )
 
     async def append(self, tenant: str, chunk: Chunk, after: int) -> int:
         """Commit `chunk` as the successor of sequence `after` (0: the session has none in the log). Returns

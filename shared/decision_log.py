@@ -19,7 +19,7 @@ import msgspec
 import nats.errors
 from msgspec import Meta
 from nats.js import JetStreamContext, api
-from nats.js.errors import BadRequestError, NoStreamResponseError, NotFoundError
+from nats.js.errors import NoStreamResponseError, NotFoundError
 from prometheus_client import Counter
 
 from shared import codec
@@ -27,7 +27,7 @@ from shared.bus import Bus, BusAway, undecodable_messages
 from shared.contracts.decisions import DecisionRecord
 from shared.contracts.subjects import DECISION
 from shared.ids import InvalidName, decider_of
-from shared.jetstream import STREAM_HAS_OTHER_LIMITS, away
+from shared.jetstream import away, ensure_stream
 
 logger = logging.getLogger(__name__)
 
@@ -148,23 +148,17 @@ class DecisionLog:
 
     async def ensure(self) -> None:
         """Create the stream if it is missing."""
-        config = api.StreamConfig(
-            name=self._stream,
-            subjects=[DECISION.pattern(cell=self._cell)],
-            storage=api.StorageType.FILE,
-            retention=api.RetentionPolicy.LIMITS,
-            discard=api.DiscardPolicy.OLD,
-            max_age=self._settings.max_age_s,
-            max_bytes=self._settings.max_bytes,
-            allow_direct=True,
-            duplicate_window=0,
-        )
         with away(_NAME):
-            try:
-                await self._js.add_stream(config)
-            except BadRequestError as error:
-                if error.err_code != STREAM_HAS_OTHER_LIMITS:  # a running fleet's limits win
-                    raise
+            await ensure_stream(
+                self._js,
+                self._stream,
+                DECISION.pattern(cell=self._cell),
+                storage=api.StorageType.FILE,
+                max_age=self._settings.max_age_s,
+                max_bytes=self._settings.max_bytes,
+                allow_direct=True,
+                duplicate_window=0,
+            )
 
     async def put(self, record: DecisionRecord) -> None:
         """Whoever puts first makes the stream, so that no service waits for it at its start."""

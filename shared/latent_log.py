@@ -16,13 +16,13 @@ from typing import NamedTuple
 import nats.errors
 from nats.errors import NoRespondersError
 from nats.js import JetStreamContext, api
-from nats.js.errors import BadRequestError, NoStreamResponseError, NotFoundError
+from nats.js.errors import NoStreamResponseError, NotFoundError
 
 from shared import codec
 from shared.bus import Bus, BusAway, undecodable_messages
 from shared.contracts.stream import Latents
 from shared.contracts.subjects import LATENTS
-from shared.jetstream import STREAM_HAS_OTHER_LIMITS, away
+from shared.jetstream import away, ensure_stream
 
 MAX_LATENTS_BYTES = 8 * 1024 * 1024
 _NAME = "store of latents"
@@ -92,25 +92,19 @@ class LatentLog:
 
     async def ensure(self) -> None:
         """Create the stream if it is missing."""
-        config = api.StreamConfig(
-            name=self._stream,
-            subjects=[LATENTS.pattern(cell=self._cell)],
-            storage=api.StorageType.FILE,
-            retention=api.RetentionPolicy.LIMITS,
-            discard=api.DiscardPolicy.OLD,
-            max_age=self._settings.max_age_s,
-            max_bytes=self._settings.max_bytes,
-            max_msgs_per_subject=1,
-            max_msg_size=MAX_LATENTS_BYTES,
-            allow_direct=True,
-            duplicate_window=0,
-        )
         with away(_NAME):
-            try:
-                await self._js.add_stream(config)
-            except BadRequestError as error:
-                if error.err_code != STREAM_HAS_OTHER_LIMITS:  # a running fleet's limits win
-                    raise
+            await ensure_stream(
+                self._js,
+                self._stream,
+                LATENTS.pattern(cell=self._cell),
+                storage=api.StorageType.FILE,
+                max_age=self._settings.max_age_s,
+                max_bytes=self._settings.max_bytes,
+                max_msgs_per_subject=1,
+                max_msg_size=MAX_LATENTS_BYTES,
+                allow_direct=True,
+                duplicate_window=0,
+            )
 
     async def put(self, tenant: str, latents: Latents, window: Window) -> None:
         """Keep a chunk that is in the chunk log, in place of the one a window ago. Also raises

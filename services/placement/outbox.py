@@ -11,12 +11,13 @@ import time
 
 import nats.errors
 from nats.js import JetStreamContext, api
-from nats.js.errors import BadRequestError, NoStreamResponseError
+from nats.js.errors import NoStreamResponseError
 
 from services.placement import metrics
 from shared.bus import Bus
 from shared.cancellation import heeding_cancellation
 from shared.contracts.events import lifecycle_pattern
+from shared.jetstream import ensure_stream
 from shared.store import outbox
 from shared.store.engine import Store, StoreAway
 from shared.store.outbox import OutboxEvent
@@ -29,7 +30,6 @@ _BACK_OFF_S = (0.25, 0.5, 1.0, 2.0)
 _PUBLISH_TIMEOUT_S = 2.0
 _KEEP_PUBLISHED_S = 3600.0
 _FORGET_EVERY_S = 60.0
-_STREAM_EXISTS_OTHERWISE = 10058  # JetStream error code: a stream of this name has other limits, which win
 
 
 class _Unpublished(Exception):
@@ -112,19 +112,13 @@ class Publisher:
             raise _Unpublished(f"NATS: {error or type(error).__name__}") from None
 
     async def _ensure_stream(self) -> None:
-        config = api.StreamConfig(
-            name=f"TS_{self._cell}_EVENTS",
-            subjects=[lifecycle_pattern(self._cell)],
+        await ensure_stream(
+            self._js,
+            f"TS_{self._cell}_EVENTS",
+            lifecycle_pattern(self._cell),
             storage=api.StorageType.FILE,
-            retention=api.RetentionPolicy.LIMITS,
-            discard=api.DiscardPolicy.OLD,
             max_age=7 * 24 * 3600,
             max_bytes=128 * 1024 * 1024,
             duplicate_window=600,
         )
-        try:
-            await self._js.add_stream(config)
-        except BadRequestError as error:
-            if error.err_code != _STREAM_EXISTS_OTHERWISE:
-                raise
         self._stream_ensured = True
