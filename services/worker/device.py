@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ class Device:
 
     def __init__(self, torch_device: str) -> None:
         self.kind = torch_device.partition(":")[0]
-        self._gpu = _gpu(int(torch_device.partition(":")[2] or 0)) if self.kind == "cuda" else None
+        self._gpu = _gpu(torch_device) if self.kind == "cuda" else None
         self._name = _cpu_name()
         self._latest: DeviceReport | None = None
         self._asked_at = 0.0
@@ -53,20 +55,42 @@ class Device:
             self.kind,
             memory_total_bytes=int(memory.total),
             memory_used_bytes=int(memory.used),
-            utilisation_ratio=nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
-            power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-            temperature_c=float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            utilisation_ratio=_told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
+            power_w=_told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+            temperature_c=_told(
+                lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+            ),
         )
 
 
-def _gpu(index: int) -> tuple[Any, Any] | None:
+def _told(ask: Callable[[], float]) -> float | None:
+    """None: it isn't told here, as of a slice of a GPU."""
+    with contextlib.suppress(Exception):
+        return ask()
+    return None
+
+
+def _gpu(torch_device: str) -> tuple[Any, Any] | None:
+    """NVML and its handle of the GPU that torch means."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)
+        cuda = sys.modules["torch"].cuda
+        uuid = str(cuda.get_device_properties(torch_device).uuid)
+        return pynvml, handle_of(pynvml, uuid, int(torch_device.partition(":")[2] or 0))
     except Exception:  # noqa: BLE001 no driver, no library, no such GPU
         return None
+
+
+def handle_of(nvml: Any, uuid: str, index: int) -> Any:
+    """By the id that torch gives without a prefix: torch numbers only the GPUs that the process may see (in
+    an order of its own), NVML all of them. By `index` where NVML knows no such id. Raises what NVML raises.
+    """
+    for prefix in ("GPU", "MIG"):
+        with contextlib.suppress(nvml.NVMLError):
+            return nvml.nvmlDeviceGetHandleByUUID(f"{prefix}-{uuid}")
+    return nvml.nvmlDeviceGetHandleByIndex(index)
 
 
 def _cpu_name() -> str:
