@@ -28,7 +28,7 @@ PARTS = (
     ("move", 120),
     ("suspend", 90),
     ("start", 90),
-    ("cycles", 150),
+    ("cycles", 130),
     ("coalescing", 90),
 )
 """And the most seconds each may take."""
