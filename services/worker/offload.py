@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from services.worker.models.protocol import Memory, Part
+from services.worker.pinning import PageLocked
 
 
 @dataclass(eq=False, slots=True)
@@ -50,7 +52,7 @@ class Copying:
 
 
 class HostPool:
-    """`slots` mirrors of `slot_bytes` each."""
+    """`slots` mirrors of `slot_bytes` each. Dropping it unlocks them, once copies under way are over."""
 
     def __init__(self, slots: int, slot_bytes: int, device: str) -> None:
         self.size_bytes = slots * slot_bytes
@@ -58,7 +60,9 @@ class HostPool:
         self._lanes = _Lanes(device, slots) if device.startswith("cuda") else None
         self._memory: Any = np.empty((slots, slot_bytes), np.uint8)
         if self._lanes is not None and slots:
-            self._memory = _page_locked(self._memory, device)
+            locked = PageLocked(self._memory, device, sys.modules["torch"].cuda)
+            self._memory = locked.tensor
+            weakref.finalize(self, _unlock, self._lanes, locked).atexit = False
 
     @property
     def free_slots(self) -> int:
@@ -84,9 +88,12 @@ class HostPool:
         mirror.versions = {name: part.version for name, part in parts.items()}
         return copying
 
-    def load(self, mirror: Mirror, memory: Memory) -> Copying:
-        """All of it, by one copy. `join` before the device uses it."""
-        return self._copy(memory, self._memory[mirror.slot], [(0, len(memory))], mirror.slot, out=False)
+    def load(self, mirror: Mirror, memory: Memory, after: Any = None) -> Copying:
+        """All of it, by one copy. `join` before the device uses it. `after`: the event after which `memory`
+        may be written; None: all that the device was told so far, of whichever session.
+        """
+        whole = [(0, len(memory))]
+        return self._copy(memory, self._memory[mirror.slot], whole, mirror.slot, out=False, after=after)
 
     def join(self, copying: Copying) -> None:
         """What the device is told from now on comes after this copy. Nobody waits here."""
@@ -100,14 +107,23 @@ class HostPool:
         told: Callable[[], None] = self._lanes.current().record_event().synchronize
         return told
 
-    def _copy(self, into: Any, source: Any, spans: list[tuple[int, int]], slot: int, *, out: bool) -> Copying:
+    def _copy(
+        self,
+        into: Any,
+        source: Any,
+        spans: list[tuple[int, int]],
+        slot: int,
+        *,
+        out: bool,
+        after: Any = None,
+    ) -> Copying:
         size_bytes, started = sum(end - start for start, end in spans), time.perf_counter()
         if self._lanes is None:
             into, source = np.asarray(into), np.asarray(source)
             for start, end in spans:
                 into[start:end] = source[start:end]
             return Copying(size_bytes, time.perf_counter() - started)
-        with self._lanes.aside(slot, out=out) as (begun, ended):
+        with self._lanes.aside(slot, out=out, after=after) as (begun, ended):
             for start, end in spans:
                 into[start:end].copy_(source[start:end], non_blocking=True)
         return Copying(size_bytes, 0.0, begun, ended)
@@ -126,11 +142,13 @@ class _Lanes:
         return self._cuda.current_stream(self._device)
 
     @contextlib.contextmanager
-    def aside(self, slot: int, *, out: bool) -> Iterator[tuple[Any, Any]]:
-        """What is told inside comes after all that the device was told, and after the slot's last copy."""
+    def aside(self, slot: int, *, out: bool, after: Any) -> Iterator[tuple[Any, Any]]:
+        """What is told inside comes after the event `after`, or (None) all that the device was told, and
+        after the slot's last copy.
+        """
         lane = self._out if out else self._in
         begun, ended = (self._cuda.Event(enable_timing=True) for _ in range(2))
-        lane.wait_event(self.current().record_event())
+        lane.wait_event(after or self.current().record_event())
         if self._last[slot] is not None:
             lane.wait_event(self._last[slot])
         with self._cuda.stream(lane):
@@ -139,12 +157,15 @@ class _Lanes:
             ended.record(lane)
         self._last[slot] = ended
 
+    def settle(self) -> None:
+        """Returns when no copy is under way."""
+        self._out.synchronize()
+        self._in.synchronize()
 
-def _page_locked(memory: Any, device: str) -> Any:
-    """As a tensor over the same bytes. torch's own page-locked memory comes in powers of two."""
-    torch = sys.modules["torch"]
-    tensor = torch.from_numpy(memory)
-    with torch.cuda.device(device):
-        locked = torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)
-    torch.cuda.check_error(int(locked))
-    return tensor
+
+def _unlock(lanes: _Lanes, locked: PageLocked) -> None:
+    """Also where the device has failed, and there is nothing to wait for."""
+    try:
+        lanes.settle()
+    finally:
+        locked.release()

@@ -61,7 +61,16 @@ class LatePool(HostPool):
     def join(self, copying: Copying) -> None:
         copying.ended.synchronize()
 
-    def _copy(self, into: Any, source: Any, spans: list[tuple[int, int]], slot: int, *, out: bool) -> Copying:
+    def _copy(
+        self,
+        into: Any,
+        source: Any,
+        spans: list[tuple[int, int]],
+        slot: int,
+        *,
+        out: bool,
+        after: Any = None,
+    ) -> Copying:
         halves = [
             cut for start, end in spans for cut in ((start, (start + end) // 2), ((start + end) // 2, end))
         ]
