@@ -25,8 +25,8 @@ class Scaled(NamedTuple):
 def quantised(x: Tensor) -> Scaled:
     """Each row's largest value becomes the largest there is."""
     numbers = x.float()
-    scale = numbers.abs().amax(-1, keepdim=True).clamp(min=_LEAST) / LARGEST
-    return Scaled((numbers / scale).clamp(-LARGEST, LARGEST).to(E4M3), scale)
+    most = numbers.abs().amax(-1, keepdim=True).clamp(min=_LEAST)
+    return Scaled((numbers * (LARGEST / most)).clamp(-LARGEST, LARGEST).to(E4M3), most / LARGEST)
 
 
 def saturated(x: Tensor, dtype: torch.dtype) -> Tensor:

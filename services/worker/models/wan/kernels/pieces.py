@@ -11,7 +11,7 @@ from services.worker.models.wan.kernels import pointwise, window
 from services.worker.models.wan.pieces import Activation, Gains, Norm, Turned
 from services.worker.models.wan.transformer import EPS, Rows
 
-_SWEEP = 2048
+_WIDE = 4096  # rows that take more threads, so that they stay in registers
 
 
 class TritonPieces:
@@ -41,9 +41,11 @@ class TritonPieces:
     def rows(self, x: Tensor, *, gelu: bool) -> Scaled:
         values, scale = _scaled_like(x)
         width = x.shape[-1]
+        head = _block(width + 1) // 2
         pointwise.quantise_rows[(len(x),)](
-            x, values, scale, WIDTH=width, GELU=gelu, BLOCK=min(_SWEEP, _block(width))
-        )
+            x, values, scale, WIDTH=width, GELU=gelu, HEAD=head, TAIL=_block(width - head) if width > head else 0,
+            num_warps=8 if width > _WIDE else 4,
+        )  # fmt: skip
         return Scaled(values, scale)
 
     def split(self, qkv: Tensor, gains: Gains, rows: Rows, layer: int, table: Tensor) -> Tensor:

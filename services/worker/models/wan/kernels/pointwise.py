@@ -7,13 +7,21 @@ LARGEST = tl.constexpr(448.0)
 
 
 @triton.jit
+def saturated(value, factor, out):
+    """`factor` times as much, in e4m3."""
+    return tl.minimum(tl.maximum(value * factor, -LARGEST), LARGEST).to(out.dtype.element_ty)
+
+
+@triton.jit
 def store_row(made, out, out_scale, row, columns, inside, dim, FP8: tl.constexpr):
     """A row as it is, or in e4m3 with its scale."""
+    at = out + row * dim + columns
     if FP8:
-        scale = tl.maximum(tl.max(tl.where(inside, tl.abs(made), 0.0), 0), 1e-12) / LARGEST
-        tl.store(out_scale + row, scale)
-        made = tl.minimum(tl.maximum(made / scale, -LARGEST), LARGEST)
-    tl.store(out + row * dim + columns, made.to(out.dtype.element_ty), mask=inside)
+        most = tl.maximum(tl.max(tl.where(inside, tl.abs(made), 0.0), 0), 1e-12)
+        tl.store(out_scale + row, most / LARGEST)
+        tl.store(at, saturated(made, LARGEST / most, out), mask=inside)
+    else:
+        tl.store(at, made.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -74,18 +82,22 @@ def activated(x, GELU: tl.constexpr):
 
 
 @triton.jit
-def quantise_rows(x, out, out_scale, WIDTH: tl.constexpr, GELU: tl.constexpr, BLOCK: tl.constexpr):
-    """Two sweeps over a row, the second one from the cache."""
+def quantise_rows(
+    x, out, out_scale, WIDTH: tl.constexpr, GELU: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr
+):  # fmt: skip
+    """A row stays in registers, so that it is read and activated once: its first `HEAD` numbers, and the
+    others among `TAIL` more. Both are powers of two, and one that held the whole row would be half empty.
+    """
     row = tl.program_id(0).to(tl.int64)
-    most = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, WIDTH, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        value = activated(tl.load(x + row * WIDTH + columns, mask=columns < WIDTH, other=0.0), GELU)
-        most = tl.maximum(most, tl.abs(value))
-    scale = tl.maximum(tl.max(most, 0), 1e-12) / LARGEST
-    tl.store(out_scale + row, scale)
-    for start in range(0, WIDTH, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        value = activated(tl.load(x + row * WIDTH + columns, mask=columns < WIDTH, other=0.0), GELU)
-        value = tl.minimum(tl.maximum(value / scale, -LARGEST), LARGEST)
-        tl.store(out + row * WIDTH + columns, value.to(out.dtype.element_ty), mask=columns < WIDTH)
+    first = tl.arange(0, HEAD)
+    head = activated(tl.load(x + row * WIDTH + first), GELU)
+    most = tl.max(tl.abs(head), 0)
+    if TAIL > 0:
+        rest = HEAD + tl.arange(0, TAIL)
+        tail = activated(tl.load(x + row * WIDTH + rest, mask=rest < WIDTH, other=0.0), GELU)
+        most = tl.maximum(most, tl.max(tl.abs(tail), 0))
+    most = tl.maximum(most, 1e-12)
+    tl.store(out_scale + row, most / LARGEST)
+    tl.store(out + row * WIDTH + first, saturated(head, LARGEST / most, out))
+    if TAIL > 0:
+        tl.store(out + row * WIDTH + rest, saturated(tail, LARGEST / most, out), mask=rest < WIDTH)
