@@ -6,13 +6,14 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import psutil
 
 from services.worker.encode import Frames
 from services.worker.models.protocol import (
+    BlanksAhead,
     Counters,
     Denoised,
     LeavesEarly,
@@ -83,6 +84,14 @@ class Runner:
 
     def reserve(self) -> State:
         return self._model.reserve()
+
+    def blank(self, state: State) -> Any:
+        """Of a state just reserved: the device's event after which its memory may be written. None: after all
+        that the device was told.
+        """
+        if not hasattr(self._model, "blank"):
+            return None
+        return cast(BlanksAhead, self._model).blank(state)
 
     def take_over(self, state: State, counters: Counters) -> None:
         self._model.take_over(state, counters)

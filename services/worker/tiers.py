@@ -92,7 +92,7 @@ class Tiers:
         """A suspended one's way back begins; the caller has made room."""
         assert kept.mirror is not None
         state = self.runner.reserve()
-        kept.coming = self.pool.load(kept.mirror, self.runner.memory(state))
+        kept.coming = self.pool.load(kept.mirror, self.runner.memory(state), self.runner.blank(state))
         kept.state = self.take(lambda: state)
         return kept.coming
 

@@ -133,6 +133,17 @@ class LeavesEarly(Protocol):
         """After a chunk's last forward, before its decode."""
 
 
+class BlanksAhead(Protocol):
+    """What a `SessionModel` may be besides: a state it reserves can be filled before the device has done all
+    that it was told for others.
+    """
+
+    def blank(self, state: State) -> Any:
+        """Of a reserved state for which nothing was told yet: the CUDA event after which its memory may be
+        written. None: after all that the device was told.
+        """
+
+
 class SessionModel(Protocol):
     @property
     def spec(self) -> ModelSpec: ...

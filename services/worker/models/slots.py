@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,6 +115,8 @@ class Pool:
         self._bytes = torch.zeros(slots, layout.row_bytes, dtype=torch.uint8, device=device)
         self._free = list(reversed(range(slots)))
         self._views = layout.views(self._bytes)
+        self._blank: list[Any] = [self._told()] * slots
+        self._soiled: set[int] = set()
 
     def __getitem__(self, name: str) -> Tensor:
         """A region of all slots: [slots, *shape], a view."""
@@ -140,9 +143,36 @@ class Pool:
         if not self._free:
             raise NoSlot(f"all {self.slots} slots hold sessions; close or suspend one first")
         slot = self._free.pop()
-        self._bytes[slot].zero_()
+        if slot in self._soiled:
+            self._wipe(slot)
         return slot
 
+    def blank(self, slot: int) -> Any:
+        """Of one just taken: the device's event after which its last owner is out of it and it is zeros; no
+        stream need wait for more. None: it is so now.
+        """
+        return self._blank[slot]
+
     def give_back(self, slot: int) -> None:
+        """It is wiped at once: who takes it needn't wait for what others have told the device meanwhile. What
+        was told for its last owner on another stream must be over, or joined.
+        """
         assert slot not in self._free, f"slot {slot} is free already"
+        self._soiled.add(slot)
+        if not self._capturing():  # a graph would wipe it again at every replay
+            self._wipe(slot)
         self._free.append(slot)
+
+    def _wipe(self, slot: int) -> None:
+        self._bytes[slot].zero_()
+        self._blank[slot] = self._told()
+        self._soiled.discard(slot)
+
+    def _capturing(self) -> bool:
+        return self._bytes.is_cuda and torch.cuda.is_current_stream_capturing()
+
+    def _told(self) -> Any:
+        """Over once the device has done all it was told so far."""
+        if not self._bytes.is_cuda:
+            return None
+        return torch.cuda.current_stream(self._bytes.device).record_event()

@@ -209,6 +209,9 @@ class Wan:
         """Raises `NoSlot`."""
         return self._lease()
 
+    def blank(self, state: State) -> Any:
+        return self._pool.blank(state.slot)
+
     def take_over(self, state: State, counters: Mapping[str, Any]) -> None:
         for name in _COUNTERS:
             setattr(state, name, counters[name])
@@ -288,6 +291,7 @@ class Wan:
     def _lease(self) -> State:
         state = State(self._pool.take(), Versions(self._parts))
         state.lease = weakref.finalize(state, self._pool.give_back, state.slot)
+        state.lease.atexit = False
         return state
 
 
