@@ -160,6 +160,7 @@ class _Replay:
             **shown,
             "bound": self._bound(),
             "failed": len(self._bugs) + sum(viewer.failed for viewer in self._viewers),
+            "lost_chunks": sum(viewer.lost_chunks for viewer in self._viewers),
             "problems": problems[:_PROBLEMS_TOLD],
             "boot_s": [round(boot_s, 1) for boot_s in self._fleet.boots_s],
         }

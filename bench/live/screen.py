@@ -26,11 +26,12 @@ class StreamLost(Exception):
 
 class Screen:
     """Shows `session`, which the system calls `session_id` once `watch` is called. `problems`: what came that
-    should not have, in words.
+    should not have, in words. `lost_chunks`: that never came though later ones did.
     """
 
     def __init__(self, house: House, api: HttpApi, session: SimSession) -> None:
         self.problems: list[str] = []
+        self.lost_chunks = 0
         self._house = house
         self._api = api
         self._session = session
@@ -100,7 +101,7 @@ class Screen:
                 self.heard(header["status"], header["worker"])
             elif kind in ("cut", "error"):
                 self.problems.append(f"{kind}: {message}")
-                self._next_index = header.get("to", self._next_index)
+                self._skip_to(header.get("to", self._next_index))
             elif kind == "end":
                 return header
         raise ConnectionError("the server closed it")
@@ -111,10 +112,15 @@ class Screen:
             return
         if index != self._next_index:
             self.problems.append(f"chunk {index} came where {self._next_index} was due")
+            self._skip_to(index)
         self._next_index, self._tries = index + 1, 0
         now_s = house.now()
         house.deliver(session, now_s, header["frames"] / header["fps"])
         self._credit.delivered(index, session.play_end_s - (now_s if session.active else 0.0))
+
+    def _skip_to(self, index: int) -> None:
+        self.lost_chunks += max(0, index - self._next_index)
+        self._next_index = index
 
     def _grant(self, index: int) -> None:
         if self._socket is not None:

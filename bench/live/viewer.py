@@ -60,6 +60,10 @@ class Viewer:
     def problems(self) -> list[str]:
         return self._screen.problems
 
+    @property
+    def lost_chunks(self) -> int:
+        return self._screen.lost_chunks
+
     async def run(self, until: Until) -> None:
         """Until its user departs, or for ever. A failure ends what is served, not what is counted."""
         async with asyncio.TaskGroup() as tasks:

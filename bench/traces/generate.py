@@ -16,7 +16,11 @@ def generate(shape: str, seed: int, scale: float = 1.0, duration_s: float | None
     """`scale` multiplies how many sessions arrive. `duration_s` cuts the trace short. Raises KeyError for
     an unknown shape.
     """
-    given, rng = SHAPES[shape], Random(seed)
+    return of_shape(SHAPES[shape], seed, scale, duration_s)
+
+
+def of_shape(given: Shape, seed: int, scale: float = 1.0, duration_s: float | None = None) -> list[Event]:
+    rng = Random(seed)
     end_s = min(given.duration_s, duration_s or math.inf)
     events: list[Event] = []
     for number, at_s in enumerate(sorted(_arrivals(given, scale, rng, end_s))):

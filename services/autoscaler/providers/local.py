@@ -55,6 +55,7 @@ class LocalProvider:
         self._on_exit = on_exit
         self._children: dict[str, _Child] = {}
         self._logs = Path(settings.log_folder) if settings.log_folder else None
+        self._devices = [name.strip() for name in settings.devices.split(",") if name.strip()]
 
     async def open(self) -> None:
         """None of an earlier autoscaler is left: they ended with it."""
@@ -77,7 +78,7 @@ class LocalProvider:
             output = stack.enter_context(_open_log(log)) if log else None
             log_start = output.tell() if output else 0
             process = await asyncio.create_subprocess_exec(
-                *self._command(worker),
+                *self._command(worker, slot),
                 stdin=DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -129,7 +130,7 @@ class LocalProvider:
         taken = {c.slot for c in self._children.values()}
         return next(n for n in range(1, len(taken) + 2) if n not in taken)
 
-    def _command(self, worker: str) -> list[str]:
+    def _command(self, worker: str, slot: int) -> list[str]:
         """Without the bus's address: every user of the machine can read command lines, and it may hold a
         password.
         """
@@ -143,6 +144,7 @@ class LocalProvider:
             "metrics-port": "0",
             "parent-pid": str(os.getpid()),
             **({"model": settings.model} if settings.model else {}),
+            **({"device": self._devices[(slot - 1) % len(self._devices)]} if self._devices else {}),
         }
         options = [word for name, value in given.items() for word in (f"--{name}", value)]
         return [*self._program, *options]

@@ -90,3 +90,18 @@ async def test_a_released_worker_may_end_by_itself_and_a_hanging_one_is_killed(t
     assert (await ended.next()).expected
     await provider.kill(hanging)
     assert not (await ended.next()).expected
+
+
+async def test_each_local_worker_gets_a_device_of_its_own(tmp_path: Path) -> None:
+    ended = Ended()
+    code = (
+        "import pathlib, sys, time; named = pathlib.Path(sys.argv[1], sys.argv[3]);"
+        "new = named.with_suffix('.new'); new.write_text(sys.argv[-1]); new.rename(named); time.sleep(60)"
+    )
+    settings = AutoscalerSettings(log_folder=str(tmp_path), devices="cuda:0, cuda:1")
+    provider = LocalProvider(settings, ended.exits.put_nowait, [sys.executable, "-c", code, str(tmp_path)])
+    workers = [(await provider.start())[0] for _ in range(3)]
+    for worker in workers:
+        await running(tmp_path, worker)
+    await provider.stop(workers)
+    assert [(tmp_path / worker).read_text() for worker in workers] == ["cuda:0", "cuda:1", "cuda:0"]
