@@ -16,8 +16,6 @@ from services.worker.models.wan.attention import ATTENTIONS, milliseconds
 from services.worker.models.wan.form import PLAIN, Form, Wishes
 from services.worker.models.wan.kernels import usable
 
-_TOP = 20
-
 
 def run(setting: Setting, report: Report, out: Path) -> None:
     lab = Lab(setting)
@@ -36,7 +34,7 @@ def run(setting: Setting, report: Report, out: Path) -> None:
     total = sum(parts.values())
     report.row("attention and products alone, sum", f"{total:.2f} ms", "kernels_ms", total)
     report.row("kernels alone ÷ forward", f"{total / forward_ms:.3f}", "ratio", total / forward_ms)
-    _profile(lab, best, out)
+    lab.profile(best, out / "forward-profile.txt")
     for form in _others(best, lab):
         _try(report, lab, form, 1)
     for rows, form in ((2, forms.together), (2, replace(best, window="gather"))):
@@ -89,22 +87,3 @@ def _try(report: Report, lab: Lab, form: Form, rows: int) -> None:
         report.row(f"rows {rows}, {form}", f"failed: {str(error).splitlines()[0][:80]}")
         return
     report.row(f"rows {rows}, {form}", f"{ms:.2f} ms", f"rows {rows}, {form}", ms)
-
-
-@torch.inference_mode()
-def _profile(lab: Lab, form: Form, out: Path) -> None:
-    """The kernels of two forwards, most expensive first, to a file."""
-    from torch.profiler import ProfilerActivity, profile
-
-    work = lab.chooser.forward(1, form)
-    work()
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] * (lab.setting.device.type == "cuda"))]
-    with profile(activities=activities) as seen:
-        for _ in range(2):
-            work()
-        if lab.setting.device.type == "cuda":
-            torch.cuda.synchronize()
-    key = "self_device_time_total" if lab.setting.device.type == "cuda" else "self_cpu_time_total"
-    out.mkdir(parents=True, exist_ok=True)
-    table = seen.key_averages().table(sort_by=key, row_limit=_TOP, max_name_column_width=90)
-    (out / "forward-profile.txt").write_text(f"two forwards, {form}\n{table}\n")

@@ -2,47 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from bench.gpu.errors import Chunk, Error, between, made, twin
 from bench.gpu.lab import Lab, Setting, fill_window
 from bench.gpu.report import Report
 from services.worker.models.protocol import Rung
 from services.worker.models.wan.form import Form, Wishes
+from services.worker.models.wan.fp8 import Fp8Product, PlainProduct
 from services.worker.models.wan.kernels import usable
 from services.worker.models.wan.model import FP8
+from services.worker.models.wan.swift import pieces_of
 
 _LAST = 6
 
 
-def run(setting: Setting, report: Report, out: Path) -> None:  # noqa: ARG001
-    _speed(setting, report)
+def run(setting: Setting, report: Report, out: Path) -> None:
+    _speed(setting, report, out)
     _products(setting, report)
     _from_the_start(setting, report)
 
 
-def _speed(setting: Setting, report: Report) -> None:
+def _speed(setting: Setting, report: Report, out: Path) -> None:
     lab = Lab(setting)
-    best = lab.chooser.forms(Wishes()).alone
+    forms = lab.chooser.forms(Wishes(pieces=None if setting.device.type == "cuda" else "eager"))
+    best = forms.alone
+    _one_by_one(lab, report)
+    chosen = lab.chooser.in_eight_bits(forms, forced=True).alone
+    for what, took in lab.chooser.took.items():
+        if "16 bits" in what:
+            report.row(f"compared: {what}", ", ".join(f"{n} {ms:.4f}" for n, ms in took.items()))
     base = lab.ms(best)
     report.row(f"16 bits, {best}", f"{base:.2f} ms", "plain_ms", base)
-    forms: dict[str, Form] = {"products": replace(best, fp8=True)}
-    if usable(setting.device):
-        for shape in range(4):
-            forms[f"products and attention, shape {shape}"] = replace(
-                best, fp8=True, window="slots8", shape=shape
-            )
-            forms[f"attention alone, shape {shape}"] = replace(best, window="slots8", shape=shape)
-    for name, form in forms.items():
+    for name, form in _forms(setting, best, chosen).items():
         try:
             ms = lab.ms(form)
         except Exception as error:  # noqa: BLE001 one form that fails is a finding, not the end
             report.row(f"8 bits: {name}", f"failed: {str(error).splitlines()[0][:80]}")
             continue
-        report.row(
-            f"8 bits: {name}", f"{ms:.2f} ms; ratio {ms / base:.3f}", name, {"ms": ms, "ratio": ms / base}
-        )
+        ratio = ms / base
+        report.row(f"8 bits: {name}", f"{ms:.2f} ms; ratio {ratio:.3f}", name, {"ms": ms, "ratio": ratio})
+    again = lab.ms(best)
+    report.row("16 bits, once more", f"{again:.2f} ms", "plain_again_ms", again)
+    lab.profile(chosen, out / "fp8-profile.txt")
+
+
+def _forms(setting: Setting, best: Form, chosen: Form) -> dict[str, Form]:
+    spared = f", but for {chosen.spared}" if chosen.spared else ""
+    forms = {f"products{spared}": chosen, "every product": replace(best, fp8=True)}
+    for shape in range(4 if usable(setting.device) else 0):
+        eight = replace(chosen, window="slots8", shape=shape)
+        forms[f"products{spared} and attention, shape {shape}"] = eight
+        forms[f"attention alone, shape {shape}"] = replace(eight, fp8=False, spared="")
+    return forms
+
+
+@torch.inference_mode()
+def _one_by_one(lab: Lab, report: Report) -> None:
+    """Each product and each turning into bytes, alone, over all layers of a forward."""
+    arch, geometry, device = lab.config.architecture, lab.config.geometry, lab.setting.device
+    tokens, dim, up = geometry.chunk_latent_frames * geometry.frame_tokens, arch.dim, arch.ffn_dim
+    pieces = pieces_of("triton" if usable(device) else "eager")
+    for name, inputs, outputs in (
+        ("qkv", dim, 3 * dim),
+        ("dim × dim", dim, dim),
+        ("up", dim, up),
+        ("down", up, dim),
+    ):
+        linear = torch.nn.Linear(inputs, outputs, device=device, dtype=lab.setting.dtype)
+        x = torch.randn(tokens, inputs, device=device).to(lab.setting.dtype)
+        plain, eight = PlainProduct(linear), Fp8Product(linear, native=lab.swift.native_fp8)
+        works: dict[str, Callable[[], Tensor]] = {
+            "16 bits": partial(plain, x),
+            "8 bits": partial(eight, pieces.rows(x, gelu=False)),
+            "into bytes": lambda x=x: pieces.rows(x, gelu=False).values,  # type: ignore[misc]
+            "GELU, into bytes": lambda x=x: pieces.rows(x, gelu=True).values,  # type: ignore[misc]
+        }
+        took = {what: arch.layers * lab.one_ms(work) for what, work in works.items()}
+        said = ", ".join(f"{what} {ms:.2f}" for what, ms in took.items())
+        report.row(f"  alone: {name}, ms a forward", said, f"alone: {name}", took)
 
 
 def _products(setting: Setting, report: Report) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from services.worker.models.wan.choose import Chooser
 from services.worker.models.wan.config import LONGLIVE, WAN_1_3B, Architecture, Geometry, WanConfig
 from services.worker.models.wan.form import Form, Wishes
 from services.worker.models.wan.fp8 import native_works
+from services.worker.models.wan.graphs import capture_for
 from services.worker.models.wan.kernels import usable
 from services.worker.models.wan.model import Wan
 from services.worker.models.wan.preset import random_model
+from services.worker.models.wan.products import REPEATS, repeated
 from services.worker.models.wan.session import State, regions
 from services.worker.models.wan.swift import Swift
 from services.worker.models.wan.taehv import TaehvDecoder
@@ -28,6 +31,7 @@ from services.worker.models.wan.transformer import Transformer
 from services.worker.models.wan.turned import EightBits, Workspace
 
 LARGE = Geometry()
+_TOP = 20
 _TINY = Architecture("tiny", layers=2, dim=64, ffn_dim=128, heads=2, text_tokens=8, text_dim=32)
 
 
@@ -93,6 +97,28 @@ class Lab:
     def ms(self, form: Form, rows: int = 1, rounds: int = 7) -> float:
         """Of a captured forward."""
         return milliseconds(self.chooser.forward(rows, form), self.setting.device, rounds)
+
+    def one_ms(self, work: Callable[[], Tensor]) -> float:
+        """Of one of a few in a graph."""
+        device = self.setting.device
+        return milliseconds(repeated(work, capture_for(device)), device) / REPEATS
+
+    @torch.inference_mode()
+    def profile(self, form: Form, path: Path) -> None:
+        """The kernels of two forwards, most expensive first, to a file."""
+        from torch.profiler import ProfilerActivity, profile
+
+        work, cuda = self.chooser.forward(1, form), self.setting.device.type == "cuda"
+        work()
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] * cuda)]
+        with profile(activities=activities) as seen:
+            for _ in range(2):
+                work()
+            settle(self.setting.device)
+        key = "self_device_time_total" if cuda else "self_cpu_time_total"
+        table = seen.key_averages().table(sort_by=key, row_limit=_TOP, max_name_column_width=90)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"two forwards, {form}\n{table}\n")
 
 
 def settle(device: torch.device) -> None:

@@ -15,15 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from services.worker.models.noise import draw
-from services.worker.models.wan.attention import ATTENTIONS, TOLERANCE, fastest
+from services.worker.models.wan.attention import ATTENTIONS, TOLERANCE, fastest, runnable
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import PLAIN, Form, Wishes
 from services.worker.models.wan.fp8 import PlainProduct
 from services.worker.models.wan.graphs import capture_for
-from services.worker.models.wan.kernels import usable
+from services.worker.models.wan.kernels import attends, usable
+from services.worker.models.wan.products import REPEATS, Products, Trial, joined, names, repeated
 from services.worker.models.wan.stepper import Forms
-from services.worker.models.wan.swift import Swift
-from services.worker.models.wan.transformer import Rows
+from services.worker.models.wan.swift import Swift, pieces_of
+from services.worker.models.wan.transformer import Block, Rows
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Chooser:
     @torch.inference_mode()
     def forms(self, wishes: Wishes) -> Forms:
         """Of plain products."""
+        wishes = self._possible(wishes)
         base = wishes.on(self._base(wishes))
         elsewhere = replace(base, window="gather")
         forced = wishes.pieces is not None or wishes.window is not None
@@ -60,10 +62,27 @@ class Chooser:
     @torch.inference_mode()
     def in_eight_bits(self, forms: Forms, *, forced: bool) -> Forms:
         """The same with fp8 products, where those are faster, or in any case."""
-        self._swift.prepare_fp8()
-        form = forms.alone
-        alone = self._best("fp8", 1, [form, replace(form, fp8=True)], forced=forced)
-        return Forms(*(replace(form, fp8=alone.fp8) for form in forms))
+        form, spared = forms.alone, self._spared(forms.alone)
+        if set(names(spared)) == set(Products._fields):
+            if not forced:
+                return forms
+            spared = ""
+        alone = self._best("fp8", 1, [form, replace(form, fp8=True, spared=spared)], forced=forced)
+        return Forms(*(replace(form, fp8=alone.fp8, spared=alone.spared) for form in forms))
+
+    def _spared(self, form: Form) -> str:
+        """The products that eight bits make no faster, each tried alone."""
+        tokens, _, _ = self._asked()
+        native, pieces = self._swift.native_fp8, pieces_of(form.pieces)
+        block: Block = self._swift.transformer.blocks[0]  # type: ignore[assignment]
+        trial = Trial(block, pieces, tokens, gelu=form.gelu, native=native)
+        spared = []
+        for what, ways in trial.ways().items():
+            works = {name or "none": repeated(way, self._capture) for name, way in ways.items()}
+            name, took = fastest(works, self._device, _EIGHT_BITS_TOLERANCE)
+            self.took[f"in 16 bits, {what}"] = {n: ms / REPEATS for n, ms in took.items()}
+            spared.append("" if name == "none" else name)
+        return joined(spared)
 
     def _base(self, wishes: Wishes) -> Form:
         """What can be chosen apart from the rest."""
@@ -91,14 +110,29 @@ class Chooser:
                 continue
             if wishes.window is None and not self._worth_trying(window):
                 continue
-            by_kernel = window.startswith("slots")
-            yield replace(form, shape=self._shape(rows, window)) if by_kernel else form
+            if not window.startswith("slots"):
+                yield form
+            elif (shape := self._shape(rows, window)) is not None:
+                yield replace(form, shape=shape)
 
     def _worth_trying(self, window: str) -> bool:
         """A graph for every slot is too much where slots are many, as they are where pictures are small."""
         if window == "turned":
             return self._kv.shape[0] <= _MOST_SLOTS_WITH_GRAPHS
-        return window != "slots" or usable(self._device)
+        return window != "slots" or self._by_kernel(window)
+
+    def _by_kernel(self, window: str) -> bool:
+        eight_bits = window == "slots8"
+        return usable(self._device) and attends(self._asked()[2], eight_bits=eight_bits)
+
+    def _possible(self, wishes: Wishes) -> Wishes:
+        """Without a window that only a kernel reads where there is none for such a model."""
+        window = wishes.window or ""
+        if not window.startswith("slots") or self._by_kernel(window):
+            return wishes
+        text = "window=%s can't be had: no kernel for heads of %d on %s"
+        logger.warning(text, window, self._asked()[2], self._device)
+        return replace(wishes, window=None)
 
     def _best(self, what: str, rows: int, forms: list[Form], *, forced: bool) -> Form:
         """The others' results must agree with the first one's. `forced`: it is chosen only where none of them
@@ -112,6 +146,8 @@ class Chooser:
         working = {f: self.took[what][str(f)] for f in forms[1:] if str(f) in self.took[what]}
         if forced and working:
             return min(working, key=lambda form: working[form])
+        if forced and len(forms) > 1:
+            logger.warning("%s: nothing that was wished for works here", what)
         return next(form for form in forms if str(form) == name)
 
     def forward(self, rows: int, form: Form) -> Callable[[], Tensor]:
@@ -167,8 +203,8 @@ class Chooser:
         name, self.took[what] = fastest(ways, self._device)
         return name
 
-    def _shape(self, rows: int, window: str) -> int:
-        """The kernel's fastest way to cut its work."""
+    def _shape(self, rows: int, window: str) -> int | None:
+        """The kernel's fastest way to cut its work. None: with none of them it runs here."""
         from services.worker.models.wan.kernels.attention import EIGHT_BIT_SHAPES, SHAPES, by_slot
 
         eight = window == "slots8"
@@ -187,7 +223,10 @@ class Chooser:
             str(n): (lambda shape=shape: by_slot(q, keys, values, slots, self._window_keys(), shape))
             for n, shape in enumerate(shapes)
         }
-        name, self.took[f"{window}, {rows}"] = fastest(ways, self._device)
+        works = runnable(ways)
+        if not works:
+            return None
+        name, self.took[f"{window}, {rows}"] = fastest(works, self._device)
         return int(name)
 
     def _gelu(self) -> bool:

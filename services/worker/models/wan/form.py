@@ -25,7 +25,8 @@ class Form:
     one row with its own graph for every slot; "slots" the same by a kernel that takes any slots; "slots8"
     that in e4m3.
     `attention`, `cross`: torch's way to attention, of the window and of the text. `shape`: which of the
-    kernel's shapes, for "slots". `gelu`: fused into its product.
+    kernel's shapes, for "slots". `gelu`: fused into its product. `spared`: products that stay in 16 bits
+    where the others are in eight, as "o+cross_o".
     """
 
     pieces: str = "plain"
@@ -35,6 +36,7 @@ class Form:
     fp8: bool = False
     gelu: bool = False
     shape: int = 0
+    spared: str = ""
 
     def __str__(self) -> str:
         return " ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))

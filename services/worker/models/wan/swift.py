@@ -5,7 +5,6 @@ kernels, all between them in pieces, residuals and norms of neighbours in one.
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,21 +12,11 @@ from torch.nn import functional as F
 
 from services.worker.models.wan.attention import ATTENTIONS
 from services.worker.models.wan.form import Form
-from services.worker.models.wan.fp8 import Fp8Product, PlainProduct, Product
+from services.worker.models.wan.fp8 import Product
 from services.worker.models.wan.pieces import Activation, Gains, Norm, Pieces, TorchPieces
+from services.worker.models.wan.products import Products, fed_forward, made_products
 from services.worker.models.wan.transformer import Block, Rows, Transformer
 from services.worker.models.wan.turned import EightBits, Workspace
-
-
-class Products(NamedTuple):
-    """Of one block."""
-
-    qkv: Product
-    o: Product
-    cross_q: Product
-    cross_o: Product
-    up: Product
-    down: Product
 
 
 class Swift:
@@ -45,14 +34,17 @@ class Swift:
         self.turned, self.eight, self.native_fp8 = turned, eight, native_fp8
         self._blocks: list[Block] = list(transformer.blocks)  # type: ignore[arg-type]
         self._modulation = torch.stack([block.modulation[0] for block in self._blocks])
-        self._plain = [_products(block, PlainProduct) for block in self._blocks]
-        self._eight_bit: list[Products] = []
+        self._plain = [made_products(block, fp8=False) for block in self._blocks]
+        self._eight_bit: dict[str, list[Products]] = {}
 
-    def prepare_fp8(self) -> None:
-        """The weights once more, in eight bits."""
-        if not self._eight_bit:
-            native = self.native_fp8
-            self._eight_bit = [_products(b, lambda x: Fp8Product(x, native=native)) for b in self._blocks]
+    def prepare_fp8(self, spared: str) -> list[Products]:
+        """The weights once more, in eight bits, but for what is spared."""
+        if spared not in self._eight_bit:
+            self._eight_bit[spared] = [
+                made_products(block, fp8=True, spared=spared, native=self.native_fp8)
+                for block in self._blocks
+            ]
+        return self._eight_bit[spared]
 
     def room_for(self, form: Form) -> bool:
         return {"turned": self.turned, "slots": self.turned, "slots8": self.eight}.get(
@@ -77,9 +69,8 @@ class Swift:
         return _Forward(self, rows, form)(latents, levels)
 
     def blocks(self, form: Form) -> list[tuple[Block, Products]]:
-        if form.fp8:
-            self.prepare_fp8()
-        return list(zip(self._blocks, self._eight_bit if form.fp8 else self._plain, strict=True))
+        products = self.prepare_fp8(form.spared) if form.fp8 else self._plain
+        return list(zip(self._blocks, products, strict=True))
 
     @property
     def transformer(self) -> Transformer:
@@ -139,7 +130,7 @@ class _Forward:
         x, made = pieces.residual_normed(
             x, change, None, Norm(time[:, 4], time[:, 3], 1.0), fp8=products.up.fp8
         )
-        change = self._fed_forward(made, products)
+        change = fed_forward(made, products, pieces, gelu=self._form.gelu)
         return pieces.residual_normed(x, change, time[:, 5], following, fp8=following_fp8)
 
     def _seen(self, qkv: Tensor, gains: Gains, layer: int) -> Tensor:
@@ -186,21 +177,8 @@ class _Forward:
         kv = every[rows.slot][None] if rows.slot is not None else every[rows.slots]
         return ATTENTIONS[self._form.cross](q, kv[:, 0], kv[:, 1]).flatten(2).flatten(0, 1)
 
-    def _fed_forward(self, made: Activation, products: Products) -> Tensor:
-        if products.down.fp8:
-            return products.down(self._pieces.rows(products.up(made), gelu=True))
-        if self._form.gelu and isinstance(products.up, PlainProduct):
-            return products.down(products.up.with_gelu(made))
-        return products.down(F.gelu(products.up(made), approximate="tanh"))
-
     def _product(self, product: Product, x: Tensor) -> Tensor:
         return product(self._pieces.rows(x.contiguous(), gelu=False) if product.fp8 else x)
-
-
-def _products(block: Block, make: type[PlainProduct] | object) -> Products:
-    own, text = block.self_attn, block.cross_attn
-    linears = (own.qkv, own.o, text.q, text.o, block.ffn[0], block.ffn[2])
-    return Products(*(make(linear) for linear in linears))  # type: ignore[operator]
 
 
 def _by_slot(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, seen_keys: int, form: Form) -> Tensor:
