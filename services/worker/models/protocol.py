@@ -124,6 +124,32 @@ class ReadsEmbeddings(Protocol):
         """
 
 
+class MidChunk(NamedTuple):
+    """Between two forwards of a chunk. `counters`: with how far the chunk is. `void`: parts whose bytes mean
+    nothing now, since the chunk's forwards to come write them before they read them.
+    """
+
+    counters: Counters
+    void: frozenset[str]
+
+
+class MovesMidChunk(Protocol):
+    """What a `SessionModel` may be besides: its sessions can leave between any two forwards, the present
+    latents being in the memory too. Every part has another version after each forward that writes it.
+    """
+
+    def mid_chunk(self, state: State) -> MidChunk:
+        """Between two forwards of a chunk, which goes on as if nobody had asked. A state that takes over
+        these counters, and all parts but the void ones, goes on with that chunk.
+        """
+
+    def unsettled(self, state: State) -> frozenset[str]:
+        """At any time: the parts that the chunk under way has written or will write, its decode included if
+        that has begun. All others have been as they are since before its first forward. Empty: none is under
+        way.
+        """
+
+
 class LeavesEarly(Protocol):
     """What a `SessionModel` may be besides: its sessions can be handed to another worker while their last
     chunk is still being decoded.
@@ -144,6 +170,18 @@ class BlanksAhead(Protocol):
         """
 
 
+class ShowsEarly(Protocol):
+    """What a `SessionModel` may be besides: a chunk's pictures are final before its last forwards, which only
+    make ready what later chunks read. So they reach their viewers while those are made.
+    """
+
+    def pictures_final(self, state: State) -> bool:
+        """Of a chunk under way: whether no forward that is left changes its pictures. Then it may be decoded
+        now, and `latents` are its own; the forwards left follow as if nothing had been, and with the last of
+        them the state moves on.
+        """
+
+
 class SessionModel(Protocol):
     @property
     def spec(self) -> ModelSpec: ...
@@ -160,7 +198,11 @@ class SessionModel(Protocol):
         """Shows in the next chunk begun."""
 
     def begin_chunk(self, state: State, rung: Rung) -> int:
-        """Draw the noise, a function of (seed, chunk, step). Returns how many forwards the chunk takes."""
+        """Draw the noise, a function of (seed, chunk, step). Returns how many forwards the chunk takes.
+
+        With a chunk under way that isn't decoded: that chunk again from its beginning, with the newest prompt,
+        as if it had never been begun.
+        """
 
     def forward(self, states: Sequence[State]) -> None:
         """One denoise step or clean pass of each state's chunk. Rows of one call agree in what of their rungs
@@ -168,7 +210,9 @@ class SessionModel(Protocol):
         """
 
     def decode(self, state: State) -> Any:
-        """The finished chunk as uint8 [frames, height, width, 3] on the CPU; the state moves on."""
+        """The chunk, after its last forward, as uint8 [frames, height, width, 3] on the CPU; the state moves
+        on.
+        """
 
     # Suspending and moving: between two chunks a state is its memory and its counters, bit for bit.
 
@@ -178,7 +222,7 @@ class SessionModel(Protocol):
     def parts(self, state: State) -> Mapping[str, Part]:
         """Its memory cut into parts that don't overlap and leave nothing out but padding. At any time, also
         with a chunk under way: whatever that chunk has written or will write shows another version once it is
-        decoded.
+        over.
         """
 
     def counters(self, state: State) -> Counters:
@@ -189,13 +233,13 @@ class SessionModel(Protocol):
 
     def take_over(self, state: State, counters: Counters) -> None:
         """The reserved state's memory now holds what that of the state with these counters held: go on as
-        that would have, bit for bit.
+        that would have, bit for bit. What was computed from the memory and kept beside it is void.
         """
 
     # The cold tier.
 
     def latents(self, state: State) -> PastChunk:
-        """Of the chunk decoded last. Between two chunks only, where `recent_chunks` isn't 0."""
+        """Of the chunk decoded last, before the next one begins. Where `recent_chunks` isn't 0."""
 
     def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
         """A state that goes on after the newest of `past` much as the lost one would have, though not bit for

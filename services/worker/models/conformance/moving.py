@@ -5,6 +5,7 @@ nothing had been.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import product
 from typing import cast
 
 import msgspec
@@ -13,8 +14,8 @@ import numpy as np
 from services.worker.models.conformance import tensors
 from services.worker.models.conformance.result import Result, equal
 from services.worker.models.conformance.tensors import Saved
-from services.worker.models.conformance.trial import AFTER, OTHER_PROMPT, Trial, differing
-from services.worker.models.protocol import Counters, LeavesEarly, State
+from services.worker.models.conformance.trial import AFTER, OTHER_PROMPT, Frames, Trial, differing
+from services.worker.models.protocol import Counters, LeavesEarly, MidChunk, MovesMidChunk, Rung, State
 
 
 def goes_on(trial: Trial) -> Iterator[Result]:
@@ -73,6 +74,45 @@ def leaves_early(trial: Trial) -> Iterator[Result]:
     _carry_parts(trial, staying, gone, told.tail)
     made.append(trial.decode(gone))
     yield equal("moved before the decode = stayed", *differing(made, expected))
+
+
+def leaves_mid_chunk(trial: Trial) -> Iterator[Result]:
+    """To another place after every forward of a chunk, at every rung, with a new prompt and without, and from
+    places where what needn't go along is NaN.
+    """
+    if not hasattr(trial.model, "mid_chunk"):
+        return
+    for rung, prompt in product(trial.model.spec.rungs, ("", OTHER_PROMPT)):
+        about = f"{rung.name}, {'a new' if prompt else 'the same'} prompt"
+        stayed, asked = _chunk_that_leaves(trial, rung, prompt, leaving=False)
+        moved, told = _chunk_that_leaves(trial, rung, prompt, leaving=True)
+        yield equal(f"moved after every forward = stayed ({about})", *differing(moved, stayed))
+        name = f"moved after every forward, state bytes ({about})"
+        yield _same_state(name, told, asked)
+
+
+def _chunk_that_leaves(trial: Trial, rung: Rung, prompt: str, *, leaving: bool) -> tuple[list[Frames], Saved]:
+    """Frames of that chunk and the next, and the state after them. Not `leaving`: it is asked, and stays."""
+    model, state = trial.model, trial.at_cut([0])[0]
+    if prompt:
+        model.set_prompt(state, prompt)
+    for left in reversed(range(model.begin_chunk(state, rung))):
+        model.forward([state])
+        if left:
+            told = cast(MovesMidChunk, model).mid_chunk(state)
+            state = _carried_mid_chunk(trial, state, told) if leaving else state
+    made = [trial.decode(state), *trial.play([state], 1)[0]]
+    return made, trial.save(state)
+
+
+def _carried_mid_chunk(trial: Trial, state: State, told: MidChunk) -> State:
+    """Void parts are NaN in every width, and all others what they were."""
+    gone = trial.model.reserve()
+    _carry_parts(trial, state, gone, set(trial.model.parts(state)) - told.void)
+    for start, end in (span for name in told.void for span in trial.model.parts(gone)[name].spans):
+        tensors.fill(trial.model.memory(gone)[start:end], np.full(end - start, 0xFF, np.uint8))
+    trial.model.take_over(gone, _unpacked(told.counters))
+    return gone
 
 
 def _unpacked(counters: Counters) -> Counters:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from services.worker.models.protocol import Denoised, ModelSpec, Part, PastChunk, Rung
+from services.worker.models.protocol import Denoised, MidChunk, ModelSpec, Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Region, Spans, Versions
 from services.worker.models.sprites import noise, vocabulary, weights
 from services.worker.models.sprites.autoencoder import SPACE_FACTOR, TIME_FACTOR, Autoencoder
@@ -33,6 +33,7 @@ _T = TypeVar("_T")
 FPS = 8.0
 MAX_PROMPT_CHARS = 500
 _WINDOW_FRAMES = WINDOW_CHUNKS * CHUNK
+PRESENT = "present"
 _TAIL = ("latents", "decoder")
 """The parts that decoding writes."""
 RUNGS = (Rung("full", 2, _WINDOW_FRAMES, "float32"), Rung("fast", 1, _WINDOW_FRAMES, "float32"))
@@ -50,18 +51,20 @@ class Networks(nn.Module):
 @dataclass(slots=True)
 class State:
     """One session's copy. `row` is its memory, with views `kv`, `latents` (the newest chunk's clean ones,
-    [3, 16, 12, 20]) and `decoder`; `versions` tells when its parts were written.
+    [3, 16, 12, 20]), `present` (those of the chunk under way) and `decoder`; `versions` tells when its parts
+    were written.
 
     `chunk` counts from the session's first chunk, `picture_chunk` from where the picture (last) began anew,
     with chunk `origin`; both are of the chunk under way or next. `scene` and `next_text_kv` are of the newest
     prompt, `shown` and `text_kv` of the chunk under way or last made. While a chunk is under way, `ring` is
-    where it attends, `noise` is its noise, `latent` its present latents, and `levels` the noise levels of the
-    forwards still to come, 0 being the clean pass.
+    where it attends, `noise` is its noise, `latent` is `present`, and `levels` those of the forwards
+    still to come, 0 being the clean pass.
     """
 
     row: Tensor
     kv: Tensor
     latents: Tensor
+    present: Tensor
     decoder: list[Tensor]
     versions: Versions
     seed: int
@@ -126,8 +129,8 @@ class Sprites:
     @torch.inference_mode()
     def begin_chunk(self, state: State, rung: Rung) -> int:
         # The same noise serves every step: they follow one straight line from it, as they did in training.
-        state.noise = state.latent = noise.draw(state.seed, state.chunk).to(self._device)
         self._begin(state, (*(1 - step / rung.steps for step in range(rung.steps)), 0.0))
+        self._put(state, _under_way(state.noise))
         return len(state.levels)
 
     @torch.inference_mode()
@@ -161,6 +164,14 @@ class Sprites:
         assert state.latent is None, "a state has counters between two chunks"
         return _counters(state)
 
+    def mid_chunk(self, state: State) -> MidChunk:
+        assert state.levels, "a chunk whose forwards are over can only be decoded"
+        counters = _counters(state) | {"levels": list(state.levels)}
+        return MidChunk(counters, frozenset([_written(state)]))
+
+    def unsettled(self, state: State) -> frozenset[str]:
+        return frozenset() if state.latent is None else frozenset([_written(state), PRESENT])
+
     def denoised(self, state: State) -> Denoised:
         """Of the latents only `latents` wants to know, after the decode."""
         assert state.latent is not None
@@ -178,6 +189,10 @@ class Sprites:
         state.scene, state.shown = tuple(counters["scene"]), tuple(counters["shown"])
         state.next_text_kv, state.text_kv = self._text_kv(state.scene), self._text_kv(state.shown)
         state.versions.wrote(self._spans)
+        state.noise = state.latent = state.ring = None
+        state.levels = ()
+        if "levels" in counters:
+            self._enter(state, tuple(counters["levels"]))
 
     def latents(self, state: State) -> PastChunk:
         assert state.picture_chunk, "a chunk was decoded"
@@ -193,19 +208,29 @@ class Sprites:
         state.seed, state.origin = seed, past[0].origin
         for number, chunk in enumerate(past):
             state.picture_chunk, state.chunk = number, chunk.index + 1
-            state.latent = torch.as_tensor(chunk.latents).to(self._device)
             self.set_prompt(state, chunk.prompt)
             self._begin(state, (0.0,))
+            self._put(state, torch.as_tensor(chunk.latents))
             self.forward([state])
         self._decode(state, _under_way(state.latent), first=True)
-        state.picture_chunk, state.latent, state.ring = len(past), None, None
+        state.picture_chunk, state.noise, state.latent, state.ring = len(past), None, None, None
         self.set_prompt(state, prompt)
         return state
 
     def _begin(self, state: State, levels: tuple[float, ...]) -> None:
-        state.shown, state.text_kv, state.levels = state.scene, state.next_text_kv, levels
+        state.shown, state.text_kv = state.scene, state.next_text_kv
+        self._enter(state, levels)
+
+    def _enter(self, state: State, levels: tuple[float, ...]) -> None:
+        """Its chunk is under way, with these forwards to come."""
+        state.levels, state.latent = levels, state.present
+        state.noise = noise.draw(state.seed, state.chunk).to(self._device)
         state.ring = Ring(state.kv)
         state.ring.begin(state.picture_chunk)
+
+    def _put(self, state: State, latents: Tensor) -> None:
+        state.present.copy_(latents)
+        state.versions.wrote([PRESENT])
 
     def _decode(self, state: State, latents: Tensor, *, first: bool) -> Tensor:
         frames, cache = self._networks.autoencoder.decode(latents[None], None if first else state.decoder)
@@ -225,6 +250,7 @@ class Sprites:
             row,
             views["kv"],
             views["latents"],
+            views["present"],
             decoder,
             Versions(self._spans),
             seed=0,
@@ -244,7 +270,7 @@ class Sprites:
     def _regions(self) -> list[Region]:
         """The decoder's are measured."""
         _, cache = self._networks.autoencoder.decode(torch.zeros(1, *noise.SHAPE, device=self._device))
-        shapes = {"kv": KV_SHAPE, "latents": noise.SHAPE}
+        shapes = {"kv": KV_SHAPE, "latents": noise.SHAPE, PRESENT: noise.SHAPE}
         shapes |= {f"decoder.{block}": tuple(past.shape) for block, past in enumerate(cache)}
         return [Region(name, shape, torch.float32) for name, shape in shapes.items()]
 
@@ -253,7 +279,8 @@ def _parts(layout: Layout) -> dict[str, Spans]:
     """What one chunk writes of the ring, and what every chunk writes."""
     ring = {f"ring.{slot}": layout.cut("kv", 2, slot, slot + 1) for slot in range(WINDOW_CHUNKS)}
     decoder = [name for name in layout.names if name.startswith("decoder.")]
-    return {**ring, "latents": layout.whole("latents"), "decoder": layout.whole(*decoder)}
+    others = {name: layout.whole(name) for name in ("latents", PRESENT)}
+    return {**ring, **others, "decoder": layout.whole(*decoder)}
 
 
 def _counters(state: State) -> dict[str, Any]:
@@ -273,9 +300,13 @@ def _advance(state: State, clean: Tensor) -> None:
     state.levels = tuple(rest)
     if level > 0:
         following = rest[0]
-        state.latent = (1 - following) * clean + following * _under_way(state.noise)
-    else:
-        state.versions.wrote([f"ring.{slot_of(state.picture_chunk)}"])
+        state.present.copy_((1 - following) * clean + following * _under_way(state.noise))
+    state.versions.wrote([_written(state), PRESENT])
+
+
+def _written(state: State) -> str:
+    """Of the ring, by the chunk under way."""
+    return f"ring.{slot_of(state.picture_chunk)}"
 
 
 def load(device: str, weights_path: str = "") -> Sprites:

@@ -10,23 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from services.worker.models.protocol import Denoised, Part, PastChunk, Rung
+from services.worker.models.protocol import Denoised, MidChunk, Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Pool, Versions
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import Wishes
 from services.worker.models.wan.frames import Later, copied_later, pixels
 from services.worker.models.wan.noise_ahead import NoiseAhead, sent
-from services.worker.models.wan.passes import chunk_passes, place_of, recache, window_of
+from services.worker.models.wan.passes import Pass, chunk_passes, place_of, recache, window_of
 from services.worker.models.wan.session import (
     CROSS,
     DECODER,
     LATENTS,
-    RING,
+    PRESENT,
+    Begun,
     Decoder,
     State,
     parts,
     places_together,
     regions,
+    ring_parts,
+    void_parts,
 )
 from services.worker.models.wan.spec import spec_of
 from services.worker.models.wan.start import made_stepper
@@ -132,26 +135,37 @@ class Wan:
 
     @torch.inference_mode()
     def begin_chunk(self, state: State, rung: Rung) -> int:
-        new_prompt = state.new_text
+        assert not state.decoded, "the forwards left come first"
+        again = state.latent is not None and state.begun is not None and state.begun.new_prompt
+        new_prompt = state.new_text or again
         self._take_text(state)
-        count = self._config.geometry.chunk_latent_frames
         self._noise.want(state.seed, state.chunk, range(rung.steps))
         self._noise.want(state.seed, state.chunk + 1, [0])
         first = self._noise.take(state.seed, state.chunk, 0)
-        state.latent = first.to(self._device, non_blocking=True).to(self._dtype)
+        begun = Begun(rung.steps, rung.window_latent_frames, new_prompt, rung.precision == FP8)
+        self._enter(state, begun)
+        _under_way(state.latent).copy_(first.to(self._device, non_blocking=True))
+        state.versions.wrote([PRESENT])
+        return len(state.passes)
+
+    def _enter(self, state: State, begun: Begun) -> None:
+        """The chunk begun so is under way."""
+        size = places_together(self._config)
         self._stepper.forget(state)
-        state.fp8 = rung.precision == FP8
-        state.passes = chunk_passes(
+        state.begun, state.fp8 = begun, begun.fp8
+        state.latent = self._pool["present"][state.slot]
+        state.passes = self._passes(state, begun)
+        state.writes = ring_parts([place for each in state.passes for place in each.written], size)
+
+    def _passes(self, state: State, begun: Begun) -> tuple[Pass, ...]:
+        return chunk_passes(
             self._config.recipe,
             state.frames,
-            count,
-            steps=rung.steps,
-            window_frames=rung.window_latent_frames,
-            new_prompt=new_prompt,
+            self._config.geometry.chunk_latent_frames,
+            steps=begun.steps,
+            window_frames=begun.window_frames,
+            new_prompt=begun.new_prompt,
         )
-        size = places_together(self._config)
-        state.writes = frozenset(f"{RING}{place // size}" for each in state.passes for place in each.written)
-        return len(state.passes)
 
     def batch_key(self, state: State) -> tuple[int, int, bool]:
         """Frames fed and seen by the state's next forward, and whether in eight bits; only rows of one key go
@@ -168,21 +182,23 @@ class Wan:
         alike = [list(rows) for _, rows in groupby(ordered, key=self.batch_key)]
         made = [self._stepped(rows) for rows in alike]
         for rows, latents in zip(alike, made, strict=True):
-            _move_on(rows, latents)
-            for state in rows:
-                if not state.passes:
-                    self._keep(state)
+            self._move_on(rows, latents)
+
+    def pictures_final(self, state: State) -> bool:
+        """A pass that is left writes clean keys and values only."""
+        return not any(each.denoises for each in state.passes)
 
     @torch.inference_mode()
     def decode_later(self, state: State) -> Later:
         """As `decode`, but the pictures are waited for only when they are asked for."""
         latents = _under_way(state.latent)
-        assert not state.passes, "the chunk's forwards come first"
-        state.newest = copied_later(latents)
+        assert self.pictures_final(state) and not state.decoded, "the chunk's denoising comes first"
+        state.newest = copied_later(latents.clone())
         cache = self._pool["decoder"][state.slot]
         frames = self._decoder.decode(latents, cache, first=state.frames == 0)
-        state.chunk, state.frames, state.latent = state.chunk + 1, state.frames + len(latents), None
         state.versions.wrote([DECODER])
+        state.decoded = True
+        _end(state)
         return copied_later(pixels(frames))
 
     def decode(self, state: State) -> Tensor:
@@ -197,6 +213,17 @@ class Wan:
     def counters(self, state: State) -> dict[str, Any]:
         assert state.latent is None, "a state has counters between two chunks"
         return {name: getattr(state, name) for name in _COUNTERS}
+
+    def mid_chunk(self, state: State) -> MidChunk:
+        assert state.begun is not None
+        assert state.passes, "a chunk whose forwards are over can only be decoded"
+        counters = {name: getattr(state, name) for name in _COUNTERS}
+        counters |= {"begun": list(state.begun), "left": len(state.passes)}
+        return MidChunk(counters, void_parts(state.passes, places_together(self._config)))
+
+    def unsettled(self, state: State) -> frozenset[str]:
+        decoder = {DECODER} if state.decoded else set()
+        return frozenset() if state.latent is None else state.writes | {LATENTS, PRESENT} | decoder
 
     def denoised(self, state: State) -> Denoised:
         assert not state.passes, "the chunk's forwards come first"
@@ -216,17 +243,24 @@ class Wan:
         for name in _COUNTERS:
             setattr(state, name, counters[name])
         state.versions.wrote(self._parts)
-        state.newest = None
+        state.newest = state.latent = state.begun = None
+        state.passes = ()
+        if "left" in counters:
+            self._enter(state, Begun(*counters["begun"]))
+            state.passes = state.passes[-counters["left"] :]
+            steps = [each.step + 1 for each in state.passes if each.next_level]
+            self._noise.want(state.seed, state.chunk, steps)
+            self._noise.want(state.seed, state.chunk + 1, [0])
 
     @torch.inference_mode()
     def latents(self, state: State) -> PastChunk:
-        assert state.frames, "a chunk was decoded"
+        assert state.frames or state.decoded, "a chunk was decoded"
         count = self._config.geometry.chunk_latent_frames
         origin = state.chunk - state.frames // count
         if state.newest is None:
             places = self._places(state.frames - count, count)
             state.newest = copied_later(self._pool["latents"][state.slot, places])
-        return PastChunk(state.chunk - 1, origin, state.shown, state.newest())
+        return PastChunk(state.chunk - (not state.decoded), origin, state.shown, state.newest())
 
     @torch.inference_mode()
     def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
@@ -246,12 +280,27 @@ class Wan:
         self.set_prompt(state, shown)
         self._take_text(state)
         state.passes = (recache(self._config.recipe, state.frames, sink_too=True),)
-        _move_on([state], self._stepped([state]))
+        self._stepped([state])
+        state.passes = ()
         self._warm_decoder(state)
         state.versions.wrote(self._parts)
         if prompt != shown:
             self.set_prompt(state, prompt)
         return state
+
+    def _move_on(self, states: Sequence[State], made: Tensor) -> None:
+        """After a forward of these that made the latents of each."""
+        size = places_together(self._config)
+        for state, latent in zip(states, made, strict=True):
+            done, *rest = state.passes
+            state.passes, wrote = tuple(rest), ring_parts(done.written, size)
+            if done.denoises:
+                _under_way(state.latent).copy_(latent)
+                wrote |= {PRESENT}
+            state.versions.wrote(wrote)
+            if not rest:
+                self._keep(state)
+                _end(state)
 
     def _keep(self, state: State) -> None:
         """The finished chunk's latents, for forwards that begin from them."""
@@ -291,19 +340,16 @@ class Wan:
     def _lease(self) -> State:
         state = State(self._pool.take(), Versions(self._parts))
         state.lease = weakref.finalize(state, self._pool.give_back, state.slot)
+        state.lease.atexit = False  # the device may be gone by then
         state.lease.atexit = False
         return state
 
 
-def _move_on(states: Sequence[State], made: Tensor) -> None:
-    """After a forward of these that made the latents of each."""
-    for state, latent in zip(states, made, strict=True):
-        done, *rest = state.passes
-        state.passes = tuple(rest)
-        if done.denoises:
-            state.latent = latent
-        if not rest:
-            state.versions.wrote(state.writes)
+def _end(state: State) -> None:
+    """The chunk is over once it is decoded and has no forward left, whichever came last."""
+    if state.decoded and not state.passes:
+        state.chunk, state.frames = state.chunk + 1, state.frames + len(_under_way(state.latent))
+        state.latent, state.decoded = None, False
 
 
 def _under_way(latent: Tensor | None) -> Tensor:

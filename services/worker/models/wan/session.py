@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,15 @@ class Decoder(Protocol):
     def decode(self, latents: Tensor, cache: Tensor, *, first: bool) -> Tensor: ...
 
 
+class Begun(NamedTuple):
+    """What the forwards of a chunk follow from."""
+
+    steps: int
+    window_frames: int
+    new_prompt: bool
+    fp8: bool
+
+
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class State:
     """One session's copy; what is large lives in its slot of the pool.
@@ -31,9 +40,10 @@ class State:
     `chunk` counts from the session's first chunk and names its noise, `frames` the latent frames since the
     picture (last) began anew. `prompt` is the newest, `shown` that of the chunk under way or last made;
     `new_text`: no chunk has been begun with the embedding in the slot. `versions` tells when the slot's parts
-    were written. While a chunk is under way, `latent` is its present latents [frames, 16, h, w] and `passes`
-    the forwards still to come, and `writes` the parts of the ring that they write;
-    `fp8`: their products are in eight bits.
+    were written. While a chunk is under way, `latent` is its present latents [frames, 16, h, w], a view of
+    the slot, `begun` how it was begun, `passes` the forwards still to come, and `writes` the parts of the
+    ring that any of its forwards writes; `fp8`: their products are in eight bits.
+    `decoded`: its pictures were made, so with its last forward it is over.
     `newest`: the latents decoded last, on their way to the host.
     """
 
@@ -46,9 +56,11 @@ class State:
     shown: str = ""
     new_text: bool = False
     latent: Tensor | None = None
+    begun: Begun | None = None
     passes: tuple[Pass, ...] = ()
     writes: frozenset[str] = frozenset()
     fp8: bool = False
+    decoded: bool = False
     newest: Callable[[], Tensor] | None = None
     lease: weakref.finalize | None = None
 
@@ -64,13 +76,14 @@ def regions(
         ("cross", config.cross_shape),
         ("text", (arch.text_tokens, arch.text_dim)),
         ("latents", config.latents_shape),
+        ("present", (config.geometry.chunk_latent_frames, *config.geometry.latent_shape)),
         ("decoder", (cached,)),
     )
     return [Region(name, shape, (name == "kv" and kv_dtype) or dtype) for name, shape in shapes]
 
 
 RING = "ring."
-CROSS, LATENTS, DECODER = "cross", "latents", "decoder"
+CROSS, LATENTS, PRESENT, DECODER = "cross", "latents", "present", "decoder"
 
 
 def parts(config: WanConfig, layout: Layout) -> dict[str, Spans]:
@@ -81,11 +94,12 @@ def parts(config: WanConfig, layout: Layout) -> dict[str, Spans]:
         f"{RING}{number}": layout.cut("kv", 2, number * size, (number + 1) * size)
         for number in range(window // size)
     }
-    others = [name for name in layout.names if name not in {"kv", "cross", "text", "latents"}]
+    others = [name for name in layout.names if name not in {"kv", "cross", "text", "latents", "present"}]
     return {
         **ring,
         CROSS: layout.whole("cross", "text"),
         LATENTS: layout.whole("latents"),
+        PRESENT: layout.whole("present"),
         DECODER: layout.whole(*others),
     }
 
@@ -94,3 +108,21 @@ def places_together(config: WanConfig) -> int:
     """How many neighbouring places of the ring are always written together, sinks apart."""
     recipe: Recipe = config.recipe
     return gcd(config.geometry.chunk_latent_frames, recipe.sink_frames, recipe.window_frames)
+
+
+def ring_parts(places: Sequence[int], size: int) -> frozenset[str]:
+    """Those that some of these places lie in. `size`: `places_together`."""
+    return frozenset(f"{RING}{place // size}" for place in places)
+
+
+def void_parts(passes: Sequence[Pass], size: int) -> frozenset[str]:
+    """The parts of the ring that these forwards write before any of them reads them."""
+    written: set[int] = set()
+    read: set[int] = set()
+    for each in passes:
+        read |= set(each.seen[: -each.count]) - written
+        written |= set(each.written) - read
+    whole = ring_parts(sorted(written), size)
+    return frozenset(
+        name for name in whole if written >= set(range((at := int(name[len(RING) :]) * size), at + size))
+    )
