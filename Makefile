@@ -1,5 +1,5 @@
 # make up     everything on this machine: http://localhost:8080   (PORT=, WORKERS=, MAX_WORKERS=, POLICY=, DATA=, DATABASE_URL=)
-# make test   make check, then every test                         (PYTEST_ARGS="-k name", CHROMIUM=path|none)
+# make test   make check, then every test, two files at a time    (JOBS=2, PYTEST_ARGS="-k name", CHROMIUM=path|none)
 # make test-hunt  finds tests that fail only now and then: SELECT=tests/system RUNS=3 MINUTES=30, under load:
 #             STRESS=2 busy processes, STALL=1.5 seconds of standstill at times; logs of failures in .cache/hunt
 # make check  lint, types, and which module may import which
@@ -19,6 +19,7 @@ DATABASE_URL ?=
 PYTHON ?=
 TORCH ?=
 CHROMIUM ?=
+JOBS ?= 2
 PYTEST_ARGS ?=
 UPGRADE ?=
 SELECT ?= tests/system
@@ -32,6 +33,8 @@ OUT ?= bench-gpu
 RESULTS ?= docs/results
 
 export PYTHON TORCH CHROMIUM
+# Some images set it; then each of the many processes here would compile all that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 
 .PHONY: help up test test-hunt check test-gpu bench-gpu bench-policies bench-live lock clean venv runtime chromium
@@ -46,7 +49,7 @@ up: runtime
 		$(if $(POLICY),--policy '$(POLICY)')
 
 test: venv chromium check
-	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -n '$(JOBS)' --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-hunt: venv chromium
 	@exec $(BIN)/python -m tests.hunt --runs '$(RUNS)' --stress '$(STRESS)' --stall-s '$(STALL)' --minutes '$(MINUTES)' $(SELECT)
