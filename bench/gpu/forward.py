@@ -82,7 +82,7 @@ def _others(best: Form, lab: Lab) -> list[Form]:
 
 def _try(report: Report, lab: Lab, form: Form, rows: int) -> None:
     try:
-        ms = lab.ms(form, rows, rounds=3)
+        ms = lab.ms(form, rows, rounds=9)
     except Exception as error:  # noqa: BLE001 one form that fails is a finding, not the end
         report.row(f"rows {rows}, {form}", f"failed: {str(error).splitlines()[0][:80]}")
         return

@@ -94,7 +94,7 @@ class Lab:
         self.chooser = Chooser(self.config, self.swift, kv, cross)
 
     @torch.inference_mode()
-    def ms(self, form: Form, rows: int = 1, rounds: int = 7) -> float:
+    def ms(self, form: Form, rows: int = 1, rounds: int = 21) -> float:
         """Of a captured forward."""
         return milliseconds(self.chooser.forward(rows, form), self.setting.device, rounds)
 
