@@ -46,6 +46,26 @@ ATTENTIONS: Mapping[str, Attention] = {"default": default} | {n: _only(b) for n,
 
 
 def fastest(
+def runnable(ways: Mapping[str, Callable[[], Tensor]]) -> dict[str, Callable[[], Tensor]]:
+    """Those that can be called here at all."""
+    kept = {}
+    for name, way in ways.items():
+        try:
+            way()
+        except Exception as error:  # noqa: BLE001 as below
+            logger.info("%s can't be used here: %s", name, _reason(error))
+            continue
+        kept[name] = way
+    return kept
+
+
+def _reason(error: Exception) -> str:
+    """A line: a compiler's message is long, and the cause comes last."""
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
     ways: Mapping[str, Callable[[], Tensor]], device: torch.device, tolerance: float = TOLERANCE
 ) -> tuple[str, dict[str, float]]:
     """The quickest of those that work and agree with the first, and what each takes in ms. `ways`: in the
@@ -61,7 +81,7 @@ def fastest(
                 continue
             took[name] = milliseconds(way, device)
         except Exception as error:  # noqa: BLE001 a kernel that isn't there says so in many ways
-            logger.info("%s can't be used here: %s", name, str(error).split("\n", 1)[0])
+            logger.info("%s can't be used here: %s", name, _reason(error))
     if first not in took:
         raise RuntimeError(f"{first} itself failed on {device}")
     chosen = first

@@ -88,7 +88,7 @@ def random_model(
         transformer = Transformer(config)
     decoder = decoder or TaehvDecoder()
     random_weights.fill(transformer, seed, torch.device(device), dtype)
-    random_weights.fill(decoder, seed, torch.device(device), dtype, variance=2.0)
+    random_weights.fill(decoder, seed, torch.device(device), dtype)
     encoder = StandInEncoder(config.architecture)
     return Wan(config, transformer, decoder, encoder, slots, f"{RANDOM}{seed}", wishes)
 
