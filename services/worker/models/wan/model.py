@@ -139,23 +139,24 @@ class Wan:
         again = state.latent is not None and state.begun is not None and state.begun.new_prompt
         new_prompt = state.new_text or again
         self._take_text(state)
-        self._noise.want(state.seed, state.chunk, range(rung.steps))
-        self._noise.want(state.seed, state.chunk + 1, [0])
+        self._noise.want(state.seed, state.chunk, [0])
+        self._enter(state, Begun(rung.steps, rung.window_latent_frames, new_prompt, rung.precision == FP8))
         first = self._noise.take(state.seed, state.chunk, 0)
-        begun = Begun(rung.steps, rung.window_latent_frames, new_prompt, rung.precision == FP8)
-        self._enter(state, begun)
         _under_way(state.latent).copy_(first.to(self._device, non_blocking=True))
         state.versions.wrote([PRESENT])
         return len(state.passes)
 
-    def _enter(self, state: State, begun: Begun) -> None:
-        """The chunk begun so is under way."""
+    def _enter(self, state: State, begun: Begun, left: int = 0) -> None:
+        """The chunk begun so is under way, with its last `left` forwards to come; 0: all."""
         size = places_together(self._config)
         self._stepper.forget(state)
         state.begun, state.fp8 = begun, begun.fp8
         state.latent = self._pool["present"][state.slot]
-        state.passes = self._passes(state, begun)
-        state.writes = ring_parts([place for each in state.passes for place in each.written], size)
+        passes = self._passes(state, begun)
+        state.passes = passes[-left:]
+        state.writes = ring_parts([place for each in passes for place in each.written], size)
+        self._noise.want(state.seed, state.chunk, [p.step + 1 for p in state.passes if p.next_level])
+        self._noise.want(state.seed, state.chunk + 1, [0])
 
     def _passes(self, state: State, begun: Begun) -> tuple[Pass, ...]:
         return chunk_passes(
@@ -192,7 +193,8 @@ class Wan:
     def decode_later(self, state: State) -> Later:
         """As `decode`, but the pictures are waited for only when they are asked for."""
         latents = _under_way(state.latent)
-        assert self.pictures_final(state) and not state.decoded, "the chunk's denoising comes first"
+        assert self.pictures_final(state), "the chunk's denoising comes first"
+        assert not state.decoded, "a chunk is decoded once"
         state.newest = copied_later(latents.clone())
         cache = self._pool["decoder"][state.slot]
         frames = self._decoder.decode(latents, cache, first=state.frames == 0)
@@ -246,11 +248,7 @@ class Wan:
         state.newest = state.latent = state.begun = None
         state.passes = ()
         if "left" in counters:
-            self._enter(state, Begun(*counters["begun"]))
-            state.passes = state.passes[-counters["left"] :]
-            steps = [each.step + 1 for each in state.passes if each.next_level]
-            self._noise.want(state.seed, state.chunk, steps)
-            self._noise.want(state.seed, state.chunk + 1, [0])
+            self._enter(state, Begun(*counters["begun"]), counters["left"])
 
     @torch.inference_mode()
     def latents(self, state: State) -> PastChunk:
