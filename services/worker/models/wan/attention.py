@@ -66,26 +66,6 @@ def _reason(error: Exception) -> str:
 
 
 def fastest(
-def runnable(ways: Mapping[str, Callable[[], Tensor]]) -> dict[str, Callable[[], Tensor]]:
-    """Those that can be called here at all."""
-    kept = {}
-    for name, way in ways.items():
-        try:
-            way()
-        except Exception as error:  # noqa: BLE001 as below
-            logger.info("%s can't be used here: %s", name, _reason(error))
-            continue
-        kept[name] = way
-    return kept
-
-
-def _reason(error: Exception) -> str:
-    """A line: a compiler's message is long, and the cause comes last."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
     ways: Mapping[str, Callable[[], Tensor]], device: torch.device, tolerance: float = TOLERANCE
 ) -> tuple[str, dict[str, float]]:
     """The quickest of those that work and agree with the first, and what each takes in ms. `ways`: in the
