@@ -25,6 +25,7 @@ _BACKENDS = {
 }
 TOLERANCE = 0.03
 _CALLS, _ROUNDS = 4, 5
+_LONG_MS, _ROUNDS_OF_LONG = 10.0, 3
 _CLEARLY = 0.97
 """Of the time of the one before it: less isn't told from chance, and two workers should choose alike."""
 
@@ -97,22 +98,27 @@ def _agrees(made: Tensor, wanted: Tensor, tolerance: float) -> bool:
     return bool(error <= tolerance * wanted.float().abs().mean())
 
 
-def milliseconds(way: Callable[[], Any], device: torch.device, rounds: int = _ROUNDS) -> float:
-    """Of one call on the device: the median of some rounds of a few calls each."""
+def milliseconds(way: Callable[[], Any], device: torch.device, rounds: int | None = None) -> float:
+    """Of one call on the device: the median of some rounds of a few calls each. A long call is timed fewer
+    times: a start waits for it. `rounds` None: as many as that takes.
+    """
     way()
-    times = []
+    once = _milliseconds(way, device, 1)
+    long = once > _LONG_MS
+    calls, rounds = (1 if long else _CALLS), rounds or (_ROUNDS_OF_LONG if long else _ROUNDS)
+    return statistics.median(_milliseconds(way, device, calls) for _ in range(rounds))
+
+
+def _milliseconds(way: Callable[[], Any], device: torch.device, calls: int) -> float:
     if device.type != "cuda":
-        for _ in range(rounds):
-            started = time.perf_counter()
+        started = time.perf_counter()
+        for _ in range(calls):
             way()
-            times.append(1000 * (time.perf_counter() - started))
-        return statistics.median(times)
-    for _ in range(rounds):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record(torch.cuda.current_stream(device))
-        for _ in range(_CALLS):
-            way()
-        end.record(torch.cuda.current_stream(device))
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / _CALLS)
-    return statistics.median(times)
+        return 1000 * (time.perf_counter() - started) / calls
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record(torch.cuda.current_stream(device))
+    for _ in range(calls):
+        way()
+    end.record(torch.cuda.current_stream(device))
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / calls
