@@ -147,6 +147,10 @@ class Pool:
             self._wipe(slot)
         return slot
 
+    def soil(self) -> None:
+        """Something was tried out on slots that nobody has: they are wiped when they are taken."""
+        self._soiled.update(self._free)
+
     def blank(self, slot: int) -> Any:
         """Of one just taken: the device's event after which its last owner is out of it and it is zeros; no
         stream need wait for more. None: it is so now.

@@ -76,6 +76,7 @@ class Wan:
         shape = (geometry.chunk_latent_frames, *geometry.latent_shape)
         self._noise = NoiseAhead(shape, pinned=self._device.type == "cuda")
         self._stepper = made_stepper(config, transformer, self._pool, self._noise, wishes)
+        self._pool.soil()
         self._random = digest.startswith(RANDOM)
         self.spec = spec_of(
             config,
