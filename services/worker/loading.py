@@ -6,12 +6,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import psutil
 
-from services.worker import curve, measure, residency, runner
+from services.worker import curve, host_memory, measure, residency, runner
 from services.worker.encode import EncodeSettings
+from services.worker.host_memory import HostMemory
 from services.worker.measure import Measured
 from services.worker.models import GeometryError, UnknownModel, WeightsError
 from services.worker.offload import HostPool
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_SESSIONS = 64  # active ones, where a setting doesn't say more
 _MOST_HOST_SLOTS = 10_000
+_MEMORY_DEADLINE_S = 600.0  # a second for each GiB, and a good deal more
 _USABLE = 0.9  # of the device's free memory; the rest is for what a forward needs
 _GIB = 1 << 30
 _NO_MEMORY = ("out of memory", "can't allocate memory")  # torch's words, on a GPU and on a CPU
@@ -41,13 +44,13 @@ class Loaded(NamedTuple):
 
 def load(settings: WorkerSettings) -> Loaded:
     """Raises `StartupError`."""
-    with _fitting(settings):
-        with _timed("model"):
-            loaded = _load_model(settings)
-        with _timed("measurements"):
-            measured = measure.measure(loaded, encode_settings(settings), settings.max_batch)
+    memory = _memory_beside(settings)
+    with _fitting(settings), _timed("model"):
+        loaded = _load_model(settings)
     with _timed("host pool"):
-        pool = _host_pool(settings, loaded)
+        pool = _host_pool(settings, loaded, memory)
+    with _fitting(settings), _timed("measurements"):
+        measured = measure.measure(loaded, encode_settings(settings), settings.max_batch)
     duration_s = measure.chunk_duration_s(loaded.spec)
     wanted = settings.capacity or curve.capacity(measured.default, duration_s, _MOST_SESSIONS)
     hot = _hot_slots(settings.slots, wanted, loaded, _free_bytes(loaded, pool))
@@ -103,24 +106,40 @@ def _load_model(settings: WorkerSettings) -> Runner:
         raise StartupError(f"TURBOSERVE_WORKER_MODEL_LOADER={settings.model_loader}: {error}") from error
 
 
-def _host_pool(settings: WorkerSettings, loaded: Runner) -> HostPool:
-    setting = f"TURBOSERVE_WORKER_HOST_POOL_GIB={settings.host_pool_gib:g}"
+def _memory_beside(settings: WorkerSettings) -> Future[HostMemory]:
+    """Set aside while the model is made, since that takes as long. Raises `StartupError`."""
     pool_bytes = int(settings.host_pool_gib * _GIB)
     available_bytes = psutil.virtual_memory().available
     if pool_bytes > available_bytes:
         raise StartupError(
-            f"{setting}: only {available_bytes / _GIB:.1f} GiB of memory are available; set aside less"
+            f"{_pool_setting(settings)}: only {available_bytes / _GIB:.1f} GiB of memory are available; set"
+            " aside less"
         )
-    slot_bytes = loaded.spec.state_bytes
+    return host_memory.beside(pool_bytes, settings.device)
+
+
+def _host_pool(settings: WorkerSettings, loaded: Runner, memory: Future[HostMemory]) -> HostPool:
+    setting, slot_bytes = _pool_setting(settings), loaded.spec.state_bytes
+    pool_bytes = int(settings.host_pool_gib * _GIB)
     slots = min(pool_bytes // slot_bytes, _MOST_HOST_SLOTS)
     if pool_bytes and not residency.host_slots(slots):
         text = "%s holds no session: one of %s takes %.2f GiB, and one slot stays free; set aside more, or 0"
         logger.warning(text, setting, loaded.spec.name, slot_bytes / _GIB)
     try:
-        return HostPool(slots, slot_bytes, loaded.device)
+        set_aside = memory.result(_MEMORY_DEADLINE_S)
+        if not slots:
+            set_aside.release()
+        return HostPool(slots, slot_bytes, loaded.device, set_aside)
+    except TimeoutError:
+        reason = f"it wasn't set aside and locked within {_MEMORY_DEADLINE_S:g} s"
+        raise StartupError(f"{setting}: {reason}; set aside less") from None
     except (MemoryError, RuntimeError) as error:
         reason = f"it can't be set aside and locked: {_first_line(error)}"
         raise StartupError(f"{setting}: {reason}; set aside less, or raise `ulimit -l`") from None
+
+
+def _pool_setting(settings: WorkerSettings) -> str:
+    return f"TURBOSERVE_WORKER_HOST_POOL_GIB={settings.host_pool_gib:g}"
 
 
 def _free_bytes(loaded: Runner, pool: HostPool) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from services.worker.host_memory import HostMemory
 from services.worker.models.protocol import Memory, Part
 from services.worker.pinning import PageLocked
 
@@ -54,15 +55,15 @@ class Copying:
 class HostPool:
     """`slots` mirrors of `slot_bytes` each. Dropping it unlocks them, once copies under way are over."""
 
-    def __init__(self, slots: int, slot_bytes: int, device: str) -> None:
+    def __init__(self, slots: int, slot_bytes: int, device: str, memory: HostMemory | None = None) -> None:
+        """`memory`: set aside already, at least as much as that takes."""
         self.size_bytes = slots * slot_bytes
         self._free = list(reversed(range(slots)))
         self._lanes = _Lanes(device, slots) if device.startswith("cuda") else None
-        self._memory: Any = np.empty((slots, slot_bytes), np.uint8)
+        memory = memory or HostMemory(self.size_bytes)
         if self._lanes is not None and slots:
-            locked = PageLocked(self._memory, device, sys.modules["torch"].cuda)
-            self._memory = locked.tensor
-            weakref.finalize(self, _unlock, self._lanes, locked).atexit = False
+            weakref.finalize(self, _unlock, self._lanes, memory.lock(device)).atexit = False
+        self._memory = memory.rows(slots, slot_bytes)
 
     @property
     def free_slots(self) -> int:

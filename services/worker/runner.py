@@ -159,7 +159,7 @@ def load(loader: str, name: str, device: str, weights_path: str, geometry: str =
     """Import the model's code and weights. `geometry` "": the model's own; else the loader must take one.
     Raises what `loader.load_model` raises; `NoSuchDevice`; ImportError if there is no such loader.
     """
-    device = _choose_device(device)
+    device = choose_device(device)
     chosen = {"geometry": geometry} if geometry else {}
     load_model = importlib.import_module(loader).load_model
     model = load_model(name, device=device, weights_path=weights_path, **chosen)
@@ -168,8 +168,8 @@ def load(loader: str, name: str, device: str, weights_path: str, geometry: str =
     return Runner(model, device)
 
 
-def _choose_device(wanted: str) -> str:
-    """Raises `NoSuchDevice`."""
+def choose_device(wanted: str) -> str:
+    """As torch names it. Raises `NoSuchDevice`."""
     if wanted == "cpu":
         return wanted
     import torch
