@@ -19,7 +19,8 @@ from shared.contracts.fleet import LatencyPoint
 logger = logging.getLogger(__name__)
 
 _MEASURED_CHUNKS = 4
-_MEASURED_TOGETHER = 2
+_ALIKE = 1.03  # two chunks' steps that differ by less than that: more chunks would tell nothing new
+_SHORT_S = 0.02  # of steps so short it takes two chunks to tell the quickest from chance
 _MEASURE_DEADLINE_S = 20.0
 
 
@@ -53,28 +54,31 @@ def measure(runner: Runner, settings: encode.EncodeSettings, max_rows: int) -> M
     deadline is left out, but for the first chunks of a kind.
     """
     deadline = time.monotonic() + _MEASURE_DEADLINE_S
+    state = runner.open(seed=0, prompt="", first_chunk=0)
+    _fill_window(runner, state, settings, deadline)
     paces: dict[str, Pace] = {}
     for kind in dict.fromkeys(map(kind_of, runner.spec.rungs)):
         alike = [rung for rung in runner.spec.rungs if kind_of(rung) == kind]
-        paces |= _of_a_kind(runner, alike, settings, max_rows, deadline)
+        paces |= _of_a_kind(runner, state, alike, settings, max_rows, deadline)
     return Measured(paces[runner.spec.rungs[0].name], paces)
 
 
 def _of_a_kind(
     runner: Runner,
+    state: State,
     rungs: Sequence[Rung],
     settings: encode.EncodeSettings,
     max_rows: int,
     deadline: float,
 ) -> dict[str, Pace]:
-    """Every place it took is free again afterwards."""
-    state, alone = _alone(runner, rungs[0], settings, deadline)
+    """Every place it took, but for the state's, is free again afterwards."""
+    alone = _alone(runner, state, rungs[0], settings, deadline)
     curve = _curve(runner, state, rungs[0], alone.step_s, max_rows, deadline)
     pace = Pace(curve, alone.forwards, alone.decode_s, alone.encode_s)
-    return {
-        rung.name: pace._replace(forwards=_one_chunk(runner, state, rung, settings).forwards)
-        for rung in rungs
-    }
+    _change_prompt(runner, state, rungs[0], settings)
+    others = {rung.name: _one_chunk(runner, state, rung, settings).forwards for rung in rungs[1:]}
+    forwards = {rungs[0].name: alone.forwards} | others
+    return {name: pace._replace(forwards=count) for name, count in forwards.items()}
 
 
 def kind_of(rung: Rung) -> str:
@@ -86,19 +90,40 @@ def chunk_duration_s(spec: ModelSpec) -> float:
     return spec.chunk_frames / spec.fps
 
 
+def _fill_window(runner: Runner, state: State, settings: encode.EncodeSettings, deadline: float) -> None:
+    """Of the longest rung: chunks are cheaper before. A very slow device makes fewer."""
+    latent_frames = max(rung.window_latent_frames for rung in runner.spec.rungs)
+    for _ in range(math.ceil(latent_frames / runner.spec.latent_frames_per_chunk)):
+        if time.monotonic() < deadline:
+            _one_chunk(runner, state, runner.spec.rungs[0], settings)
+
+
 def _alone(
-    runner: Runner, rung: Rung, settings: encode.EncodeSettings, deadline: float
-) -> tuple[State, _Chunk]:
-    """Once the window is full: chunks are cheaper before. The quickest of a few counts, since what disturbs
-    a worker at start (other services starting) passes. A very slow device makes fewer.
+    runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings, deadline: float
+) -> _Chunk:
+    """The quickest of a few counts, but not the first, since what disturbs a worker at start (other services
+    starting) passes. Two that agree are enough.
     """
-    warm_up = 1 + math.ceil(rung.window_latent_frames / runner.spec.latent_frames_per_chunk)
-    state = runner.open(seed=0, prompt="", first_chunk=0)
+    _one_chunk(runner, state, rung, settings)
     made: list[_Chunk] = []
-    while len(made) < warm_up + _MEASURED_CHUNKS and (len(made) < 2 or time.monotonic() < deadline):
+    while len(made) < _MEASURED_CHUNKS and (not made or time.monotonic() < deadline):
         made.append(_one_chunk(runner, state, rung, settings))
-    forwards, step_s, decode_s, encode_s = zip(*made[1:][-_MEASURED_CHUNKS:], strict=True)
-    return state, _Chunk(forwards[-1], min(step_s), min(decode_s), min(encode_s))
+        if len(made) > 1 and _agree(*(chunk.step_s for chunk in made[-2:])):
+            break
+    forwards, step_s, decode_s, encode_s = zip(*made, strict=True)
+    return _Chunk(forwards[-1], min(step_s), min(decode_s), min(encode_s))
+
+
+def _agree(one_s: float, other_s: float) -> bool:
+    return max(one_s, other_s) < _ALIKE * min(one_s, other_s)
+
+
+def _change_prompt(runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings) -> None:
+    """So that a user's first change is no slower than the next ones. The same words, since others may have to
+    be encoded elsewhere.
+    """
+    runner.set_prompt(state, "")
+    _one_chunk(runner, state, rung, settings)
 
 
 def _curve(runner: Runner, state: State, rung: Rung, alone_s: float, max_rows: int, deadline: float) -> Curve:
@@ -110,7 +135,9 @@ def _curve(runner: Runner, state: State, rung: Rung, alone_s: float, max_rows: i
     while rows <= most and time.monotonic() < deadline:
         try:
             states += [runner.twin(state) for _ in range(rows - len(states))]
-            step_s = min(_step_together(runner, states, rung) for _ in range(_MEASURED_TOGETHER))
+            step_s = _step_together(runner, states, rung)
+            if step_s < _SHORT_S:
+                step_s = min(step_s, _step_together(runner, states, rung))
         except RuntimeError as error:  # the device's memory, or the model's slots
             logger.info("no more than %d rows together: %s", points[-1][0], error)
             break
