@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.worker.again import NEVER
 from services.worker.models.protocol import PastChunk
 from services.worker.residency import Resident
 from shared.contracts.fleet import CopyReport, Own, Owned
@@ -29,7 +30,8 @@ class Copy:
     when the copy begins anew, so that chunks under way from before are recognised. `shows`: the command whose
     inputs the next chunk shows, older than `own` while a prompt is being encoded; None: its first one is.
     `text`: keeps that prompt's embedding in the model's reach. `inputs_from`: the first chunk showing these
-    inputs.
+    inputs. `again_until`: a prompt that comes no later shows in the chunk under way already, which is then to
+    be begun `again`.
 
     In a move: `leaving`: its state is on its way to another worker, `frozen`: so that no chunk may begin, and
     `boundary_told` once none is under way on the device. `arriving`: its state is on its way here, and until
@@ -54,6 +56,8 @@ class Copy:
     input_at: float = 0.0
     appended_at: float = 0.0
     used_at: float = 0.0
+    again_until: float = NEVER
+    again: bool = False
     seeking: bool = False
     """Its state is not here. It makes nothing until it is known what that can be rebuilt from: `past`."""
     past: tuple[PastChunk, ...] = ()
@@ -96,10 +100,13 @@ class Copy:
         return REBUILDING if self.seeking or self.past else "running"
 
     def show(self, own: Own, now: float) -> None:
-        """The next chunk shows these inputs."""
+        """The next chunk shows these inputs, or the one under way begun again."""
         before, self.shows = self.shows, own
-        if before is None or own.inputs_version != before.inputs_version:
-            self.inputs_from, self.input_at = self.next_chunk, now
+        if before is not None and own.inputs_version == before.inputs_version:
+            return
+        if before is not None and prompt_of(own.inputs) != prompt_of(before.inputs):
+            self.again = self.again or now <= self.again_until
+        self.inputs_from, self.input_at = self.next_chunk - self.again, now
 
     def take_credit(self, granted_through: int, now: float) -> None:
         """Nothing happens unless it is more than before."""

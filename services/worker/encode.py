@@ -1,7 +1,7 @@
 """Frames of one chunk to H.264 Annex-B, each chunk by an encoder of its own.
 
 Nothing of a session lives in an encoder, so any chunk is a join point and a session that moves takes none
-along. See docs/decisions/0005-h264-annexb-per-chunk-encoder.md. Called on the encode thread only.
+along. See docs/decisions/0005-h264-annexb-per-chunk-encoder.md. Any thread may call it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ _SEI, _SPS = 6, 7
 
 class EncodeSettings(NamedTuple):
     """`crf` sets the quality; `max_bits_per_pixel` bounds what noise may cost (times pixels a second: bits
-    a second).
+    a second). `threads`: each takes a slice of every picture.
     """
 
     preset: str = "ultrafast"
     crf: int = 20
     max_bits_per_pixel: float = 1.5
+    threads: int = 1
 
 
 class Media(NamedTuple):
@@ -54,7 +55,9 @@ def encode(frames: Frames, fps: float, settings: EncodeSettings) -> Media:
         raise EncodeError(f"frames must be uint8 RGB of even size, not {frames.dtype} {frames.shape}")
     try:
         encoder = _encoder(width, height, count, fps, settings)
-        packets = [bytes(p) for picture in _pictures(frames) for p in encoder.encode(picture)]
+        packets = [
+            bytes(p) for picture in _pictures(frames, settings.threads) for p in encoder.encode(picture)
+        ]
         packets += [bytes(p) for p in encoder.encode(None)]
     except (av.FFmpegError, ValueError) as error:
         raise EncodeError(f"libx264: {error}") from error
@@ -80,13 +83,12 @@ def codec_string(units: list[bytes]) -> str:
 
 
 def _encoder(width: int, height: int, count: int, fps: float, settings: EncodeSettings) -> VideoCodecContext:
-    """One slice thread: chunks are small and encoded beside each other's forwards."""
     encoder = av.CodecContext.create("libx264", "w")
     assert isinstance(encoder, VideoCodecContext)
     rate = Fraction(fps).limit_denominator(1001)
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.framerate, encoder.time_base = rate, 1 / rate
-    encoder.thread_count, encoder.max_b_frames, encoder.gop_size = 1, 0, count
+    encoder.thread_count, encoder.max_b_frames, encoder.gop_size = settings.threads, 0, count
     encoder.color_range = ColorRange.MPEG
     encoder.colorspace = Colorspace.ITU709
     encoder.color_primaries, encoder.color_trc = 1, 1
@@ -98,12 +100,12 @@ def _encoder(width: int, height: int, count: int, fps: float, settings: EncodeSe
         "crf": str(settings.crf),
         "maxrate": str(bits_per_s),
         "bufsize": str(int(bits_per_s * count / fps)),
-        "x264-params": "scenecut=0:sliced-threads=0:repeat-headers=1:annexb=1",
+        "x264-params": f"scenecut=0:sliced-threads={int(settings.threads > 1)}:repeat-headers=1:annexb=1",
     }
     return encoder
 
 
-def _pictures(frames: Frames) -> Iterator[av.VideoFrame]:
+def _pictures(frames: Frames, threads: int) -> Iterator[av.VideoFrame]:
     """Frames as the encoder takes them. One converter for all: making one costs as much as ten frames."""
     converter = VideoReformatter()
     for rgb in frames:
@@ -113,4 +115,5 @@ def _pictures(frames: Frames) -> Iterator[av.VideoFrame]:
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
+            threads=threads,
         )

@@ -1,7 +1,7 @@
 """The beat of a worker: plan a batch, step it, hand finished frames on, again.
 
 Runs on the device thread until `stop`. Everything it needs to know lies in the roster; what it makes goes
-to `deliver`, called on the encode thread, while the next step already runs.
+to `deliver`, called on an encode thread, while the next step already runs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from services.worker.curve import Curve
 from services.worker.encode import EncodeSettings
 from services.worker.encoding import EncoderHangs, Encoding
 from services.worker.errands import Errands
-from services.worker.making import Made, Making, span_of
+from services.worker.making import Made, Making, Pictured, span_of
 from services.worker.orders import Order
 from services.worker.plan_batch import Candidate, may_begin, plan_batch
+from services.worker.restarting import Restarting
 from services.worker.roster import Roster
 from services.worker.runner import Runner
 from services.worker.states import NoRoom, States
@@ -38,9 +39,9 @@ _SOON_S = 0.002
 @dataclass(slots=True)
 class Engine:
     """`run` on the device thread; `stop` and `errands.put` from anywhere. `curves`: by rung. `deliver` is
-    called on the encode thread. Called on the device thread: `on_denoised`, when a frozen copy's chunk is
-    decoded next; `on_boundary`, once it has no chunk under way there; those made may still be on their way to
-    the log.
+    called on an encode thread. Called on the device thread: `on_denoised`, when a frozen copy's chunk is
+    decoded next and no step of it is left; `on_boundary`, once it has no chunk under way there; those made
+    may still be on their way to the log.
     """
 
     runner: Runner
@@ -56,6 +57,7 @@ class Engine:
     errands: Errands = field(init=False)
     stepper: Stepper = field(init=False)
     encoding: Encoding = field(init=False)
+    restarting: Restarting = field(init=False)
     _chunks: dict[Copy, Making] = field(default_factory=dict)
     _stopping: bool = False
 
@@ -63,7 +65,9 @@ class Engine:
         self.states.shelf.under_way = self._chunks
         self.errands = Errands(self.roster.changed)
         self.stepper = Stepper(self.runner, self.errands)
-        self.encoding = Encoding(self.runner.spec.fps, encode_settings, deliver, self._fail)
+        self.restarting = Restarting(self.runner, self.curves)
+        fps, took = self.runner.spec.fps, self.restarting.costs.learn_after
+        self.encoding = Encoding(fps, encode_settings, deliver, self._fail, took)
 
     def run(self) -> None:
         """Until told to stop and the chunks in hand are finished. Raises `EncoderHangs`."""
@@ -82,7 +86,8 @@ class Engine:
             self.errands.run()
             self.states.shelf.make_ready()
             self._fetch_ahead()
-            self._finish_denoised()
+            self._begin_again()
+            self._show()
             self._tell_boundaries()
             if orders := self._next_batch():
                 self._step(orders)
@@ -106,22 +111,24 @@ class Engine:
             self._forget()
             copies = {copy.key: copy for copy in self.roster.copies()}
             under_way = {copy: chunk.order for copy, chunk in self._chunks.items()}
-            candidates = [self._candidate(copy, under_way.get(copy)) for copy in copies.values()]
+            candidates = [self._candidate(copy, self._chunks.get(copy)) for copy in copies.values()]
             beginnings = 0 if self._stopping else self.states.tiers.slots - len(under_way)
             chosen = [copies[key] for key in plan_batch(candidates, self.curves, beginnings)]
             if not chosen and not self._stopping and not self._asked_for():
                 self.roster.changed.wait(_SOON_S if self.errands.pending else _LOOK_AGAIN_S)
+            self.restarting.say_until_when(candidates, self._chunks, chosen)
             return [under_way.get(copy) or self.roster.begin(copy) for copy in chosen]
 
-    def _candidate(self, copy: Copy, stepping: Order | None) -> Candidate:
+    def _candidate(self, copy: Copy, chunk: Making | None) -> Candidate:
         """One without a place on the device, where none can be had, has to wait; so has one whose former
         state a move still holds, and one whose state is still coming, as long as there are others to step. A
         chunk without steps left waits for what its decode needs.
         """
-        candidate, states = self.roster.candidate(copy, stepping), self.states
-        placed = stepping is not None or states.has_place(copy) or states.shelf.room() > 0
+        stepping, shown = (chunk.order, chunk.shown) if chunk else (None, False)
+        candidate, states = self.roster.candidate(copy, stepping, shown=shown), self.states
+        placed = chunk is not None or states.has_place(copy) or states.shelf.room() > 0
         coming = bool(self._chunks) and states.coming(copy)
-        if stepping is not None and not self._chunks[copy].steps_left:
+        if chunk is not None and not chunk.steps_left:
             return candidate._replace(stepping=False, held=True)
         waiting = not placed or coming or states.outdated(copy)
         return candidate._replace(held=True) if waiting else candidate
@@ -138,7 +145,9 @@ class Engine:
 
     def _asked_for(self) -> bool:
         """Whether somebody waits for this thread to look, chunks or not."""
-        return self.errands.due or bool(self.roster.transit.at_boundary(self._chunks) or self._decodable())
+        return self.errands.due or bool(
+            self.roster.transit.at_boundary(self._chunks) or any(map(self._showable, self._chunks.values()))
+        )
 
     def _tell_boundaries(self) -> None:
         for copy in self.roster.transit.at_boundary(self._chunks):
@@ -149,7 +158,8 @@ class Engine:
         """Free what belongs to copies that were dropped, ended or begun anew."""
         for copy, chunk in list(self._chunks.items()):
             if chunk.order.stale:
-                chunk.span.end()
+                if not chunk.shown:
+                    chunk.span.end()
                 del self._chunks[copy]
         self.states.forget()
 
@@ -164,7 +174,8 @@ class Engine:
                 self.roster.put_back(order)
         if chunks:
             self._forward(chunks)
-        self._finish_denoised()
+        self._begin_again()
+        self._show()
 
     @contextlib.contextmanager
     def _blaming(self, order: Order) -> Iterator[None]:
@@ -177,11 +188,23 @@ class Engine:
             self._fail(order, error)
 
     def _begin(self, order: Order) -> Making:
+        new_prompt = self.states.shows_another(order)
         state = self.states.of(order)
-        chunk = Making(order, state, span_of(order))
+        chunk = Making(order, state, span_of(order), new_prompt)
         self._chunks[order.copy] = chunk
-        chunk.steps_left = self.runner.begin_chunk(state, order.rung)
+        chunk.steps = chunk.steps_left = self.runner.begin_chunk(state, order.rung)
         return chunk
+
+    def _begin_again(self) -> None:
+        """The chunks under way that a new prompt is to show in."""
+        for chunk in self._chunks.values():
+            if (order := self.roster.begin_again(chunk.order)) is None:
+                continue
+            chunk.order, chunk.again, chunk.new_prompt = order, True, True
+            metrics.chunk_restarts.inc()
+            with self._blaming(order):
+                chunk.state = self.states.of(order)
+                chunk.steps = chunk.steps_left = self.runner.begin_chunk(chunk.state, order.rung)
 
     def _forward(self, chunks: list[Making]) -> None:
         """One step together. If the model can't, each alone: only those that can't either fail."""
@@ -202,32 +225,48 @@ class Engine:
         ):
             step_s = self.stepper.step([chunk.state for chunk in chunks])
         metrics.batch_rows.observe(len(chunks))
+        self.restarting.learn_step(chunks, step_s)
         for chunk in chunks:
+            if chunk.shown:
+                metrics.stage_seconds.labels("settle").observe(step_s)
             chunk.forward_s += step_s
             chunk.steps_left -= 1
 
-    def _decodable(self) -> list[Making]:
-        """Those whose forwards are over. What decoding a copy's that came by a move needs may come later."""
-        chunks = [chunk for chunk in self._chunks.values() if not chunk.steps_left]
-        return [chunk for chunk in chunks if not chunk.order.copy.ahead and not chunk.order.stale]
-
-    def _finish_denoised(self) -> None:
-        for chunk in self._decodable():
+    def _show(self) -> None:
+        """Hand on the pictures that are final, and be done with the chunks that have no step left."""
+        for chunk in list(self._chunks.values()):
             with self._blaming(chunk.order):
-                self._finish(chunk)
+                if self._showable(chunk) and self.roster.settle_inputs(chunk.order):
+                    self._hand_on(chunk)
+                if chunk.shown and not chunk.steps_left:
+                    self._finish(chunk)
+
+    def _showable(self, chunk: Making) -> bool:
+        """What decoding a copy's chunk that came by a move needs may come later."""
+        if chunk.shown or chunk.order.copy.ahead or chunk.order.stale:
+            return False
+        return not chunk.steps_left or self.runner.pictures_final(chunk.state)
+
+    def _hand_on(self, chunk: Making) -> None:
+        """Its pictures are told to come. The steps that are left are told after them, on the same stream: the
+        viewers' wait for these pictures ends, and the device works on.
+        """
+        order, started = chunk.order, time.perf_counter()
+        if not chunk.steps_left:
+            if order.copy.frozen:
+                self.on_denoised(order.copy)
+            self.states.copy_behind(order.copy)
+        frames = self.runner.decode_later(chunk.state)
+        latents = self.runner.latents(chunk.state) if self.keep_latents else None
+        chunk.shown = True
+        self.encoding.put(Pictured(order, chunk.span, frames, started, chunk.forward_s, latents))
 
     def _finish(self, chunk: Making) -> None:
-        copy, started = chunk.order.copy, time.perf_counter()
-        if copy.frozen:
-            self.on_denoised(copy)
-        self.states.copy_behind(copy)
-        frames = self.runner.decode_later(chunk.state)
-        if self.keep_latents:
-            chunk.latents = self.runner.latents(chunk.state)
+        """The log may have it, or not yet."""
+        copy = chunk.order.copy
         del self._chunks[copy]
         self.states.copy_behind(copy)
         chunk.state = None
-        self.encoding.put(chunk, frames, started)
 
     def _fail(self, order: Order, error: Exception) -> None:
         logger.error("chunk %d failed", order.index, exc_info=error, extra={"session": order.copy.session})

@@ -13,6 +13,7 @@ import psutil
 
 from services.worker import curve, host_memory, measure, residency, runner
 from services.worker.encode import EncodeSettings
+from services.worker.encoding import cores, threads_for
 from services.worker.host_memory import HostMemory
 from services.worker.measure import Measured
 from services.worker.models import GeometryError, UnknownModel, WeightsError
@@ -88,7 +89,12 @@ def _timed(phase: str) -> Iterator[None]:
 
 
 def encode_settings(settings: WorkerSettings) -> EncodeSettings:
-    return EncodeSettings(settings.encode_preset, settings.encode_crf, settings.encode_max_bits_per_pixel)
+    return EncodeSettings(
+        settings.encode_preset,
+        settings.encode_crf,
+        settings.encode_max_bits_per_pixel,
+        settings.encode_threads or threads_for(cores()),
+    )
 
 
 def _load_model(settings: WorkerSettings) -> Runner:

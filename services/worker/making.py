@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from services.worker.encode import Media
+from services.worker.encode import Frames, Media
 from services.worker.models.protocol import ModelSpec, PastChunk, State
 from services.worker.orders import Order
 from shared import telemetry
@@ -19,17 +20,41 @@ from shared.contracts.stream import Chunk, ChunkTimings
 
 @dataclass(slots=True)
 class Making:
-    """A chunk under way. `state` None: it is off the device, whose place may be somebody else's by the time
-    it is encoded. `latents`: its own, where they are kept.
+    """A chunk under way on the device. `steps`: of all of it, as it was (last) begun. `new_prompt`: the first
+    of them begins a new one. `forward_s`: all steps so far, those before it was begun `again` too.
+
+    `shown`: its pictures were handed on, though steps may be left. From then until the last of them the log
+    may have the chunk already, and its copy is neither begun again nor handed to another worker: what is left
+    to do belongs to the chunk that its viewers see.
     """
 
     order: Order
     state: State
     span: Span
+    new_prompt: bool = False
+    steps: int = 0
     steps_left: int = 0
     forward_s: float = 0.0
-    decode_s: float = 0.0
-    latents: PastChunk | None = None
+    again: bool = False
+    shown: bool = False
+
+    @property
+    def inputs_fixed(self) -> bool:
+        """Whether a prompt that comes now shows in the next chunk at the earliest."""
+        return self.shown or self.again or self.order.stale
+
+
+class Pictured(NamedTuple):
+    """A chunk whose pictures were told to come. `frames` waits for them. `since`: when they were told, by
+    `perf_counter`. `latents`: its own, where they are kept. Its state may be stepped further, or be gone.
+    """
+
+    order: Order
+    span: Span
+    frames: Callable[[], Frames]
+    since: float
+    forward_s: float
+    latents: PastChunk | None
 
 
 def span_of(order: Order) -> Span:

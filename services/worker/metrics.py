@@ -8,12 +8,16 @@ _STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.7
 
 stage_seconds = Histogram(
     "turboserve_worker_stage_seconds",
-    "Seconds a chunk spent in a stage: wait (due but not begun), forward, decode, encode, append",
+    "Seconds a chunk spent in a stage: wait (due but not begun), forward (before its pictures), decode,"
+    " encode, append, settle (forwards after its pictures)",
     ["stage"],
     buckets=_STAGE_BUCKETS_S,
 )
 batch_rows = Histogram(
     "turboserve_worker_batch_rows", "Rows stepped together", buckets=(1, 2, 4, 8, 16, 32, 64)
+)
+chunk_restarts = Counter(
+    "turboserve_worker_chunk_restarts", "Chunks begun again under way, to show a prompt that came meanwhile"
 )
 chunks_made = Counter("turboserve_worker_chunks", "Chunks in the log")
 late_appends = Counter(

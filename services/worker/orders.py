@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.worker import pacing
 from services.worker.copies import Copy, prompt_of
@@ -38,8 +38,10 @@ class Order:
         return self.copy.gone or bool(self.copy.ended) or self.copy.generation != self.generation
 
 
-def candidate(copy: Copy, stepping: Order | None, chunk_duration_s: float) -> Candidate:
-    """`stepping`: the order of its chunk under way, if one is."""
+def candidate(copy: Copy, stepping: Order | None, chunk_duration_s: float, *, shown: bool) -> Candidate:
+    """`stepping`: the order of its chunk under way, if one is; `shown`: its pictures were handed on, so what
+    is left of it is needed for the next one.
+    """
     held = copy.own.paused or bool(copy.ended) or not copy.located or copy.frozen
     held = held or copy.shows is None or (copy.arriving and not copy.ahead)
     return Candidate(
@@ -49,7 +51,7 @@ def candidate(copy: Copy, stepping: Order | None, chunk_duration_s: float) -> Ca
         copy.next_chunk,
         copy.next_chunk - copy.next_append,
         copy.granted_through,
-        stepping.needed_at if stepping else _needed_at(copy, chunk_duration_s),
+        stepping.needed_at if stepping and not shown else _needed_at(copy, chunk_duration_s),
         copy.own.max_chunks,
         stepping.rung if stepping else copy.own.rung,
     )
@@ -76,6 +78,13 @@ def begin(copy: Copy, chunk_duration_s: float, now: float) -> Order:
     copy.past = ()
     copy.next_chunk, copy.used_at = index + 1, now
     return order
+
+
+def again(order: Order) -> Order:
+    """The same chunk, begun again as its copy stands now."""
+    copy = order.copy
+    shows = copy.shows or copy.own
+    return replace(order, inputs=shows.inputs, inputs_version=shows.inputs_version, text=copy.text)
 
 
 def _needed_at(copy: Copy, chunk_duration_s: float) -> float:

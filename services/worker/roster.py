@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from services.worker import orders
+from services.worker.again import NEVER
 from services.worker.copies import Copy, prompt_of
 from services.worker.models.protocol import PastChunk
 from services.worker.orders import Order
@@ -98,6 +99,7 @@ class Roster:
             copy.located = True
             copy.next_chunk = copy.next_append = copy.inputs_from = next_chunk
             copy.past, copy.seeking = (), seek and next_chunk > 0
+            copy.again, copy.again_until = False, NEVER
             self._notify()
 
     def apply(self, copy: Copy, own: Own) -> Owned:
@@ -145,21 +147,40 @@ class Roster:
                 copy.take_credit(granted_through, time.monotonic())
                 self._notify()
 
-    def candidate(self, copy: Copy, stepping: Order | None) -> Candidate:
+    def candidate(self, copy: Copy, stepping: Order | None, *, shown: bool = False) -> Candidate:
         """For planning; the caller holds the lock."""
-        return orders.candidate(copy, stepping, self._chunk_duration_s)
+        return orders.candidate(copy, stepping, self._chunk_duration_s, shown=shown)
 
     def begin(self, copy: Copy) -> Order:
-        """The copy's next chunk begins: inputs that come from now on show in the one after. The caller
-        holds the lock.
+        """The copy's next chunk begins: inputs that come from now on show in the one after, unless it is
+        begun again. The caller holds the lock.
         """
         return orders.begin(copy, self._chunk_duration_s, time.monotonic())
+
+    def settle_inputs(self, order: Order) -> bool:
+        """The chunk's pictures are made now: what comes from here on shows in the next one. False: it has to
+        be begun again first.
+        """
+        with self.changed:
+            order.copy.again_until = NEVER
+            return not order.copy.again
+
+    def begin_again(self, order: Order) -> Order | None:
+        """The chunk under way with the inputs that came meanwhile, once. None: it needn't be."""
+        with self.changed:
+            copy = order.copy
+            if not copy.again or order.stale:
+                return None
+            copy.again, copy.again_until = False, NEVER
+            return orders.again(order)
 
     def put_back(self, order: Order) -> None:
         """Just begun, and there is no place for it now: as if it hadn't been."""
         with self.changed:
-            if not order.stale and order.copy.next_chunk == order.index + 1:
-                order.copy.next_chunk, order.copy.past = order.index, order.past
+            copy = order.copy
+            if not order.stale and copy.next_chunk == order.index + 1:
+                copy.next_chunk, copy.past = order.index, order.past
+                copy.again, copy.again_until = False, NEVER
 
     def appended(self, order: Order) -> None:
         with self.changed:

@@ -23,6 +23,7 @@ from services.worker.models.protocol import (
     PastChunk,
     ReadsEmbeddings,
     SessionModel,
+    ShowsEarly,
     State,
 )
 from shared.contracts.text import TextEncoded
@@ -126,11 +127,20 @@ class Runner:
         return step
 
     def latents(self, state: State) -> PastChunk:
-        """Of the chunk decoded last."""
+        """Of the chunk decoded last, before the next one begins."""
         return self._model.latents(state)
 
     def rebuild(self, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
         return self._model.rebuild(seed=seed, prompt=prompt, past=past)
+
+    @property
+    def shows_early(self) -> bool:
+        """Whether pictures are final before a chunk's last forward."""
+        return hasattr(self._model, "pictures_final")
+
+    def pictures_final(self, state: State) -> bool:
+        """Whether a chunk under way may be decoded though it has forwards left."""
+        return self.shows_early and cast(ShowsEarly, self._model).pictures_final(state)
 
     def decode(self, state: State) -> Frames:
         return self.decode_later(state)()

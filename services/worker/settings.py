@@ -38,6 +38,8 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     to none. `move_checksums`: whether what was sent is compared with what arrived; it costs time in the
     pause.
 
+    `encode_threads`: of one chunk's encoder, each taking a slice of every picture; 0: half the cores, 8 at
+    most. Where a container has fewer cores than its machine, or several workers share them, say how many.
     `encode_preset`: of libx264; slower ones make smaller chunks. `encode_crf`: libx264's quality, lower is
     better. `encode_max_bits_per_pixel`: bounds what noisy pictures cost.
     """
@@ -58,6 +60,7 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     cold_tier_max_age_s: PositiveSeconds = 6 * 3600.0
     cold_tier_max_gib: Annotated[float, Meta(gt=0)] = 0.5
     encode_preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "ultrafast"
+    encode_threads: Annotated[int, Meta(ge=0, le=32)] = 0
     encode_crf: Annotated[int, Meta(ge=0, le=51)] = 20
     encode_max_bits_per_pixel: Annotated[float, Meta(gt=0, le=24)] = 1.5
     drain_s: PositiveSeconds = 3.0

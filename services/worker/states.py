@@ -83,6 +83,11 @@ class States:
         kept = self.shelf.kept.get(copy)
         return kept is not None and kept.generation != copy.generation
 
+    def shows_another(self, order: Order) -> bool:
+        """Whether a state is here that stands for another prompt than the order's."""
+        kept = self.shelf.kept.get(order.copy)
+        return kept is not None and kept.shown != order.prompt
+
     def has_place(self, copy: Copy) -> bool:
         kept = self.shelf.kept.get(copy)
         return kept is not None and kept.hot
@@ -105,7 +110,7 @@ class States:
     def forget(self) -> None:
         """Free what belongs to copies that were dropped, are over, or begin anew."""
         for copy, kept in list(self.shelf.kept.items()):
-            if copy not in self.shelf.held and _over(copy, kept.generation):
+            if not self.shelf.busy(copy) and _over(copy, kept.generation):
                 self.shelf.drop(copy)
         self.tiers.settle()
         hot = sum(kept.hot for kept in self.shelf.kept.values())

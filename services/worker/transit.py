@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from services.worker.again import NEVER
 from services.worker.copies import Copy, prompt_of
 from shared.contracts.fleet import Own
 from shared.contracts.moves import HandOver
@@ -71,7 +72,7 @@ class Transit:
     def freeze(self, copy: Copy) -> None:
         """Begin no chunk of it. The engine says when none is under way on the device."""
         with self.changed:
-            copy.frozen, copy.boundary_told = True, False
+            copy.frozen, copy.boundary_told, copy.again_until = True, False, NEVER
             self.notify()
 
     def thaw(self, copy: Copy) -> None:

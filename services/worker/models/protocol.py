@@ -200,8 +200,8 @@ class SessionModel(Protocol):
     def begin_chunk(self, state: State, rung: Rung) -> int:
         """Draw the noise, a function of (seed, chunk, step). Returns how many forwards the chunk takes.
 
-        With a chunk under way that isn't decoded: that chunk again from its beginning, with the newest prompt,
-        as if it had never been begun.
+        With a chunk under way that isn't decoded: that chunk again from its beginning, with the newest
+        prompt, as if it had never been begun.
         """
 
     def forward(self, states: Sequence[State]) -> None:

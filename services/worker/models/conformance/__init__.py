@@ -30,6 +30,8 @@ CHECKS: tuple[Callable[[Trial], Iterator[Result]], ...] = (
     parts.let_others_be,
     sameness.in_company,
     sameness.in_other_shapes,
+    sameness.begun_again,
+    sameness.shown_early,
     isolation.beside_poison,
     isolation.after_poison,
     isolation.frames_stay,

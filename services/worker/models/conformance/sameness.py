@@ -1,11 +1,24 @@
-"""The same session gives the same frames: again, with others beside it, alone, and at another place."""
+"""The same session gives the same frames: again, beside others, alone, begun again, and decoded early."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
 
 from services.worker.models.conformance.result import Result, differs, equal
-from services.worker.models.conformance.trial import PROMPTS, SEEDS, Frames, Trial, differing, within
+from services.worker.models.conformance.tensors import Saved
+from services.worker.models.conformance.trial import (
+    OTHER_PROMPT,
+    PROMPTS,
+    SEEDS,
+    Frames,
+    Trial,
+    differing,
+    within,
+)
+from services.worker.models.protocol import ShowsEarly, State
 
 
 def repeats(trial: Trial) -> Iterator[Result]:
@@ -55,3 +68,68 @@ def _staggered(trial: Trial) -> Frames:
     following = trial.model.begin_chunk(second, trial.default_rung)
     trial.finish([first, second], [steps - 1, following])
     return trial.decode(first)
+
+
+def begun_again(trial: Trial) -> Iterator[Result]:
+    """A chunk begun again after any of its forwards is what it had been, begun once: with a prompt that came
+    meanwhile, and with one that was there before.
+    """
+    model = trial.model
+    once = _asked_for(trial, trial.at_cut([0])[0])
+    expected, kept = _chunk_and_next(trial, once, model.begin_chunk(once, trial.default_rung))
+    del once
+    forwards = model.begin_chunk(trial.at_cut([0])[0], trial.default_rung)
+    for made, known in dict.fromkeys([(1, False), (forwards - 1, False), (1, True)]):
+        state = trial.at_cut([0])[0]
+        model.begin_chunk(_asked_for(trial, state) if known else state, trial.default_rung)
+        for _ in range(made):
+            model.forward([state])
+        again = model.begin_chunk(state if known else _asked_for(trial, state), trial.default_rung)
+        frames, left = _chunk_and_next(trial, state, again)
+        about = f"after {made} forwards, {'the' if known else 'another'} prompt"
+        yield equal(f"begun again = begun once ({about})", *differing(frames, expected))
+        same = left.unpacked() == kept.unpacked() and bool((left.memory == kept.memory).all())
+        yield Result(f"… and so is the state ({about})", same, "another" if not same else "the same")
+
+
+def _asked_for(trial: Trial, state: State) -> State:
+    trial.model.set_prompt(state, OTHER_PROMPT)
+    return state
+
+
+def _chunk_and_next(trial: Trial, state: State, forwards: int) -> tuple[list[Frames], Saved]:
+    trial.finish([state], [forwards])
+    return [trial.decode(state), *trial.play([state], 1)[0]], trial.save(state)
+
+
+def shown_early(trial: Trial) -> Iterator[Result]:
+    """Decoded while forwards are left: pictures, latents and state are what they are without."""
+    if not hasattr(trial.model, "pictures_final"):
+        return
+    model, early = trial.model, trial.at_cut([0])[0]
+    usual = trial.at_cut([0])[0]
+    trial.finish([usual], [model.begin_chunk(usual, trial.default_rung)])
+    expected, told = [trial.decode(usual)], _latents(trial, usual)
+    expected, kept = [*expected, *trial.play([usual], 1)[0]], trial.save(usual)
+    del usual
+    left = model.begin_chunk(early, trial.default_rung)
+    while not cast(ShowsEarly, model).pictures_final(early):
+        model.forward([early])
+        left -= 1
+    made, known = [trial.decode(early)], _latents(trial, early)
+    trial.finish([early], [left])
+    made += trial.play([early], 1)[0]
+    yield equal("shown early = shown at the end", *differing(made, expected))
+    after = trial.save(early)
+    same = after.unpacked() == kept.unpacked() and bool((after.memory == kept.memory).all())
+    yield Result("… and so is the state", same, "another" if not same else "the same")
+    yield Result("… and its latents, told at once", known == told, "the same" if known == told else "others")
+
+
+def _latents(trial: Trial, state: State) -> tuple[int, int, str, bytes]:
+    """Nothing, of a model that keeps none."""
+    if not trial.model.spec.recent_chunks:
+        return 0, 0, "", b""
+    past = trial.model.latents(state)
+    values = past.latents.float().numpy() if hasattr(past.latents, "float") else np.asarray(past.latents)
+    return past.index, past.origin, past.prompt, values.tobytes()

@@ -1,0 +1,58 @@
+"""Chunks under way that are begun again, so that a prompt shows that came meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
+
+from services.worker.again import APPEND_S, NEVER, Costs, Work, latest
+from services.worker.copies import Copy
+from services.worker.curve import Curve
+from services.worker.making import Making
+from services.worker.plan_batch import Candidate, may_begin
+from services.worker.runner import Runner
+
+
+@dataclass(slots=True)
+class Restarting:
+    """The engine's, on its thread. `curves`: by rung."""
+
+    runner: InitVar[Runner]
+    curves: InitVar[Mapping[str, Curve]]
+    costs: Costs = field(init=False)
+    _steps: dict[str, int] = field(init=False)
+    """By rung, before a chunk's pictures; without what a new prompt takes."""
+
+    def __post_init__(self, runner: Runner, curves: Mapping[str, Curve]) -> None:
+        last = 0 if runner.shows_early else 1
+        rungs = {"": runner.spec.rungs[0]} | {rung.name: rung for rung in runner.spec.rungs}
+        self.costs = Costs(curves)
+        self._steps = {name: rung.steps + last for name, rung in rungs.items()}
+
+    def say_until_when(
+        self, candidates: Sequence[Candidate], chunks: Mapping[Copy, Making], chosen: Collection[Copy]
+    ) -> None:
+        """Before a step: until when a prompt that comes shows in a chunk of `chunks`, those under way, or of
+        `chosen`, whose step this is. The roster's lock is held.
+        """
+        under_way = {copy.key: chunk for copy, chunk in chunks.items()}
+        wanted = [c for c in candidates if c.stepping or may_begin(c)]
+        works = [self._work(candidate, under_way.get(candidate.key)) for candidate in wanted]
+        step_s = max((self.costs.step_s(candidate.rung) for candidate in wanted), default=0.0)
+        until = latest(works, step_s, self.costs.after_s + APPEND_S)
+        for copy in {*chunks, *chosen}:
+            fixed = copy.frozen or (copy in chunks and chunks[copy].inputs_fixed)
+            copy.again_until = NEVER if fixed else until.get(copy.key, NEVER)
+
+    def _work(self, candidate: Candidate, chunk: Making | None) -> Work:
+        """What is left of a chunk under way, or all of one that may begin."""
+        rung = candidate.rung
+        again_s = self.costs.again_s(rung, self._steps[rung])
+        left_s = again_s if chunk is None else chunk.steps_left * self.costs.step_s(rung)
+        return Work(candidate.needed_at, candidate.key, left_s, again_s)
+
+    def learn_step(self, chunks: Sequence[Making], step_s: float) -> None:
+        """They took a step together."""
+        chunk = chunks[0]
+        if len(chunks) == 1 and chunk.new_prompt and chunk.steps_left == chunk.steps:
+            self.costs.learn_prompt(chunk.order.rung, step_s)
