@@ -60,6 +60,22 @@ class Chooser:
         return Forms(alone, together, elsewhere)
 
     @torch.inference_mode()
+    def work(self, *chosen: Forms) -> bool:
+        """Whether forms chosen by an earlier start compute anything here."""
+        most = self._kv.shape[0]
+        tried = {
+            (min(rows, most), form) for forms in chosen for rows, form in zip((1, 2, 1), forms, strict=True)
+        }
+        try:
+            return all(
+                self._swift.room_for(form) and bool(self.forward(rows, form)().isfinite().all())
+                for rows, form in tried
+            )
+        except Exception as error:  # noqa: BLE001 a kernel that isn't there says so in many ways
+            logger.info("a form chosen before can't be used here: %s", error)
+            return False
+
+    @torch.inference_mode()
     def in_eight_bits(self, forms: Forms, *, forced: bool) -> Forms:
         """The same with fp8 products, where those are faster, or in any case."""
         form, spared = forms.alone, self._spared(forms.alone)

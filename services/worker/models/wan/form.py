@@ -48,7 +48,8 @@ PLAIN = Form()
 @dataclass(frozen=True)
 class Wishes:
     """What whoever starts the worker insists on; None: what is fastest. `kv`: the ring's numbers. `fp8`: None
-    is a rung's own choice, where the device can.
+    is a rung's own choice, where the device can. `kept`: the folder in which chosen forms are kept for the
+    next start, or "off"; None: whoever makes the model says.
     """
 
     pieces: str | None = None
@@ -59,6 +60,7 @@ class Wishes:
     fp8: bool | None = None
     graphs: bool = True
     kv: str = "model"
+    kept: str | None = None
 
     @property
     def kv_dtype(self) -> torch.dtype | None:

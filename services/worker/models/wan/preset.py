@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from services.worker.models.wan.config import (
     WanConfig,
 )
 from services.worker.models.wan.form import UnknownForm, Wishes, wishes
+from services.worker.models.wan.forms_kept import default_folder
 from services.worker.models.wan.loading import digest, load_decoder, load_transformer, published_shapes
 from services.worker.models.wan.model import RANDOM, Wan
 from services.worker.models.wan.session import Decoder, regions
@@ -134,7 +136,8 @@ def _one(found: list[Checkpoint], kind: str, folder: Path, *, needed: bool = Tru
 
 def _wishes() -> Wishes:
     try:
-        return wishes(os.environ)
+        wished = wishes(os.environ)
+        return wished if wished.kept else replace(wished, kept=default_folder())
     except UnknownForm as error:
         raise WeightsError(str(error)) from None
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from services.worker.models.slots import Pool
 from services.worker.models.wan.choose import Chooser
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import PLAIN, Wishes
+from services.worker.models.wan.forms_kept import OFF, Choice, KeptForms, key_of
 from services.worker.models.wan.fp8 import native_works
 from services.worker.models.wan.graphs import CudaCapture, Graphs
 from services.worker.models.wan.kernels import usable
@@ -18,6 +23,8 @@ from services.worker.models.wan.stepper import Forms, Stepper
 from services.worker.models.wan.swift import Swift
 from services.worker.models.wan.transformer import Transformer
 from services.worker.models.wan.turned import EightBits, Workspace
+
+logger = logging.getLogger(__name__)
 
 _MOST_GRAPHS = 128
 
@@ -50,21 +57,48 @@ def made_stepper(
     graphs = Graphs(CudaCapture(kv.device), _MOST_GRAPHS) if cuda and wishes.graphs else None
     stepper = Stepper(config, swift, pool, noise, graphs)
     if cuda:
-        _choose(stepper, Chooser(config, swift, kv, cross), wishes, native=swift.native_fp8)
+        chooser, kept = Chooser(config, swift, kv, cross), _kept(config, wishes, kv, cross.dtype)
+        choice = chosen(chooser, kept, wishes, native=swift.native_fp8)
+        stepper.forms = choice.fp8_forms if wishes.fp8 else choice.forms
+        stepper.fp8_forms, stepper.compared = choice.fp8_forms, choice.compared
     else:
         stepper.forms = _wished(wishes)
         stepper.fp8_forms = _wished(replace(wishes, fp8=True)) if wishes.fp8 else stepper.forms
     return stepper
 
 
-def _choose(stepper: Stepper, chooser: Chooser, wishes: Wishes, *, native: bool) -> None:
+def _kept(config: WanConfig, wishes: Wishes, kv: Tensor, dtype: torch.dtype) -> KeptForms | None:
+    """None: nothing is to be kept."""
+    if wishes.kept is None or wishes.kept == OFF:
+        return None
+    return KeptForms(Path(wishes.kept), key_of(config, wishes, kv, dtype))
+
+
+def chosen(chooser: Chooser, kept: KeptForms | None, wishes: Wishes, *, native: bool) -> Choice:
+    """What an earlier start chose, if it still works; else the fastest, kept for the next start."""
+    started = time.perf_counter()
+    choice = kept.read() if kept else None
+    if kept and choice:
+        if chooser.work(choice.forms, choice.fp8_forms):
+            logger.info(
+                "forms as chosen before, tried in %.2f s: %s", time.perf_counter() - started, kept.path
+            )
+            return choice
+        kept.ignored("forms that it names don't work here any more")
+    choice = _compared(chooser, wishes, native=native)
+    logger.info("forms compared in %.2f s", time.perf_counter() - started)
+    if kept:
+        kept.write(choice)
+    return choice
+
+
+def _compared(chooser: Chooser, wishes: Wishes, *, native: bool) -> Choice:
     """fp8 products serve rungs that ask for them, or all where they are wished for, or none."""
     forms = chooser.forms(replace(wishes, fp8=None))
     eight_bits = forms
     if native and wishes.fp8 is not False and forms.alone.pieces != "plain":
         eight_bits = chooser.in_eight_bits(forms, forced=wishes.fp8 is True)
-    stepper.forms, stepper.fp8_forms = eight_bits if wishes.fp8 else forms, eight_bits
-    stepper.compared = chooser.took
+    return Choice(forms, eight_bits, chooser.took)
 
 
 def _wished(wishes: Wishes) -> Forms:
