@@ -47,6 +47,19 @@ def test_begins_with_parameter_sets_and_a_keyframe_and_names_its_codec() -> None
     assert media.codec == "avc1." + units[0][1:4].hex()
 
 
+def test_slices_of_threads_are_pictures_of_the_same_colours() -> None:
+    """A worker with many cores cuts each picture. Only its first slice begins one."""
+    frames = np.repeat(np.repeat(moving_square(12, (200, 30, 40)), 4, 1), 4, 2)
+    whole, cut = (encode(frames, 12.0, SETTINGS._replace(threads=threads)) for threads in (1, 4))
+    units = split(cut.data)
+    assert len(units) > len(split(whole.data))
+    begin_pictures = [unit for unit in units if unit_type(unit) in (IDR, SLICE) and unit[1] & 0x80]
+    assert (len(begin_pictures), cut.codec, cut.frames) == (12, whole.codec, 12)
+    for one, other in zip(decoded(whole.data), decoded(cut.data), strict=True):
+        shown = [picture.to_ndarray(format="rgb24").astype(int) for picture in (one, other)]
+        assert abs(shown[0] - shown[1]).mean() <= 2
+
+
 def test_noise_costs_no_more_than_allowed() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (12, 96, 160, 3), dtype=np.uint8)
     free = encode(noise, 12.0, SETTINGS._replace(max_bits_per_pixel=24.0, crf=10))
