@@ -11,12 +11,15 @@ from services.worker.curve import HEADROOM, Curve, Pace, round_s
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """`batch_s`: (sessions, seconds) of one chunk of each, made together. `slots`: states that fit."""
+    """`batch_s`: (sessions, seconds) of one chunk of each, made together. `slots`: states that fit.
+    `most_active` None: what keeps the latency target is its capacity; else at most so many.
+    """
 
     kind: str
     batch_s: tuple[tuple[int, float], ...]
     slots: int
     price_per_s: float = 1.0
+    most_active: int | None = None
 
     def curve(self) -> Curve:
         """A chunk counts as one step here."""
@@ -34,7 +37,7 @@ class Gpu(msgspec.Struct, frozen=True):
             if latency_s > HEADROOM * target_s:
                 break
             most = sessions
-        return max(1, most)
+        return max(1, most if self.most_active is None else min(most, self.most_active))
 
 
 class Profile(msgspec.Struct, frozen=True):

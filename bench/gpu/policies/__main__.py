@@ -1,0 +1,4 @@
+from bench.gpu.policies.command import main
+
+if __name__ == "__main__":
+    main()
