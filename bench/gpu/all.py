@@ -27,7 +27,7 @@ PARTS = (
     ("streams", 180),
     ("move", 120),
     ("suspend", 90),
-    ("start", 90),
+    ("start", 150),
     ("cycles", 130),
     ("coalescing", 90),
 )
