@@ -1,8 +1,12 @@
 """What every test gets: one thread per process, a printed seed, asyncio, real servers, and limits on time."""
 
+import gc
 import os
 import random
 from pathlib import Path
+
+# What all of the tests import stays to the end: the collector needn't look at it, neither now nor later.
+gc.disable()
 
 # Before torch or numpy can be imported, here or in a process that a test starts: two threads beside
 # other work are slower than one. The seed too is inherited, so that parallel test processes agree on it:
@@ -47,6 +51,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(ROOT / "tests" / "gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -116,5 +116,7 @@ def _inside(value: Any) -> list[Any]:
 
 def device_bytes(device: str) -> int:
     """What torch has handed out on the device; 0 where it doesn't count (the CPU)."""
+    if not device.startswith("cuda"):
+        return 0
     gc.collect()
-    return torch.cuda.memory_allocated(device) if device.startswith("cuda") else 0
+    return torch.cuda.memory_allocated(device)
