@@ -15,6 +15,7 @@ import torch
 from bench.gpu.lab import Setting
 from bench.gpu.machine import machine
 from bench.gpu.report import Report
+from bench.gpu.system.alone import alone
 from bench.gpu.system.fleet import Fleet
 from bench.gpu.system.moves import moves
 from bench.gpu.system.play import play
@@ -22,7 +23,8 @@ from bench.gpu.system.run import Run
 from bench.gpu.system.services import NotStarted, Services
 from turboserve.client import Client
 
-PARTS: dict[str, Callable[[Run], Awaitable[None]]] = {"play": play, "moves": moves}
+PARTS: dict[str, Callable[[Run], Awaitable[None]]] = {"play": play, "moves": moves, "alone": alone}
+_UNLESS_SAID = ["play", "moves"]
 _LOADERS = {"tiny": "tests.fixtures.tiny_model"}
 _SHIPPED = {"sprites"}
 _HOST_POOL_GIB = "24"  # six states of 3.6 GB
@@ -51,7 +53,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
         prog="python -m bench.gpu.system", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("parts", nargs="*", choices=[*PARTS, []], help="in this order; both unless said")
+    add("parts", nargs="*", choices=[*PARTS, []], help="in this order; play and moves unless said")
     add("--out", type=Path, default=Path("bench-gpu"), help="folder for system.json, logs and metrics")
     add("--model", default="wan2.1-t2v-1.3b", help="tiny, sprites, or a preset")
     add("--weights", default="random:0", help="weights_path of a preset")
@@ -67,6 +69,9 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     play_options.add_argument("--rungs", nargs="*", help="those to try; else all of the model's")
     play_options.add_argument("--sizes", type=int, nargs="*", default=[1, 2, 3, 4], help="sessions a worker")
     play_options.add_argument("--seconds", type=float, default=30.0, help="that each size plays")
+    alone_options = parser.add_argument_group("alone", "one session; with --rungs and --seconds too")
+    alone_options.add_argument("--prompts", type=int, default=30, help="that it shows")
+    alone_options.add_argument("--prompt-every", type=float, default=1.6, help="seconds, about")
     move_options = parser.add_argument_group("moves")
     move_options.add_argument("--rung", default="", help="of the sessions; the model's default unless said")
     move_options.add_argument("--moves", type=int, default=200)
@@ -74,7 +79,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     move_options.add_argument("--beat", type=float, default=0.4, help="seconds from move to move, at least")
     move_options.add_argument("--rotate-every", type=int, default=5, help="beats from suspend to suspend")
     asked = parser.parse_args(given)
-    asked.parts = asked.parts or list(PARTS)
+    asked.parts = asked.parts or _UNLESS_SAID
     if asked.workers < 2 and "moves" in asked.parts:
         parser.error("moves need two workers")
     return asked

@@ -64,6 +64,16 @@ def appended(before: Mapping[str, str], after: Mapping[str, str]) -> float | Non
     return (last["sum"] - first["sum"]) / count if count else None
 
 
+def counted(before: Mapping[str, str], after: Mapping[str, str], counter: str) -> float:
+    """By how much a counter without labels grew between two readings, all services together."""
+    line = re.compile(rf"^{counter} (\S+)", re.MULTILINE)
+    first, last = (
+        sum(float(value) for text in metrics.values() for value in line.findall(text))
+        for metrics in (before, after)
+    )
+    return last - first
+
+
 def _append_totals(metrics: Mapping[str, str]) -> dict[str, float]:
     totals = {"sum": 0.0, "count": 0.0}
     for text in metrics.values():

@@ -62,13 +62,16 @@ class Watched(Playback):
 class Spectator:
     """Plays in real time without prebuffer, by the definitions of `bench.viewer`. `steer_every_s` 0: never
     changes the prompt; else at random moments, about as often. While its session is suspended nothing is due.
+    `hungry`: is done with a chunk as soon as it has it, so that nothing but the worker sets the pace; what
+    the playback says of playing means nothing then.
     """
 
-    def __init__(self, url: str, seed: int, rung: str, steer_every_s: float) -> None:
+    def __init__(self, url: str, seed: int, rung: str, steer_every_s: float, *, hungry: bool = False) -> None:
         self.seen = Watched()
         self.joined = asyncio.Event()
         self.worker = ""
         self._url, self._seed, self._rung, self._steer_every_s = url, seed, rung, steer_every_s
+        self._hungry = hungry
         self._chance = random.Random(seed)
         self._until = float("inf")
         self._suspended = False
@@ -166,8 +169,8 @@ class Spectator:
         if self._steered is not None and header["inputs_version"] >= self._steered[0]:
             seen.prompt_to_pixel_s.append(now - self._steered[1])
             self._steered = None
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._play_ends_at - now, self._grant, socket, index)
+        loop, wait_s = asyncio.get_running_loop(), 0.0 if self._hungry else self._play_ends_at - now
+        loop.call_later(wait_s, self._grant, socket, index)
 
     def _after_suspension(self, now: float) -> None:
         """Chunks that were made before it still come; with the first one after it, time counts again."""
