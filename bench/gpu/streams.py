@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.gpu.chunk import Encode, encoder_of
+from bench.gpu.chunk import Encode, encoder_of, shown_early
 from bench.gpu.errors import twin
 from bench.gpu.lab import Setting, fill_window
 from bench.gpu.report import Report
@@ -84,9 +84,7 @@ def _play(
             time.sleep(0.002)
             continue
         viewer = min(able, key=lambda v: v.dry_at(chunk_s))
-        for _ in range(model.begin_chunk(viewer.state, rung)):
-            model.forward([viewer.state])
-        later = model.decode_later(viewer.state)
+        later = shown_early(model, viewer.state, rung)
         viewer.begun += 1
 
         jobs.append(encoders.submit(_deliver, viewer, later, encode))
