@@ -12,25 +12,23 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from services.worker.models.noise import draw
-from services.worker.models.wan.attention import ATTENTIONS, TOLERANCE, fastest, runnable
+from services.worker.models.wan.attention import TOLERANCE, fastest
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import PLAIN, Form, Wishes
-from services.worker.models.wan.fp8 import PlainProduct
 from services.worker.models.wan.graphs import capture_for
-from services.worker.models.wan.kernels import attends, usable
-from services.worker.models.wan.products import REPEATS, Products, Trial, joined, names, repeated
+from services.worker.models.wan.kernels import usable
+from services.worker.models.wan.products import Products, names
 from services.worker.models.wan.stepper import Forms
-from services.worker.models.wan.swift import Swift, pieces_of
-from services.worker.models.wan.transformer import Block, Rows
+from services.worker.models.wan.swift import Swift
+from services.worker.models.wan.transformer import Rows
+from services.worker.models.wan.trials import EIGHT_BITS_TOLERANCE, Trials
 
 logger = logging.getLogger(__name__)
 
 _TRIED_SLOTS = 2
 _MOST_SLOTS_WITH_GRAPHS = 16
-_EIGHT_BITS_TOLERANCE = 0.3  # tells wrong from coarse; how coarse is measured by the benchmark
 
 
 class Chooser:
@@ -43,7 +41,8 @@ class Chooser:
         for slot in range(min(_TRIED_SLOTS, kv.shape[0])):
             for layer in kv[slot]:
                 layer.copy_(torch.randn(layer.shape, device=kv.device))
-        self.took: dict[str, dict[str, float]] = {}
+        self._trials = Trials(config, swift, kv.device, cross.dtype, self._capture)
+        self.took = self._trials.took
         """What was compared, and how many ms each took."""
 
     @torch.inference_mode()
@@ -78,7 +77,7 @@ class Chooser:
     @torch.inference_mode()
     def in_eight_bits(self, forms: Forms, *, forced: bool) -> Forms:
         """The same with fp8 products, where those are faster, or in any case."""
-        form, spared = forms.alone, self._spared(forms.alone)
+        form, spared = forms.alone, self._trials.spared(forms.alone)
         if set(names(spared)) == set(Products._fields):
             if not forced:
                 return forms
@@ -86,28 +85,15 @@ class Chooser:
         alone = self._best("fp8", 1, [form, replace(form, fp8=True, spared=spared)], forced=forced)
         return Forms(*(replace(form, fp8=alone.fp8, spared=alone.spared) for form in forms))
 
-    def _spared(self, form: Form) -> str:
-        """The products that eight bits make no faster, each tried alone."""
-        tokens, _, _ = self._asked()
-        native, pieces = self._swift.native_fp8, pieces_of(form.pieces)
-        block: Block = self._swift.transformer.blocks[0]  # type: ignore[assignment]
-        trial = Trial(block, pieces, tokens, gelu=form.gelu, native=native)
-        spared = []
-        for what, ways in trial.ways().items():
-            works = {name or "none": repeated(way, self._capture) for name, way in ways.items()}
-            name, took = fastest(works, self._device, _EIGHT_BITS_TOLERANCE)
-            self.took[f"in 16 bits, {what}"] = {n: ms / REPEATS for n, ms in took.items()}
-            spared.append("" if name == "none" else name)
-        return joined(spared)
-
     def _base(self, wishes: Wishes) -> Form:
         """What can be chosen apart from the rest."""
         pieces = wishes.pieces or ("triton" if usable(self._device) else "plain")
         if pieces == "plain":
             return PLAIN
-        attention = wishes.attention or self._attention("attention", self._window_keys())
-        cross = wishes.cross or self._attention("cross", self._config.architecture.text_tokens)
-        gelu = self._gelu() if wishes.gelu is None else wishes.gelu
+        trials = self._trials
+        attention = wishes.attention or trials.attention("attention", trials.window_keys)
+        cross = wishes.cross or self._trials.attention("cross", self._config.architecture.text_tokens)
+        gelu = self._trials.gelu() if wishes.gelu is None else wishes.gelu
         return Form(pieces, "gather", attention, cross, gelu=gelu)
 
     def _candidates(self, base: Form, wishes: Wishes, rows: int) -> Iterator[Form]:
@@ -128,26 +114,22 @@ class Chooser:
                 continue
             if not window.startswith("slots"):
                 yield form
-            elif (shape := self._shape(rows, window)) is not None:
+            elif (shape := self._trials.shape(rows, window)) is not None:
                 yield replace(form, shape=shape)
 
     def _worth_trying(self, window: str) -> bool:
         """A graph for every slot is too much where slots are many, as they are where pictures are small."""
         if window == "turned":
             return self._kv.shape[0] <= _MOST_SLOTS_WITH_GRAPHS
-        return window != "slots" or self._by_kernel(window)
-
-    def _by_kernel(self, window: str) -> bool:
-        eight_bits = window == "slots8"
-        return usable(self._device) and attends(self._asked()[2], eight_bits=eight_bits)
+        return window != "slots" or self._trials.by_kernel(window)
 
     def _possible(self, wishes: Wishes) -> Wishes:
         """Without a window that only a kernel reads where there is none for such a model."""
         window = wishes.window or ""
-        if not window.startswith("slots") or self._by_kernel(window):
+        if not window.startswith("slots") or self._trials.by_kernel(window):
             return wishes
         text = "window=%s can't be had: no kernel for heads of %d on %s"
-        logger.warning(text, window, self._asked()[2], self._device)
+        logger.warning(text, window, self._config.architecture.head_dim, self._device)
         return replace(wishes, window=None)
 
     def _best(self, what: str, rows: int, forms: list[Form], *, forced: bool) -> Form:
@@ -155,7 +137,7 @@ class Chooser:
         works.
         """
         coarse = any(form.fp8 or form.window == "slots8" for form in forms)
-        tolerance = _EIGHT_BITS_TOLERANCE if coarse else TOLERANCE
+        tolerance = EIGHT_BITS_TOLERANCE if coarse else TOLERANCE
         work = {str(form): self.forward(rows, form) for form in forms}
         name, self.took[what] = fastest(work, self._device, tolerance)
         logger.info("%s: %s", what, ", ".join(f"{n}: {ms:.2f} ms" for n, ms in self.took[what].items()))
@@ -201,58 +183,3 @@ class Chooser:
         places = torch.arange(self._frames, device=self._device).expand(rows, -1).contiguous()
         slot = 0 if form.window == "turned" else None
         return Rows(self._kv, self._cross, slots, places, self._config.geometry.chunk_latent_frames, slot)
-
-    def _window_keys(self) -> int:
-        return self._frames * self._config.geometry.frame_tokens
-
-    def _random(self, *shape: int) -> Tensor:
-        return torch.randn(shape, device=self._device).to(self._cross.dtype)
-
-    def _asked(self) -> tuple[int, int, int]:
-        arch, geometry = self._config.architecture, self._config.geometry
-        return geometry.chunk_latent_frames * geometry.frame_tokens, arch.heads, arch.head_dim
-
-    def _attention(self, what: str, keys: int) -> str:
-        queries, heads, dim = self._asked()
-        q, k, v = self._random(1, queries, heads, dim), *(self._random(1, keys, heads, dim) for _ in range(2))
-        ways = {name: (lambda way=way: way(q, k, v)) for name, way in ATTENTIONS.items()}
-        name, self.took[what] = fastest(ways, self._device)
-        return name
-
-    def _shape(self, rows: int, window: str) -> int | None:
-        """The kernel's fastest way to cut its work. None: with none of them it runs here."""
-        from services.worker.models.wan.kernels.attention import EIGHT_BIT_SHAPES, SHAPES, by_slot
-
-        eight = window == "slots8"
-        space = self._swift.eight if eight else self._swift.turned
-        assert space is not None
-        keys = space.layer(0).keys.flatten(1, 2)
-        values = (
-            self._swift.eight.values[:, 0]
-            if eight and self._swift.eight
-            else space.layer(0).values.flatten(1, 2)
-        )
-        queries, heads, dim = self._asked()
-        q, slots = self._random(rows, queries, heads, dim), torch.arange(rows, device=self._device)
-        shapes = EIGHT_BIT_SHAPES if eight else SHAPES
-        ways = {
-            str(n): (lambda shape=shape: by_slot(q, keys, values, slots, self._window_keys(), shape))
-            for n, shape in enumerate(shapes)
-        }
-        works = runnable(ways)
-        if not works:
-            return None
-        name, self.took[f"{window}, {rows}"] = fastest(works, self._device)
-        return int(name)
-
-    def _gelu(self) -> bool:
-        """Whether the product that ends in a GELU is faster than the two apart."""
-        block = self._swift.transformer.blocks[0]
-        up = PlainProduct(block.ffn[0])  # type: ignore[index,arg-type]
-        x = self._random(self._asked()[0], self._config.architecture.dim)
-        ways = {
-            "apart": lambda: F.gelu(up(x), approximate="tanh"),
-            "together": lambda: up.with_gelu(x),
-        }
-        name, self.took["gelu"] = fastest(ways, self._device)
-        return name == "together"
