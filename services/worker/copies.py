@@ -34,8 +34,8 @@ class Copy:
     be begun `again`.
 
     In a move: `leaving`: its state is on its way to another worker, `frozen`: so that no chunk may begin, and
-    `boundary_told` once none is under way on the device. `arriving`: its state is on its way here, and until
-    then it isn't reported; `ahead`: its chunk may be denoised all the same, and not decoded. `move_id`: it
+    `boundary_told` once the device is at no step of it. `arriving`: its state is on its way here, and until
+    then it isn't reported. `move_id`: it
     came by that move, of which no chunk is in the log yet; `committed`: placement has called it the owner's
     since. `tier`: where its state is; written by the device thread.
     """
@@ -68,7 +68,6 @@ class Copy:
     frozen: bool = False
     boundary_told: bool = False
     arriving: bool = False
-    ahead: bool = False
     move_id: str = ""
     committed: bool = False
     tier: str = "none"

@@ -14,13 +14,14 @@ from dataclasses import InitVar, dataclass, field
 
 from opentelemetry.context import Context
 
-from services.worker import metrics
+from services.worker import metrics, orders
 from services.worker.copies import FAILED, Copy
 from services.worker.curve import Curve
 from services.worker.encode import EncodeSettings
 from services.worker.encoding import EncoderHangs, Encoding
 from services.worker.errands import Errands
-from services.worker.making import Made, Making, Pictured, span_of
+from services.worker.making import Made, Making, Pictured, span_of, taken_over
+from services.worker.models.protocol import Counters
 from services.worker.orders import Order
 from services.worker.plan_batch import Candidate, may_begin, plan_batch
 from services.worker.restarting import Restarting
@@ -29,6 +30,7 @@ from services.worker.runner import Runner
 from services.worker.states import NoRoom, States
 from services.worker.stepper import Stepper
 from shared import telemetry
+from shared.contracts.moves import HandOver
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +41,9 @@ _SOON_S = 0.002
 @dataclass(slots=True)
 class Engine:
     """`run` on the device thread; `stop` and `errands.put` from anywhere. `curves`: by rung. `deliver` is
-    called on an encode thread. Called on the device thread: `on_denoised`, when a frozen copy's chunk is
-    decoded next and no step of it is left; `on_boundary`, once it has no chunk under way there; those made
-    may still be on their way to the log.
+    called on an encode thread. Called on the device thread: `on_boundary`, once the device is at no step of a
+    frozen copy, with its chunk under way; those made may still be on their way to the log. `on_step`, before
+    the first one of a copy that came by a move.
     """
 
     runner: Runner
@@ -52,19 +54,21 @@ class Engine:
     curves: Mapping[str, Curve]
     keep_latents: bool = False
     """Hand each chunk's on with it."""
-    on_denoised: Callable[[Copy], None] = lambda _: None
-    on_boundary: Callable[[Copy], None] = lambda _: None
+    on_boundary: Callable[[Copy, Making | None], None] = lambda _copy, _chunk: None
+    on_step: Callable[[Copy], None] = lambda _: None
     errands: Errands = field(init=False)
     stepper: Stepper = field(init=False)
     encoding: Encoding = field(init=False)
     restarting: Restarting = field(init=False)
     _chunks: dict[Copy, Making] = field(default_factory=dict)
+    _stepping: list[Making] = field(default_factory=list)
+    _newcomers: set[Copy] = field(default_factory=set)
     _stopping: bool = False
 
     def __post_init__(self, encode_settings: EncodeSettings, deliver: Callable[[Made], None]) -> None:
         self.states.shelf.under_way = self._chunks
         self.errands = Errands(self.roster.changed)
-        self.stepper = Stepper(self.runner, self.errands)
+        self.stepper = Stepper(self.runner, self.errands, self._beside)
         self.restarting = Restarting(self.runner, self.curves)
         fps, took = self.runner.spec.fps, self.restarting.costs.learn_after
         self.encoding = Encoding(fps, encode_settings, deliver, self._fail, took)
@@ -89,8 +93,8 @@ class Engine:
             self._begin_again()
             self._show()
             self._tell_boundaries()
-            if orders := self._next_batch():
-                self._step(orders)
+            if batch := self._next_batch():
+                self._step(batch)
             elif stopping:
                 break
 
@@ -121,15 +125,16 @@ class Engine:
 
     def _candidate(self, copy: Copy, chunk: Making | None) -> Candidate:
         """One without a place on the device, where none can be had, has to wait; so has one whose former
-        state a move still holds, and one whose state is still coming, as long as there are others to step. A
-        chunk without steps left waits for what its decode needs.
+        state a move still holds, one whose chunk is parked, and one whose state is still coming, as long as
+        there are others to step.
         """
         stepping, shown = (chunk.order, chunk.shown) if chunk else (None, False)
         candidate, states = self.roster.candidate(copy, stepping, shown=shown), self.states
         placed = chunk is not None or states.has_place(copy) or states.shelf.room() > 0
-        coming = bool(self._chunks) and states.coming(copy)
-        if chunk is not None and not chunk.steps_left:
+        if chunk is not None and (chunk.parked or not chunk.steps_left):
             return candidate._replace(stepping=False, held=True)
+        others = any(not chunk.parked for chunk in self._chunks.values())
+        coming = others and states.coming(copy)
         waiting = not placed or coming or states.outdated(copy)
         return candidate._replace(held=True) if waiting else candidate
 
@@ -146,13 +151,37 @@ class Engine:
     def _asked_for(self) -> bool:
         """Whether somebody waits for this thread to look, chunks or not."""
         return self.errands.due or bool(
-            self.roster.transit.at_boundary(self._chunks) or any(map(self._showable, self._chunks.values()))
+            self._at_boundary() or any(map(self._showable, self._chunks.values()))
         )
 
+    def _at_boundary(self) -> list[Copy]:
+        """Frozen copies for which that is still to be told, and now may be."""
+        moves, steps = self.runner.moves_mid_chunk, self._stepping
+        return [
+            copy
+            for copy in self.roster.transit.closing()
+            if (chunk := self._chunks.get(copy)) is None
+            or (moves and chunk.may_leave and not any(chunk is each for each in steps))
+        ]
+
     def _tell_boundaries(self) -> None:
-        for copy in self.roster.transit.at_boundary(self._chunks):
+        """Also while the device is at a step of others."""
+        for copy in self._at_boundary():
             self.roster.transit.boundary_told(copy)
-            self.on_boundary(copy)
+            self.on_boundary(copy, self._chunks.get(copy))
+
+    def _beside(self) -> bool:
+        """While the device is at a step. Whether a move is under way, and may want something."""
+        self._tell_boundaries()
+        return any(copy.arriving or copy.leaving for copy in self.roster.copies())
+
+    def adopt(self, copy: Copy, counters: Counters, hand_over: HandOver) -> None:
+        """Of a copy that comes by a move; by an errand. It goes on once it has arrived."""
+        state = self.states.adopt(copy, counters, hand_over.shown)
+        if (under_way := hand_over.under_way) is not None:
+            order = orders.taken_over(copy, hand_over.next_chunk, under_way, time.monotonic())
+            self._chunks[copy] = taken_over(order, state, under_way)
+        self._newcomers.add(copy)
 
     def _forget(self) -> None:
         """Free what belongs to copies that were dropped, ended or begun anew."""
@@ -161,12 +190,13 @@ class Engine:
                 if not chunk.shown:
                     chunk.span.end()
                 del self._chunks[copy]
+        self._newcomers -= {copy for copy in self._newcomers if copy.gone}
         self.states.forget()
 
-    def _step(self, orders: list[Order]) -> None:
+    def _step(self, batch: list[Order]) -> None:
         """One step of every order's chunk."""
         chunks: list[Making] = []
-        for order in orders:
+        for order in batch:
             try:
                 with self._blaming(order):
                     chunks.append(self._chunks.get(order.copy) or self._begin(order))
@@ -174,6 +204,7 @@ class Engine:
                 self.roster.put_back(order)
         if chunks:
             self._forward(chunks)
+        self._tell_boundaries()
         self._begin_again()
         self._show()
 
@@ -198,7 +229,7 @@ class Engine:
     def _begin_again(self) -> None:
         """The chunks under way that a new prompt is to show in."""
         for chunk in self._chunks.values():
-            if (order := self.roster.begin_again(chunk.order)) is None:
+            if chunk.parked or (order := self.roster.begin_again(chunk.order)) is None:
                 continue
             chunk.order, chunk.again, chunk.new_prompt = order, True, True
             metrics.chunk_restarts.inc()
@@ -223,7 +254,7 @@ class Engine:
         with telemetry.tracer.start_as_current_span(
             "worker.batch", context=Context(), links=links, attributes={"rows": len(chunks)}
         ):
-            step_s = self.stepper.step([chunk.state for chunk in chunks])
+            step_s = self._stepped(chunks)
         metrics.batch_rows.observe(len(chunks))
         self.restarting.learn_step(chunks, step_s)
         for chunk in chunks:
@@ -231,6 +262,17 @@ class Engine:
                 metrics.stage_seconds.labels("settle").observe(step_s)
             chunk.forward_s += step_s
             chunk.steps_left -= 1
+
+    def _stepped(self, chunks: list[Making]) -> float:
+        """The seconds it took."""
+        for copy in self._newcomers.intersection(chunk.order.copy for chunk in chunks):
+            self._newcomers.discard(copy)
+            self.on_step(copy)
+        self._stepping = chunks
+        try:
+            return self.stepper.step([chunk.state for chunk in chunks])
+        finally:
+            self._stepping = []
 
     def _show(self) -> None:
         """Hand on the pictures that are final, and be done with the chunks that have no step left."""
@@ -242,8 +284,7 @@ class Engine:
                     self._finish(chunk)
 
     def _showable(self, chunk: Making) -> bool:
-        """What decoding a copy's chunk that came by a move needs may come later."""
-        if chunk.shown or chunk.order.copy.ahead or chunk.order.stale:
+        if chunk.shown or chunk.parked or chunk.order.stale:
             return False
         return not chunk.steps_left or self.runner.pictures_final(chunk.state)
 
@@ -253,8 +294,6 @@ class Engine:
         """
         order, started = chunk.order, time.perf_counter()
         if not chunk.steps_left:
-            if order.copy.frozen:
-                self.on_denoised(order.copy)
             self.states.copy_behind(order.copy)
         frames = self.runner.decode_later(chunk.state)
         latents = self.runner.latents(chunk.state) if self.keep_latents else None

@@ -15,6 +15,7 @@ from services.worker.models.protocol import ModelSpec, PastChunk, State
 from services.worker.orders import Order
 from shared import telemetry
 from shared.contracts.fleet import Own
+from shared.contracts.moves import UnderWay
 from shared.contracts.stream import Chunk, ChunkTimings
 
 
@@ -43,6 +44,17 @@ class Making:
         """Whether a prompt that comes now shows in the next chunk at the earliest."""
         return self.shown or self.again or self.order.stale
 
+    @property
+    def parked(self) -> bool:
+        """Whether it is to be left as it is: its copy leaves from this boundary, or is on its way here."""
+        copy = self.order.copy
+        return copy.arriving or (copy.frozen and copy.boundary_told)
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether its copy is at a boundary, unless the device is at a step of it."""
+        return not self.shown and not self.order.copy.again and 0 < self.steps_left < self.steps
+
 
 class Pictured(NamedTuple):
     """A chunk whose pictures were told to come. `frames` waits for them. `since`: when they were told, by
@@ -55,6 +67,38 @@ class Pictured(NamedTuple):
     since: float
     forward_s: float
     latents: PastChunk | None
+
+
+def told(chunk: Making, now: float) -> UnderWay:
+    """Of a copy that leaves."""
+    order = chunk.order
+    return UnderWay(
+        order.rung,
+        order.inputs,
+        order.inputs_version,
+        order.traceparent,
+        chunk.steps,
+        chunk.steps_left,
+        order.needed_at - now,
+        order.due_to_start_s,
+        chunk.forward_s,
+        chunk.new_prompt,
+        chunk.again,
+    )
+
+
+def taken_over(order: Order, state: State, told: UnderWay) -> Making:
+    """A chunk that came by a move."""
+    return Making(
+        order,
+        state,
+        span_of(order),
+        told.new_prompt,
+        told.steps,
+        told.steps_left,
+        told.forward_s,
+        told.again,
+    )
 
 
 def span_of(order: Order) -> Span:

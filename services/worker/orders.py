@@ -8,6 +8,7 @@ from services.worker import pacing
 from services.worker.copies import Copy, prompt_of
 from services.worker.models.protocol import PastChunk
 from services.worker.plan_batch import Candidate
+from shared.contracts.moves import UnderWay
 from shared.contracts.session import Input
 
 
@@ -43,7 +44,7 @@ def candidate(copy: Copy, stepping: Order | None, chunk_duration_s: float, *, sh
     is left of it is needed for the next one.
     """
     held = copy.own.paused or bool(copy.ended) or not copy.located or copy.frozen
-    held = held or copy.shows is None or (copy.arriving and not copy.ahead)
+    held = held or copy.shows is None or copy.arriving
     return Candidate(
         copy.key,
         stepping is not None,
@@ -85,6 +86,14 @@ def again(order: Order) -> Order:
     copy = order.copy
     shows = copy.shows or copy.own
     return replace(order, inputs=shows.inputs, inputs_version=shows.inputs_version, text=copy.text)
+
+
+def taken_over(copy: Copy, index: int, told: UnderWay, now: float) -> Order:
+    """Of a copy that came: its state has what the prompt's embedding was needed for."""
+    needed_at, text = now + told.needed_in_s, None
+    fixed = (told.rung, told.traceparent, needed_at, told.due_to_start_s)
+    inputs = (told.inputs, told.inputs_version, text)
+    return Order(copy, copy.generation, index, copy.own.seed, *inputs, *fixed)
 
 
 def _needed_at(copy: Copy, chunk_duration_s: float) -> float:

@@ -15,10 +15,10 @@ from services.worker.encode import Frames
 from services.worker.models.protocol import (
     BlanksAhead,
     Counters,
-    Denoised,
-    LeavesEarly,
     Memory,
+    MidChunk,
     ModelSpec,
+    MovesMidChunk,
     Part,
     PastChunk,
     ReadsEmbeddings,
@@ -49,6 +49,8 @@ class Runner:
     def __init__(self, model: SessionModel, device: str) -> None:
         self.device = device
         self.spec: ModelSpec = model.spec
+        self.before_step: Step | None = None
+        """While the device is at a step: over once it has done all that it was told before."""
         self._model = model
 
     @property
@@ -77,11 +79,19 @@ class Runner:
         """Between two chunks only."""
         return self._model.counters(state)
 
-    def denoised(self, state: State) -> Denoised | None:
-        """Between a chunk's last forward and its decode. None: the model can't tell before the decode."""
-        if not hasattr(self._model, "denoised"):
-            return None
-        return cast(LeavesEarly, self._model).denoised(state)
+    @property
+    def moves_mid_chunk(self) -> bool:
+        """Whether a session may leave between any two forwards."""
+        return hasattr(self._model, "mid_chunk")
+
+    def mid_chunk(self, state: State) -> MidChunk:
+        return cast(MovesMidChunk, self._model).mid_chunk(state)
+
+    def unsettled(self, state: State) -> frozenset[str]:
+        """Parts that a chunk under way has written or will write. Empty, where the model doesn't tell."""
+        if not self.moves_mid_chunk:
+            return frozenset()
+        return cast(MovesMidChunk, self._model).unsettled(state)
 
     def reserve(self) -> State:
         return self._model.reserve()
@@ -115,16 +125,29 @@ class Runner:
         """One step of each. Returns the seconds it took."""
         started = time.perf_counter()
         if (step := self.launch(states)) is not None:
-            step.synchronize()
+            self.end(step)
         return time.perf_counter() - started
 
     def launch(self, states: list[State]) -> Step | None:
-        """One step of each, which the device may still be at. None: it is over."""
-        self._model.forward(states)
+        """One step of each, which the device may still be at until `end`. None: it is over."""
         if not self.device.startswith("cuda"):
+            self._model.forward(states)
             return None
-        step: Step = sys.modules["torch"].cuda.current_stream(self.device).record_event()
-        return step
+        before = self._told()
+        self._model.forward(states)
+        self.before_step = before
+        return self._told()
+
+    def end(self, step: Step) -> None:
+        """Until it is over. Raises what went wrong on the device."""
+        try:
+            step.synchronize()
+        finally:
+            self.before_step = None
+
+    def _told(self) -> Step:
+        told: Step = sys.modules["torch"].cuda.current_stream(self.device).record_event()
+        return told
 
     def latents(self, state: State) -> PastChunk:
         """Of the chunk decoded last, before the next one begins."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from services.worker import metrics
 from services.worker.copies import Copy
 from services.worker.errands import Later
-from services.worker.models.protocol import Counters, Denoised, Memory, Part, State
+from services.worker.models.protocol import Counters, Memory, MidChunk, Part, State
 from services.worker.orders import Order
 from services.worker.shelf import Shelf
 from services.worker.stowing import Stowed, Stowing
@@ -119,12 +119,22 @@ class States:
 
     # For moves. What is held stays where it is, whatever becomes of its copy: a link may be at its bytes.
 
-    def hold(self, copy: Copy) -> bool:
-        """Have its state on the device until `let_go`. False: there is none. Raises `NoRoom`."""
+    def hold(self, copy: Copy) -> Callable[[], None] | None:
+        """Have its state on the device until `let_go`; for any thread: returns once `settled_parts` may be
+        read. None: there is none. Raises `NoRoom`.
+        """
+        kept, runner = self.shelf.kept.get(copy), self.tiers.runner
+        there = kept is not None and kept.hot and kept.coming is None
         if self._brought(copy) is None:
-            return False
+            return None
         self.shelf.held.add(copy)
-        return True
+        return self.fence(but_the_step=there and runner.moves_mid_chunk)
+
+    def settled_parts(self, copy: Copy) -> Mapping[str, Part]:
+        """Those that a chunk under way leaves alone; all of them, where the model doesn't tell."""
+        runner, state = self.tiers.runner, self.shelf.kept[copy].state
+        unsettled = runner.unsettled(state)
+        return {name: part for name, part in runner.parts(state).items() if name not in unsettled}
 
     def let_go(self, copy: Copy) -> None:
         """Idempotent. What was reserved and not adopted is freed, and so is what belongs to a copy that is
@@ -146,39 +156,42 @@ class States:
         """Between two chunks only."""
         return self.tiers.runner.counters(self.shelf.kept[copy].state)
 
-    def denoised(self, copy: Copy) -> Denoised | None:
-        """Between a chunk's last forward and its decode. None: its model can't tell before the decode."""
-        return self.tiers.runner.denoised(self.shelf.kept[copy].state)
+    def mid_chunk(self, copy: Copy) -> MidChunk:
+        """Between two steps of its chunk under way."""
+        return self.tiers.runner.mid_chunk(self.shelf.kept[copy].state)
 
     def shown(self, copy: Copy) -> str:
         """The prompt its state stands for."""
         return self.shelf.kept[copy].shown
 
-    def fence(self) -> Callable[[], None]:
-        """For any thread: returns once the device has done all it was told up to now."""
-        return self.tiers.pool.fence()
+    def fence(self, *, but_the_step: bool = False) -> Callable[[], None]:
+        """For any thread: returns once the device has done all it was told up to now. `but_the_step`: up to
+        the step that it is at.
+        """
+        before = self.tiers.runner.before_step if but_the_step else None
+        return self.tiers.pool.fence() if before is None else before.synchronize
 
-    def reserve(self, copy: Copy) -> Memory:
-        """A place for the state of a copy that comes by a move, held until `adopt` or `let_go`. Raises
-        `NoRoom`.
+    def reserve(self, copy: Copy) -> tuple[Memory, Callable[[], None]]:
+        """A place for the state of a copy that comes by a move, held until `let_go`; for any thread: returns
+        once it may be written to. Raises `NoRoom`.
         """
         if not self.shelf.make_room(copy):
             raise self._no_room()
         state = self.tiers.take(self.tiers.runner.reserve)
         self.shelf.kept[copy] = Kept(copy.generation, state=state, reserved=True)
         self.shelf.held.add(copy)
-        return self.memory(copy)
+        blank = self.tiers.runner.blank(state)
+        return self.memory(copy), self.fence() if blank is None else blank.synchronize
 
-    def adopt(self, copy: Copy, counters: Counters, shown: str, *, whole: bool) -> None:
-        """What was reserved holds the state: it is the copy's own, of its present generation. Unless it is
-        `whole` it stays held: let it go once it is.
+    def adopt(self, copy: Copy, counters: Counters, shown: str) -> State:
+        """What was reserved holds the state, or will before its copy is stepped: it is the copy's own, of its
+        present generation, and held.
         """
         kept = self.shelf.kept[copy]
         self.tiers.runner.take_over(kept.state, counters)
         kept.generation, kept.shown, kept.reserved = copy.generation, shown, False
-        if whole:
-            self.shelf.held.discard(copy)
         self.shelf.tell(copy)
+        return kept.state
 
     # For an operator.
 

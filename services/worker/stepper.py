@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.worker.errands import Errands
@@ -10,16 +11,18 @@ from services.worker.models.protocol import State
 from services.worker.runner import Runner, Step
 
 _SURE, _GROWTH = 0.8, 1.05
+_LOOK_S = 0.0001
 
 
 @dataclass(slots=True)
 class Stepper:
-    """The engine's, on its thread. Errands that mind no step are run beside it, in the time that such steps
-    are sure to take.
+    """The engine's, on its thread. Errands that mind no step are run beside it: in the time that such steps
+    are sure to take, and to the very end while `beside`, which is called then too, says that somebody waits.
     """
 
     runner: Runner
     errands: Errands
+    beside: Callable[[], bool] = lambda: False
     _step_s: dict[int, float] = field(default_factory=dict)
     """By rows: hardly less than steps took lately."""
 
@@ -27,13 +30,22 @@ class Stepper:
         """One of each. Returns the seconds it took. Raises what the model does."""
         rows, started = len(states), time.perf_counter()
         if (step := self.runner.launch(states)) is not None:
-            self._run_beside(step, started + _SURE * self._step_s.get(rows, 0.0))
-            step.synchronize()
+            try:
+                self._run_beside(step, started + _SURE * self._step_s.get(rows, 0.0))
+            finally:
+                self.runner.end(step)
         step_s = time.perf_counter() - started
         self._step_s[rows] = min(step_s, _GROWTH * self._step_s.get(rows, step_s))
         return step_s
 
     def _run_beside(self, step: Step, until: float) -> None:
-        while (left_s := until - time.perf_counter()) > 0 and not step.query():
-            self.errands.await_soon(left_s)
+        waited_for = False
+        while not step.query():
+            if (left_s := until - time.perf_counter()) > 0:
+                self.errands.await_soon(left_s)
+            elif waited_for:
+                time.sleep(_LOOK_S)
+            else:
+                break
             self.errands.run_soon()
+            waited_for = self.beside()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -28,29 +28,21 @@ class Transit:
     encodes: bool
 
     def land(self, copy: Copy, own: Own, hand_over: HandOver, move_id: str) -> None:
-        """An arriving copy's state is complete: it goes on where the source froze. It makes nothing before
-        `go_ahead` or `arrive`.
-        """
+        """The source of an arriving copy froze: it goes on there. It makes nothing before `arrive`."""
         with self.changed:
             copy.own, copy.move_id = own, move_id
             copy.generation += 1
             copy.located = True
-            copy.next_chunk = copy.next_append = hand_over.next_chunk
+            copy.next_append = hand_over.next_chunk
+            copy.next_chunk = hand_over.next_chunk + (hand_over.under_way is not None)
             copy.shows = self._shown_by(hand_over, own)
             copy.inputs_from = hand_over.inputs_from
             copy.take_credit(hand_over.granted_through, time.monotonic())
 
-    def go_ahead(self, copy: Copy) -> None:
-        """Its state is on the device but for what its source still decodes: denoise, and decode nothing."""
-        with self.changed:
-            copy.ahead = True
-            copy.used_at = copy.input_at = time.monotonic()
-            self.notify()
-
     def arrive(self, copy: Copy) -> None:
         """All of its state is on the device, as its own."""
         with self.changed:
-            copy.arriving = copy.ahead = False
+            copy.arriving = False
             copy.used_at = copy.input_at = time.monotonic()
             self.notify()
 
@@ -70,7 +62,7 @@ class Transit:
             copy.leaving = leaving
 
     def freeze(self, copy: Copy) -> None:
-        """Begin no chunk of it. The engine says when none is under way on the device."""
+        """Begin no chunk of it, and no step once the engine has said that it is between two."""
         with self.changed:
             copy.frozen, copy.boundary_told, copy.again_until = True, False, NEVER
             self.notify()
@@ -80,12 +72,10 @@ class Transit:
             copy.frozen = False
             self.notify()
 
-    def at_boundary(self, under_way: Collection[Copy]) -> list[Copy]:
-        """Frozen copies without a chunk on the device of which `boundary_told` hasn't been called."""
+    def closing(self) -> list[Copy]:
+        """Frozen copies of which it isn't told yet that the device is at no step of theirs."""
         with self.changed:
-            return [
-                c for c in self.copies.values() if c.frozen and not c.boundary_told and c not in under_way
-            ]
+            return [copy for copy in self.copies.values() if copy.frozen and not copy.boundary_told]
 
     def boundary_told(self, copy: Copy) -> None:
         with self.changed:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from shared.contracts.fleet import ModelReport, Own, PhaseTime
+from shared.contracts.session import Input
 
 
 class Compatibility(msgspec.Struct, frozen=True):
@@ -84,14 +85,33 @@ class LinkOpening(msgspec.Struct, frozen=True):
     invitation: bytes
 
 
+class UnderWay(msgspec.Struct, frozen=True):
+    """A chunk that the source has begun and the target ends. `steps`: of all of it; `steps_left`: those to
+    come. `new_prompt`: its first step began one; `again`: it was begun again for that. `needed_in_s`: from
+    the freeze on; the other times are for its timings.
+    """
+
+    rung: str
+    inputs: list[Input]
+    inputs_version: int
+    traceparent: str
+    steps: int
+    steps_left: int
+    needed_in_s: float
+    due_to_start_s: float
+    forward_s: float
+    new_prompt: bool = False
+    again: bool = False
+
+
 class HandOver(msgspec.Struct, frozen=True):
     """The source's promise: it has frozen, and makes no chunk from `next_chunk` on unless the move is given
     up.
 
     `own`: the newest it was told. `inputs_from`: the first chunk showing its inputs. `shown`: the prompt of
     the state, which need not be of `own` yet. `counters`: the model's, MessagePack. `unappended`: so many
-    chunks before `next_chunk` were not in the log yet. `tail`: spans that the chunk before `next_chunk` still
-    changes, by its decode; they come last, and only the next decode needs them. Empty: it is decoded.
+    chunks before `next_chunk` were not in the log yet. `under_way`: chunk `next_chunk` as far as it is made;
+    None: it hasn't begun. `void`: spans whose bytes mean nothing, whichever were sent.
     """
 
     next_chunk: int
@@ -101,16 +121,17 @@ class HandOver(msgspec.Struct, frozen=True):
     counters: bytes
     granted_through: int
     unappended: int = 0
-    tail: list[tuple[int, int]] = []
+    under_way: UnderWay | None = None
+    void: list[tuple[int, int]] = []
 
 
 class Stage(msgspec.Struct, frozen=True):
     """Source to target: these bytes of the state's memory come now, in this order. `spans`: [start, end)
     pairs.
 
-    `stage` 1 and up are pre-copies, 0 the rest after the freeze, with `hand_over`, -1 its `tail`. `checksum`:
-    where it was asked for: with the rest of all bytes that any stage of the move sent, but for the tail's, in
-    order of their place; with the tail of those.
+    `stage` 1 and up are pre-copies, 0 the rest after the freeze, with `hand_over`. `checksum`: where it was
+    asked for, with the rest, of all bytes that any stage of the move sent, but for the void ones, in order of
+    their place.
     """
 
     move_id: str

@@ -88,7 +88,8 @@ OWN = fleet.Own(
     traceparent=TRACEPARENT,
     move_id="move-7",
 )
-HAND_OVER = moves.HandOver(41, OWN, 40, "a red circle", b"\x81\xa1n\x07", 39, 1, [(8192, 12_288)])
+UNDER_WAY = moves.UnderWay("full", OWN.inputs, OWN.inputs_version, "", 5, 3, 0.25, 0.001, 0.11)
+HAND_OVER = moves.HandOver(41, OWN, 40, "a red circle", b"\x81\xa1n\x07", 39, 1, UNDER_WAY, [(8192, 12_288)])
 
 MESSAGES: tuple[msgspec.Struct, ...] = (
     session.OpenSession([PROMPT], "shapes-1", 7, 500, "full", "order-17", 3),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from services.worker.moving.decisions import Forget, Free, Freeze, GoOn, Send, Settle, Start
+from services.worker.moving.decisions import Forget, Free, Freeze, GoOn, Send, Start
 from services.worker.moving.facts import (
     Boundary,
     Complete,
-    Denoised,
     Dropped,
     Failed,
     FirstAppend,
@@ -17,16 +16,16 @@ from services.worker.moving.facts import (
     Promised,
     Tick,
     Told,
-    Whole,
 )
-from services.worker.moving.patience import REST, TAIL, PartVersion, Patience
+from services.worker.moving.patience import REST, PartVersion, Patience
 from services.worker.moving.source import Source, begin, source_step
 from services.worker.moving.target import Target, reserve, target_step
 from shared.contracts.moves import Move
 
 WORKERS = ("w-1", "w-2", "w-3")
 RING = ("a", "b", "c")
-PARTS = (*RING, "decoder")
+PARTS = (*RING, "decoder", "present")
+STEPS = 2
 SILENT_S, MOVE_S = 3.0, 8.0
 PATIENCE = Patience(copy_s=4.0, frozen_s=1.0, reserved_s=6.0, proving_s=1.0, rest_bytes=2)
 PLACEMENT = "placement"
@@ -35,27 +34,43 @@ CREDIT_WINDOW = 2
 
 
 class State(NamedTuple):
-    """Each part's (version, value). The decoder changes with every chunk, when it is decoded; before that one
-    part of the ring, or with another prompt all of it.
+    """Each part's (version, value). Every step writes the ring's part of its chunk before it reads it, and
+    the first one of a chunk with another prompt all others; the decoder changes when a chunk is decoded.
     """
 
     parts: dict[str, tuple[int, int]]
     shown: int
 
     def advanced(self, index: int, inputs: int) -> State:
-        return self.denoised(index, inputs).decoded()
+        state = self
+        for left in reversed(range(STEPS)):
+            state = state.stepped(index, inputs, left)
+        return state.decoded()
 
-    def denoised(self, index: int, inputs: int) -> State:
-        """No forward reads what decodes leave for decodes."""
-        whole = hash((tuple(self.parts[name][1] for name in RING), index, inputs))
-        touched = RING if inputs != self.shown else (RING[index % len(RING)],)
-        changed = {name: (self.parts[name][0] + 1, hash((whole, name))) for name in touched}
-        return State({**self.parts, **changed}, inputs)
+    def stepped(self, index: int, inputs: int, left: int) -> State:
+        """`left`: so many steps come after this one."""
+        own = void(index)
+        state = self if inputs == self.shown else self._recached(own, inputs)
+        seen = tuple(state.parts[name][1] for name in RING if name != own)
+        present = hash((seen, index, inputs, left, state.parts["present"][1] if left < STEPS - 1 else 0))
+        return state._with({"present": present, own: hash((present, left))}, inputs)
+
+    def _recached(self, own: str, inputs: int) -> State:
+        seen = tuple(self.parts[name][1] for name in RING)
+        return self._with({name: hash((seen, name, inputs)) for name in RING if name != own}, inputs)
 
     def decoded(self) -> State:
-        version, value = self.parts["decoder"]
-        told = hash((value, tuple(self.parts[name][1] for name in RING)))
-        return State({**self.parts, "decoder": (version + 1, told)}, self.shown)
+        told = hash((self.parts["decoder"][1], tuple(self.parts[name][1] for name in RING)))
+        return self._with({"decoder": told}, self.shown)
+
+    def _with(self, values: dict[str, int], shown: int) -> State:
+        changed = {name: (self.parts[name][0] + 1, value) for name, value in values.items()}
+        return State({**self.parts, **changed}, shown)
+
+
+def void(index: int) -> str:
+    """What the steps of a chunk write before they read it."""
+    return RING[index % len(RING)]
 
 
 def fresh(index: int) -> State:
@@ -96,9 +111,7 @@ class Log:
 
 @dataclass
 class Copy:
-    """`under_way`: on the device, and `denoised` once only its decode is left. `pending`: made, on the way to
-    the log. `ahead`: what decodes need is still to come.
-    """
+    """`under_way`: on the device, with `steps_left`. `pending`: made, on the way to the log."""
 
     epoch: int
     inputs: int
@@ -111,8 +124,7 @@ class Copy:
     arrived_by: str = ""
     came_at: float = 0.0
     under_way: Entry | None = None
-    denoised: bool = False
-    ahead: bool = False
+    steps_left: int = 0
     pending: list[Entry] = field(default_factory=list)
 
 
@@ -149,7 +161,8 @@ class Promise(NamedTuple):
     paused: bool
     shown: int
     anew: bool
-    tail: bool
+    under_way: Entry | None
+    steps_left: int
 
 
 class Accepted(NamedTuple):
@@ -228,7 +241,6 @@ class Worker:
         self.target: Target | None = None
         self.promise: Promise | None = None
         self.parts: dict[str, tuple[int, int]] = {}
-        self.tail: dict[str, tuple[int, int]] = {}
         self.dropped_through = 0
         self.granted = -1
         self.alive, self.stopped = True, False
@@ -254,7 +266,7 @@ class Worker:
             case Promise(move_id, boundary):
                 if self.target is not None and self.target.move.move_id == move_id:
                     self.promise = message
-                    self.tell_target(Promised(boundary, message.tail))
+                    self.tell_target(Promised(boundary))
 
     def hear_drop(self, epoch: int, at_most: int | None) -> None:
         if at_most is not None and self.copy is not None:
@@ -318,7 +330,10 @@ class Worker:
 
     def versions(self) -> dict[str, PartVersion]:
         assert self.copy is not None
-        return {name: PartVersion(version, 1) for name, (version, _) in self.copy.state.parts.items()}
+        under_way = self.copy.under_way
+        unread = void(under_way.chunk) if under_way is not None else ""
+        parts = self.copy.state.parts.items()
+        return {name: PartVersion(version, 1) for name, (version, _) in parts if name != unread}
 
     # The machines, and what they decide.
 
@@ -336,20 +351,10 @@ class Worker:
                     assert self.copy is not None
                     sent = {name: self.copy.state.parts[name] for name in names}
                     self.world.transfers.append(Transfer(move.move_id, self.name, move.target, stage, sent))
-                case Freeze(boundary, tail):
+                case Freeze(boundary):
                     assert self.copy is not None
                     self.copy.frozen = True
-                    copy = self.copy
-                    promise = Promise(
-                        move.move_id,
-                        boundary,
-                        copy.inputs,
-                        copy.paused,
-                        copy.state.shown,
-                        copy.anew and not tail,
-                        tail,
-                    )
-                    self.world.send(move.target, promise)
+                    self.world.send(move.target, self.promised(move.move_id, boundary, self.copy))
                 case GoOn():
                     if self.copy is not None:
                         self.copy.frozen = False
@@ -359,42 +364,47 @@ class Worker:
                     if self.target is not None and self.target.phase == "proving":
                         self.tell_target(Dropped(self.target.epoch))
 
+    def promised(self, move_id: str, boundary: int, copy: Copy) -> Promise:
+        told = (copy.inputs, copy.paused, copy.state.shown, copy.anew)
+        return Promise(move_id, boundary, *told, copy.under_way, copy.steps_left)
+
     def tell_target(self, fact: Any) -> None:
         if self.target is None:
             return
         self.target, decisions = target_step(self.target, fact, self.world.now)
         for decision in decisions:
             match decision:
-                case Start(next_chunk, epoch, whole):
-                    promise = self.promise
-                    assert promise is not None
+                case Start(next_chunk, epoch):
                     assert self.copy is None
-                    self.copy = Copy(
-                        epoch, promise.inputs, next_chunk, State(self.parts, promise.shown), promise.paused
-                    )
-                    self.copy.arrived_by, self.copy.anew = self.target.move.move_id, promise.anew
-                    self.copy.came_at = self.world.now
-                    self.copy.ahead = not whole
-                case Settle():
-                    assert self.copy is not None
-                    self.copy.state = State({**self.copy.state.parts, **self.tail}, self.copy.state.shown)
-                    self.copy.ahead = False
+                    self.copy = self.arrived(next_chunk, epoch)
+                    self.copy.arrived_by = self.target.move.move_id
                 case Free() | Forget():
                     self.world.cut(self.target.move.move_id)
                     if self.copy is not None and self.copy.arrived_by == self.target.move.move_id:
                         self.copy = None
                     self.world.send(PLACEMENT, Freed(self.target.move.move_id))
 
+    def arrived(self, next_chunk: int, epoch: int) -> Copy:
+        """What never came, or came and means nothing, is anything."""
+        promise = self.promise
+        assert promise is not None
+        parts = {**dict.fromkeys(PARTS, (0, -1)), **self.parts}
+        if promise.under_way is not None:
+            parts[void(next_chunk)] = (0, -2)
+        state = State(parts, promise.shown)
+        copy = Copy(epoch, promise.inputs, next_chunk, state, promise.paused, anew=promise.anew)
+        if promise.under_way is not None:
+            copy.under_way = promise.under_way._replace(worker=self.name)
+            copy.steps_left = promise.steps_left
+        copy.came_at = self.world.now
+        return copy
+
     def receive(self, transfer: Transfer) -> bool:
         """Whether somebody was there to take it."""
         target = self.target
         if not self.awake or target is None or target.move.move_id != transfer.move_id:
             return False
-        if transfer.stage == TAIL:
-            self.tail = transfer.parts
-            self.parts = {**self.parts, **transfer.parts}
-            self.tell_target(Whole())
-        elif target.phase == "reserved":
+        if target.phase == "reserved":
             self.parts = {**self.parts, **transfer.parts}
             if transfer.stage == REST:
                 self.tell_target(Complete())
@@ -423,7 +433,8 @@ class Worker:
 
     def boundary(self) -> None:
         copy = self.copy
-        if copy is not None and copy.under_way is None and not copy.superseded:
+        between = copy is not None and (copy.under_way is None or 0 < copy.steps_left < STEPS)
+        if copy is not None and between and not copy.superseded:
             self.tell_source(Boundary(copy.next_chunk, self.versions()))
 
     def hear_viewers(self) -> None:
@@ -439,23 +450,22 @@ class Worker:
             return
         if len(copy.pending) < MOST_PENDING:
             copy.under_way = Entry(copy.next_chunk, copy.epoch, self.name, copy.inputs, copy.anew, copy.state)
+            copy.steps_left = STEPS
 
-    def denoise_chunk(self) -> None:
-        """All but the decode."""
+    def step_chunk(self) -> None:
         copy = self.copy
-        if copy is None or copy.under_way is None or copy.denoised:
+        if copy is None or copy.frozen or copy.under_way is None or not copy.steps_left:
             return
-        made, copy.denoised = copy.under_way, True
-        copy.state = copy.state.denoised(made.chunk, made.inputs)
-        if not copy.superseded:
-            self.tell_source(Denoised(made.chunk + 1, self.versions(), frozenset({"decoder"})))
+        copy.steps_left -= 1
+        copy.state = copy.state.stepped(copy.under_way.chunk, copy.under_way.inputs, copy.steps_left)
+        if copy.steps_left:
+            self.boundary()
 
     def decode_chunk(self) -> None:
-        self.denoise_chunk()
         copy = self.copy
-        if copy is None or copy.under_way is None or copy.ahead:
+        if copy is None or copy.under_way is None or copy.steps_left:
             return
-        began, copy.under_way, copy.denoised = copy.under_way, None, False
+        began, copy.under_way = copy.under_way, None
         copy.state = copy.state.decoded()
         copy.next_chunk, copy.anew = began.chunk + 1, False
         copy.pending.append(began._replace(state=copy.state))
@@ -493,14 +503,14 @@ class Worker:
         else:
             index = len(self.world.log.entries)
             copy.next_chunk, copy.state, copy.anew = index, fresh(index), True
-            copy.pending, copy.under_way, copy.denoised = [], None, False
+            copy.pending, copy.under_way, copy.steps_left = [], None, 0
             self.tell_source(Failed("the copy began anew"))
             copy.inputs = max(copy.inputs, last.inputs)
 
     def report(self) -> Report:
         self.sequence += 1
         copy = self.copy
-        if copy is None or copy.ahead:
+        if copy is None:
             return Report(self.name, self.sequence, None)
         committed = self.target is not None and self.target.committed
         held = Held(

@@ -33,16 +33,6 @@ class Part(NamedTuple):
     spans: tuple[tuple[int, int], ...]
 
 
-class Denoised(NamedTuple):
-    """Of a chunk whose forwards are over and that isn't decoded yet. `counters`: as they will be when it is.
-    `tail`: the parts that decoding it writes and that no forward of the next chunk reads; nothing else of the
-    memory will change before that chunk begins.
-    """
-
-    counters: Counters
-    tail: frozenset[str]
-
-
 @dataclass(frozen=True)
 class PastChunk:
     """What `rebuild` makes a state of. `origin`: the chunk with which the picture began. `latents`: in host
@@ -148,15 +138,6 @@ class MovesMidChunk(Protocol):
         that has begun. All others have been as they are since before its first forward. Empty: none is under
         way.
         """
-
-
-class LeavesEarly(Protocol):
-    """What a `SessionModel` may be besides: its sessions can be handed to another worker while their last
-    chunk is still being decoded.
-    """
-
-    def denoised(self, state: State) -> Denoised:
-        """After a chunk's last forward, before its decode."""
 
 
 class BlanksAhead(Protocol):

@@ -10,7 +10,7 @@ from services.worker.copies import Copy
 from services.worker.mover.port import Account
 from services.worker.mover.readings import Held, Reading, versions
 from services.worker.mover.shipping import Shipping
-from services.worker.moving.patience import REST, TAIL, PartVersion
+from services.worker.moving.patience import REST, PartVersion
 from services.worker.transfer.manifest import Span, merge
 from shared.contracts.moves import HandOver
 
@@ -21,11 +21,6 @@ class Parcel(NamedTuple):
     stage: int
     spans: list[Span]
     read: Held | Reading
-
-    @property
-    def is_last(self) -> bool:
-        """Behind it nothing of the state is sent any more."""
-        return self.stage == TAIL or (isinstance(self.read, Reading) and not self.read.tail)
 
     @property
     def sent_bytes(self) -> int:
@@ -73,8 +68,6 @@ class Cargo:
         if stage == REST:
             assert isinstance(read, Reading)
             await self._shipping.send_rest(spans, until, read.fence, self._hand_over(read))
-        elif stage == TAIL:
-            await self._shipping.send_tail(spans, until, read.fence)
         else:
             await self._shipping.send_ahead(stage, spans, until, read.fence)
 
@@ -89,5 +82,6 @@ class Cargo:
             reading.counters,
             copy.granted_through,
             reading.next_chunk - copy.next_append,
-            reading.tail_spans,
+            reading.under_way,
+            list(reading.void),
         )

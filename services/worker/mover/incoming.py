@@ -15,7 +15,7 @@ from services.worker.copies import Copy
 from services.worker.mover.chores import Chores
 from services.worker.mover.port import Account, Port
 from services.worker.mover.receiving import Receiving
-from services.worker.moving.decisions import Forget, Free, Own, Settle, Start, TargetDecision
+from services.worker.moving.decisions import Forget, Free, Own, Start, TargetDecision
 from services.worker.moving.facts import (
     Complete,
     Dropped,
@@ -25,15 +25,14 @@ from services.worker.moving.facts import (
     TargetFact,
     Tick,
     Told,
-    Whole,
 )
-from services.worker.moving.patience import REST, TAIL
+from services.worker.moving.patience import REST
 from services.worker.moving.target import reserve, target_step
 from services.worker.states import NoRoom
 from services.worker.transfer.link import LinkLost, LinkRefused
 from services.worker.transfer.manifest import ManifestRefused
 from shared.bus import Refused
-from shared.contracts.moves import Reserve, Stage
+from shared.contracts.moves import HandOver, Reserve, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +50,7 @@ class Incoming:
         self._account = Account(port, asked.move)
         self._target = reserve(asked.move, self._patience, time.monotonic())
         self._receiving: Receiving | None = None
-        self._complete = asyncio.Event()
-        self._able = asyncio.Event()
-        self._able_at = 0.0
+        self._prepared = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._chores = Chores(self.move.session, lambda why: self.tell(Failed(why)))
@@ -62,8 +59,8 @@ class Incoming:
 
     @property
     def receiving(self) -> bool:
-        """Until the whole state is here: one move at a time."""
-        return not self._target.over and not self._target.whole
+        """Until the state is here: one move at a time."""
+        return self._target.phase == "reserved"
 
     @property
     def arriving(self) -> bool:
@@ -92,7 +89,7 @@ class Incoming:
 
     def _reserve_memory(self, copy: Copy) -> tuple[Any, Callable[[], None]]:
         """On the device thread."""
-        return self._port.states.reserve(copy), self._port.states.fence()
+        return self._port.states.reserve(copy)
 
     # What the source sends.
 
@@ -106,7 +103,8 @@ class Incoming:
             self._account.lap("link")
         self._chores.begin(self._receive(self._receiving, stage, arriving))
         if stage.hand_over is not None:
-            self.tell(Promised(stage.hand_over.next_chunk, bool(stage.hand_over.tail)))
+            self._chores.begin(self._prepare(stage.hand_over))
+            self.tell(Promised(stage.hand_over.next_chunk))
 
     async def _receive(self, receiving: Receiving, stage: Stage, arriving: asyncio.Future[None]) -> None:
         try:
@@ -117,11 +115,7 @@ class Incoming:
             return
         if stage.stage == REST:
             self._account.lap("receive")
-            self._complete.set()
             self.tell(Complete())
-        elif stage.stage == TAIL:
-            await self._complete.wait()
-            self.tell(Whole())
 
     # Facts.
 
@@ -153,10 +147,8 @@ class Incoming:
 
     def _carry_out(self, decision: TargetDecision) -> None:
         match decision:
-            case Start(_, epoch, whole):
-                self._chores.begin(self._start(epoch, whole=whole))
-            case Settle():
-                self._chores.begin(self._settle())
+            case Start():
+                self._chores.begin(self._start())
             case Own():
                 self.end("owner", "")
             case Free(why):
@@ -171,43 +163,38 @@ class Incoming:
             left_s = max(0.0, wake_at - time.monotonic())
             self._timer = self._loop.call_later(left_s, self.tell, Tick())
 
-    async def _start(self, epoch: int, *, whole: bool) -> None:
+    async def _prepare(self, hand_over: HandOver) -> None:
+        """While the rest of the state is on its way: all but going on with it."""
         port, copy, receiving = self._port, self.copy, self._receiving
         assert copy is not None
         assert receiving is not None
-        hand_over = receiving.hand_over
-        assert hand_over is not None
-        own = msgspec.structs.replace(hand_over.own, epoch=epoch, move_id=self.move.move_id)
+        own = msgspec.structs.replace(hand_over.own, epoch=self._target.epoch, move_id=self.move.move_id)
         port.holdings.desk.roster.transit.land(copy, own, hand_over, self.move.move_id)
-        arrival = Arrival(hand_over.unappended, self._patience.proving_s, self._hear_first)
-        port.holdings.begin(copy, arrival)
         try:
-            await port.errand(lambda: self._adopt(copy, receiving.counters, hand_over.shown, whole=whole))
+            await port.errand(lambda: port.engine.adopt(copy, receiving.counters, hand_over))
         except Exception as error:
-            logger.exception("the state that came can't be used", extra={"session": self.move.session})
-            self.tell(FirstAppend(False, f"the state that came can't be used: {error}"))
+            logger.exception("the state that comes can't be used", extra={"session": self.move.session})
+            self.tell(Failed(why := f"the state that comes can't be used: {error}"))
+            self.tell(FirstAppend(False, why))
             return
-        self._account.lap("adopt")
-        self._able_at = time.time()
-        self._able.set()
-        if whole:
-            await self._account.say("arrived")
+        self._prepared.set()
 
-    def _adopt(self, copy: Copy, counters: dict[str, Any], shown: str, *, whole: bool) -> None:
-        """On the device thread, which may begin a chunk of it at once."""
-        roster = self._port.holdings.desk.roster
-        self._port.states.adopt(copy, counters, shown, whole=whole)
-        (roster.transit.arrive if whole else roster.transit.go_ahead)(copy)
-
-    async def _settle(self) -> None:
-        """Its source isn't needed any more."""
-        port, copy = self._port, self.copy
+    async def _start(self) -> None:
+        port, copy, receiving = self._port, self.copy, self._receiving
         assert copy is not None
-        await self._able.wait()
+        assert receiving is not None
+        assert receiving.hand_over is not None
+        await self._prepared.wait()
+        unappended, wait_s = receiving.hand_over.unappended, self._patience.proving_s
         port.holdings.desk.roster.transit.arrive(copy)
-        self._account.lap("tail")
-        await self._account.say("arrived", at=self._able_at)
+        port.holdings.begin(copy, Arrival(unappended, wait_s, self._hear_first))
+        self._account.lap("adopt")
+        await self._account.say("arrived")
         await port.let_go(copy)
+
+    def hear_step(self) -> None:
+        """On the device thread: its first here is about to begin."""
+        self._loop.call_soon_threadsafe(self._account.lap, "turn")
 
     # The end.
 

@@ -15,6 +15,7 @@ from nats.aio.subscription import Subscription
 from services.worker.copies import Copy
 from services.worker.dropped import DroppedEpochs
 from services.worker.holdings import unsubscribe
+from services.worker.making import Making
 from services.worker.mover import gate
 from services.worker.mover.incoming import Incoming
 from services.worker.mover.outgoing import Outgoing
@@ -42,7 +43,7 @@ _CLOSE_S = 3.0
 
 @dataclass(slots=True)
 class Mover:
-    """Event loop only, but for `on_boundary` and `on_denoised`."""
+    """Event loop only, but for `on_boundary` and `on_step`."""
 
     port: Port
     dropped_epochs: DroppedEpochs
@@ -76,17 +77,17 @@ class Mover:
 
     # What the rest of the worker says.
 
-    def on_boundary(self, copy: Copy) -> None:
+    def on_boundary(self, copy: Copy, chunk: Making | None) -> None:
         """On the device thread."""
         outgoing = self._outgoing
         if outgoing is not None and outgoing.copy is copy:
-            outgoing.reader.at_boundary()
+            outgoing.reader.at_boundary(chunk)
 
-    def on_denoised(self, copy: Copy) -> None:
-        """On the device thread."""
-        outgoing = self._outgoing
-        if outgoing is not None and outgoing.copy is copy:
-            outgoing.reader.at_denoised()
+    def on_step(self, copy: Copy) -> None:
+        """On the device thread: the first of a copy that came by a move."""
+        for incoming in list(self._incoming.values()):
+            if incoming.copy is copy:
+                incoming.hear_step()
 
     def on_leave(self, copy: Copy) -> None:
         """Let go for whatever reason: also to make room for another."""

@@ -18,7 +18,6 @@ from services.worker.mover.shipping import FAILURES
 from services.worker.moving.decisions import Forget, Freeze, GoOn, Send, SourceDecision
 from services.worker.moving.facts import (
     Boundary,
-    Denoised,
     Dropped,
     Failed,
     Logged,
@@ -27,7 +26,7 @@ from services.worker.moving.facts import (
     Tick,
     Told,
 )
-from services.worker.moving.patience import REST, TAIL
+from services.worker.moving.patience import REST
 from services.worker.moving.source import Source, begin, source_step
 from services.worker.states import NoRoom
 from shared.bus import Refused
@@ -132,10 +131,7 @@ class Outgoing:
         if self._source is not None and self._source.phase == "closing":
             self._account.lap("close")
         self._cargo.newest, parts = reading, versions(reading.parts)
-        if reading.tail:
-            self.tell(Denoised(reading.next_chunk, parts, reading.tail))
-        else:
-            self.tell(Boundary(reading.next_chunk, parts))
+        self.tell(Boundary(reading.next_chunk, parts))
 
     def _late(self) -> None:
         if self.frozen:
@@ -187,9 +183,9 @@ class Outgoing:
         except FAILURES as error:
             self.tell(Failed(str(error) or type(error).__name__))
             return
-        self._account.lap({REST: "rest", TAIL: "tail"}.get(parcel.stage, "copy"))
+        self._account.lap("rest" if parcel.stage == REST else "copy")
         self.tell(Sent(parcel.stage))
-        if parcel.is_last:
+        if parcel.stage == REST:
             # Others may need the state's place; if it stays, it may come back to one.
             await self._port.let_go(self.copy)
 

@@ -1,20 +1,22 @@
-"""What the source of a move reads of a state. On the device thread, by errands and at boundaries."""
+"""What the source of a move reads of a state. On the device thread, by errands and between steps."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from services.worker.copies import Copy
+from services.worker.making import Making, told
 from services.worker.models.protocol import Memory, Part
 from services.worker.moving.patience import PartVersion
 from services.worker.states import States
 from services.worker.transfer.manifest import Span, merge
+from shared.contracts.moves import UnderWay
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +25,9 @@ Parts = Mapping[str, Part]
 
 
 class Held(NamedTuple):
-    """`fence` returns once the device has done what `parts` speak of: versions grow before it has."""
+    """`parts`: those worth reading while the session goes on. `fence` returns once the device has done what
+    they speak of: versions grow before it has.
+    """
 
     memory: Memory
     fence: Fence
@@ -31,8 +35,8 @@ class Held(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The state at a boundary. `at`: wall clock. `tail`: the parts that the decode of the chunk before still
-    changes.
+    """The state between two steps. `parts`: without those that the rest of a chunk under way writes before it
+    reads them, which are `void`. `next_chunk`: the one under way, if one is. `at`: wall clock.
     """
 
     next_chunk: int
@@ -41,36 +45,35 @@ class Reading(NamedTuple):
     counters: bytes
     shown: str
     at: float
-    tail: frozenset[str] = frozenset()
-
-    @property
-    def tail_spans(self) -> list[Span]:
-        return merge(span for name in self.tail for span in self.parts[name].spans)
+    under_way: UnderWay | None = None
+    void: Sequence[Span] = ()
 
 
 def hold(states: States, copy: Copy) -> Held | None:
     """Keep the state in its place; None: there is none. What a part's version is before its bytes are read is
     right: if they change, they are sent again. Raises `NoRoom`.
     """
-    if not states.hold(copy):
-        return None
-    return Held(states.memory(copy), states.fence(), states.parts(copy))
+    fence = states.hold(copy)
+    return None if fence is None else Held(states.memory(copy), fence, states.settled_parts(copy))
 
 
-def read(states: States, copy: Copy) -> Reading:
-    """Of a held and frozen copy without a chunk on the device."""
-    counters = msgspec.msgpack.encode(states.counters(copy))
-    parts, shown = states.parts(copy), states.shown(copy)
-    return Reading(copy.next_chunk, states.fence(), parts, counters, shown, time.time())
+def read(states: States, copy: Copy, chunk: Making | None) -> Reading:
+    """Of a held and frozen copy; `chunk`: the one under way, between two of its steps."""
+    parts, shown, at = states.parts(copy), states.shown(copy), time.time()
+    if chunk is None:
+        counters = msgspec.msgpack.encode(states.counters(copy))
+        return Reading(copy.next_chunk, states.fence(), parts, counters, shown, at)
+    mid_chunk = states.mid_chunk(copy)
+    void = merge(span for name in mid_chunk.void for span in parts[name].spans)
+    parts = {name: part for name, part in parts.items() if name not in mid_chunk.void}
+    counters = msgspec.msgpack.encode(mid_chunk.counters)
+    under_way = told(chunk, time.monotonic())
+    # Whatever wrote its memory came before one of its steps, of which none is under way.
+    return Reading(chunk.order.index, _at_once, parts, counters, shown, at, under_way, void)
 
 
-def read_early(states: States, copy: Copy) -> Reading | None:
-    """Of a held and frozen copy whose chunk is to be decoded next. None: its model can't tell so early."""
-    told = states.denoised(copy)
-    if told is None:
-        return None
-    counters, parts, shown = msgspec.msgpack.encode(told.counters), states.parts(copy), states.shown(copy)
-    return Reading(copy.next_chunk, states.fence(), parts, counters, shown, time.time(), told.tail)
+def _at_once() -> None:
+    pass
 
 
 def versions(parts: Parts) -> dict[str, PartVersion]:
@@ -81,9 +84,7 @@ def versions(parts: Parts) -> dict[str, PartVersion]:
 
 
 class Reader:
-    """One move's, made on the event loop, where `hear` and `failed` are called. The engine calls the rest, on
-    the device thread.
-    """
+    """One move's, made on the event loop, where `hear` and `failed` are called."""
 
     def __init__(
         self, states: States, copy: Copy, hear: Callable[[Reading], None], failed: Callable[[str], None]
@@ -93,21 +94,14 @@ class Reader:
         self._generation = copy.generation
         self._loop = asyncio.get_running_loop()
 
-    def at_boundary(self) -> None:
-        """The frozen copy has no chunk on the device."""
-        self._read(read)
-
-    def at_denoised(self) -> None:
-        """The frozen copy's chunk is decoded next."""
-        self._read(read_early)
-
-    def _read(self, how: Callable[[States, Copy], Reading | None]) -> None:
+    def at_boundary(self, chunk: Making | None) -> None:
+        """The device is at no step of the frozen copy. `chunk`: its one under way."""
         copy = self._copy
         try:
             if copy.ended or copy.gone or copy.generation != self._generation:
                 self._tell(self._failed, "the copy ended, or began anew")
-            elif (reading := how(self._states, copy)) is not None:
-                self._tell(self._hear, reading)
+            else:
+                self._tell(self._hear, read(self._states, copy, chunk))
         except Exception as error:
             logger.exception("reading a state failed", extra={"session": copy.session})
             self._tell(self._failed, f"{type(error).__name__}: {error}")

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from services.worker.mover.links import Links, Transfer
-from services.worker.moving.patience import REST, TAIL
+from services.worker.moving.patience import REST
 from services.worker.transfer.manifest import (
     ManifestRefused,
     Span,
@@ -65,10 +65,8 @@ class Receiving:
             check_spans(stage.spans, self._state_bytes)
             if (stage.stage == REST) != (stage.hand_over is not None) or stage.stage in self._stages:
                 raise ManifestRefused(f"stage {stage.stage} came twice, or not with what belongs to it")
-            if stage.stage == TAIL and (self.hand_over is None or stage.spans != self.hand_over.tail):
-                raise ManifestRefused("the tail is not the one that was promised")
             if stage.hand_over is not None:
-                check_spans(stage.hand_over.tail, self._state_bytes)
+                check_spans(stage.hand_over.void, self._state_bytes)
                 self.counters = msgspec.msgpack.decode(stage.hand_over.counters, type=dict[str, Any])
         except ManifestRefused as error:
             raise Refused("bad_spans", str(error)) from None
@@ -79,8 +77,7 @@ class Receiving:
         """Raises `ManifestRefused`. Without a checksum nobody asked for that."""
         if not stage.checksum:
             return
-        tail = self.hand_over.tail if self.hand_over is not None else []
-        spans = stage.spans if stage.stage == TAIL else without(self._covered, tail)
+        spans = without(self._covered, self.hand_over.void if self.hand_over is not None else [])
         if await asyncio.to_thread(checksum_of, cut(self._memory, spans)) != stage.checksum:
             raise ManifestRefused(f"other bytes arrived by move {self._move.move_id} than were sent")
 

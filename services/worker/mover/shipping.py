@@ -10,7 +10,7 @@ from typing import Any
 
 from services.worker.mover.links import Transfer
 from services.worker.mover.port import Port
-from services.worker.moving.patience import REST, TAIL
+from services.worker.moving.patience import REST
 from services.worker.transfer.link import LinkLost, LinkRefused
 from services.worker.transfer.manifest import Span, checksum_of, cut, merge, tag_of, without
 from shared.bus import BusAway, NoAnswer, Refused
@@ -54,13 +54,8 @@ class Shipping:
         self, spans: list[Span], until: float, fence: Callable[[], None], hand_over: HandOver
     ) -> None:
         """After the freeze."""
-        checksum = await self._checksum(without([*self._covered, *spans], hand_over.tail), fence)
+        checksum = await self._checksum(without([*self._covered, *spans], hand_over.void), fence)
         announced = Stage(self.move.move_id, REST, spans, _wall(until), checksum, hand_over)
-        await self._send(announced, until, fence)
-
-    async def send_tail(self, spans: list[Span], until: float, fence: Callable[[], None]) -> None:
-        """After the last chunk's decode."""
-        announced = Stage(self.move.move_id, TAIL, spans, _wall(until), await self._checksum(spans, fence))
         await self._send(announced, until, fence)
 
     async def _checksum(self, spans: list[Span], fence: Callable[[], None]) -> str:

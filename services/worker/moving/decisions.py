@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 class Send(NamedTuple):
     """Source: these parts, in this order, as they are when they are read. What changes while a pre-copy reads
-    it has another version at the boundary, and is sent again.
+    it has another version at the freeze, and is sent again.
     """
 
     stage: int
@@ -15,32 +15,26 @@ class Send(NamedTuple):
 
 
 class Freeze(NamedTuple):
-    """Source: begin no chunk; tell the target `Promised(boundary, tail)`. Steering waits for the thaw, or
-    for the copy's end: placement repeats it to whoever owns the session then.
+    """Source: step it no more; tell the target `Promised(boundary)`. Steering waits for the thaw, or for the
+    copy's end: placement repeats it to whoever owns the session then.
     """
 
     boundary: int
-    tail: bool = False
 
 
 class GoOn(NamedTuple):
-    """Source: abort the transfer, begin chunks again, tell placement that the session stays and why."""
+    """Source: abort the transfer, step it again, tell placement that the session stays and why."""
 
     why: str
 
 
 class Start(NamedTuple):
-    """Target: make the copy and chunk `next_chunk`, with this epoch. `whole`: as after `Settle`; else decode
-    nothing before that.
+    """Target: make the copy and chunk `next_chunk`, or what is left of it, with this epoch; tell placement
+    that the state came.
     """
 
     next_chunk: int
     epoch: int
-    whole: bool = True
-
-
-class Settle(NamedTuple):
-    """Target: nothing more comes; tell placement that the state came."""
 
 
 class Own(NamedTuple):
@@ -62,4 +56,4 @@ class Forget(NamedTuple):
 
 
 SourceDecision = Send | Freeze | GoOn | Forget
-TargetDecision = Start | Settle | Own | Free | Forget
+TargetDecision = Start | Own | Free | Forget

@@ -8,25 +8,14 @@ from services.worker.moving.patience import Parts
 
 
 class Boundary(NamedTuple):
-    """Source: no chunk is under way on the device, and none begins before the decisions are carried out.
+    """Source: the device is at no step of it, and begins none before the decisions are carried out.
 
-    `parts`: the whole state. Chunks before `next_chunk` may still be on their way to the log.
+    `parts`: the state, but for what the rest of a chunk under way writes before it reads it. `next_chunk`:
+    the one under way, else the next to begin. Chunks before it may still be on their way to the log.
     """
 
     next_chunk: int
     parts: Parts
-
-
-class Denoised(NamedTuple):
-    """Source: the chunk under way is to be decoded yet, and none begins before the decisions are carried out.
-
-    `tail`: those of `parts`, the whole state, that its decode will write and that nothing else of the next
-    chunk needs; all others are final. `next_chunk`: the one after it.
-    """
-
-    next_chunk: int
-    parts: Parts
-    tail: frozenset[str]
 
 
 class Sent(NamedTuple):
@@ -40,16 +29,9 @@ class Complete(NamedTuple):
 
 
 class Promised(NamedTuple):
-    """Target: the source froze before chunk `boundary`. `tail`: it still decodes the one before, and
-    what that leaves for the next decode comes later.
-    """
+    """Target: the source froze, and makes `boundary` no further, nor any chunk after it."""
 
     boundary: int
-    tail: bool = False
-
-
-class Whole(NamedTuple):
-    """Target: the tail has arrived, with all before it."""
 
 
 class FirstAppend(NamedTuple):
@@ -92,5 +74,5 @@ class Tick(NamedTuple):
     """Time has passed."""
 
 
-SourceFact = Boundary | Denoised | Sent | Logged | Told | Dropped | Failed | Tick
-TargetFact = Complete | Promised | Whole | FirstAppend | Told | Dropped | Failed | Tick
+SourceFact = Boundary | Sent | Logged | Told | Dropped | Failed | Tick
+TargetFact = Complete | Promised | FirstAppend | Told | Dropped | Failed | Tick

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-MAX_ROUNDS = 2
+MAX_ROUNDS = 4
 REST = 0  # the stage after the freeze; pre-copies are stages 1 and up
-TAIL = -1  # what the last chunk's decode wrote, where the session left before it
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """`copy_s`: all pre-copies, boundary included. `frozen_s`: from the freeze to the target's first chunk in
+    """`copy_s`: all pre-copies, until the freeze. `frozen_s`: from the freeze to the target's first chunk in
     the log. `reserved_s`: from the reservation until the state is complete, so at least `copy_s + frozen_s`.
     `proving_s`: from then to the first chunk, or to placement's word. `rest_bytes`: that much is sent in the
     pause rather than in another round.

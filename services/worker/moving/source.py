@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from services.worker.moving.decisions import Forget, Freeze, GoOn, Send, SourceDecision
-from services.worker.moving.facts import Boundary, Denoised, Dropped, Failed, Logged, Sent, SourceFact, Told
-from services.worker.moving.patience import MAX_ROUNDS, REST, TAIL, Parts, PartVersion, Patience
+from services.worker.moving.facts import Boundary, Dropped, Failed, Logged, Sent, SourceFact, Told
+from services.worker.moving.patience import MAX_ROUNDS, REST, Parts, PartVersion, Patience
 from shared.contracts.moves import Move
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`phase`: "copying" (a round is under way), "closing" (waits for a boundary), "frozen" (from the freeze
-    to the log's answer), "stayed", "gone". `has`: what was sent, by version. `frozen_at`: 0 until then.
-    `tail`: the parts that the last chunk's decode has still to write.
+    """`phase`: "copying" (a round is under way), "closing" (waits for a boundary between two steps),
+    "frozen" (from the freeze to the log's answer), "stayed", "gone". `has`: what was sent, by version.
+    `frozen_at`: 0 until then.
     """
 
     move: Move
@@ -26,7 +26,6 @@ class Source:
     rounds: int = 1
     has: Mapping[str, int] = field(default_factory=dict)
     frozen_at: float = 0.0
-    tail: frozenset[str] = frozenset()
 
     @property
     def over(self) -> bool:
@@ -43,7 +42,7 @@ class Source:
 
 
 def begin(move: Move, parts: Parts, patience: Patience, now: float) -> tuple[Source, list[SourceDecision]]:
-    """The target has accepted. `parts`: those that can be read while the session goes on."""
+    """The target has accepted. `parts`: those that are worth reading while the session goes on."""
     source = Source(move, patience, now, has=_versions(parts))
     return source, [Send(1, tuple(parts))]
 
@@ -69,35 +68,22 @@ def _go_on(source: Source, fact: SourceFact, now: float) -> tuple[Source, list[S
     match fact:
         case Sent(stage) if source.phase == "copying" and stage == source.rounds:
             return replace(source, phase="closing"), []
-        case Denoised(next_chunk, parts, tail) if source.phase == "closing":
-            return _close_in(source, next_chunk, parts, tail, now)
         case Boundary(next_chunk, parts) if source.phase == "closing":
-            return _close_in(source, next_chunk, parts, frozenset(), now)
-        case Boundary(_, parts) if source.tail:
-            return _end_with(source, parts)
+            return _close_in(source, next_chunk, parts, now)
     return source, []
 
 
 def _close_in(
-    source: Source, next_chunk: int, parts: Parts, tail: frozenset[str], now: float
+    source: Source, next_chunk: int, parts: Parts, now: float
 ) -> tuple[Source, list[SourceDecision]]:
     """Another round, or the freeze."""
-    final = {name: part for name, part in parts.items() if name not in tail}
-    changed = _changed(source, final)
+    changed = _changed(source, parts)
     has = {**source.has, **_versions(changed)}
     if source.rounds < MAX_ROUNDS and sum(p.bytes for p in changed.values()) > source.patience.rest_bytes:
         stage = source.rounds + 1
         return replace(source, phase="copying", rounds=stage, has=has), [Send(stage, tuple(changed))]
-    frozen = replace(source, phase="frozen", has=has, frozen_at=now, tail=tail)
-    return frozen, [Freeze(next_chunk, bool(tail)), Send(REST, tuple(changed))]
-
-
-def _end_with(source: Source, parts: Parts) -> tuple[Source, list[SourceDecision]]:
-    """The last chunk is decoded."""
-    tail = tuple(name for name in parts if name in source.tail)
-    if torn := sorted(_changed(source, parts).keys() - source.tail):
-        return _stay(source, f"decoding changed {', '.join(torn)}, which the model called final")
-    return replace(source, tail=frozenset()), [Send(TAIL, tail)]
+    frozen = replace(source, phase="frozen", has=has, frozen_at=now)
+    return frozen, [Freeze(next_chunk), Send(REST, tuple(changed))]
 
 
 def _changed(source: Source, parts: Parts) -> dict[str, PartVersion]:

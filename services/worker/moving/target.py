@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from services.worker.moving.decisions import Forget, Free, Own, Settle, Start, TargetDecision
+from services.worker.moving.decisions import Forget, Free, Own, Start, TargetDecision
 from services.worker.moving.facts import (
     Complete,
     Dropped,
@@ -14,7 +14,6 @@ from services.worker.moving.facts import (
     Promised,
     TargetFact,
     Told,
-    Whole,
 )
 from services.worker.moving.patience import Patience
 from shared.contracts.moves import Move
@@ -24,7 +23,7 @@ from shared.contracts.moves import Move
 class Target:
     """`phase`: "reserved", "proving" (it has started, the log has not answered), "owner", "freed".
     `epoch`: with which it generates. `committed`: placement has said that the session is here, so that it may
-    take its time: a paused session's first chunk can be hours away. `tail`: promised, and it `ended`.
+    take its time: a paused session's first chunk can be hours away.
     """
 
     move: Move
@@ -34,18 +33,11 @@ class Target:
     phase: Literal["reserved", "proving", "owner", "freed"] = "reserved"
     boundary: int | None = None
     complete: bool = False
-    tail: bool = False
-    ended: bool = False
     committed: bool = False
 
     @property
     def over(self) -> bool:
         return self.phase in ("owner", "freed")
-
-    @property
-    def whole(self) -> bool:
-        """Nothing of the state is still to come. Until then it can't be committed, and needs its source."""
-        return self.complete and (self.ended or not self.tail)
 
     @property
     def wake_at(self) -> float | None:
@@ -79,29 +71,20 @@ def target_step(target: Target, fact: TargetFact, now: float) -> tuple[Target, l
     match fact:
         case Complete():
             return _start(replace(target, complete=True), now)
-        case Promised(boundary, tail):
-            return _start(replace(target, boundary=boundary, tail=tail), now)
-        case Whole():
-            return replace(target, ended=True), []
+        case Promised(boundary):
+            return _start(replace(target, boundary=boundary), now)
     return target, []
 
 
 def _start(target: Target, now: float) -> tuple[Target, list[TargetDecision]]:
     if not target.complete or target.boundary is None:
         return target, []
-    start = Start(target.boundary, target.epoch, target.whole)
-    return replace(target, phase="proving", since=now), [start]
+    return replace(target, phase="proving", since=now), [Start(target.boundary, target.epoch)]
 
 
 def _prove(target: Target, fact: TargetFact, now: float) -> tuple[Target, list[TargetDecision]]:
-    """Once whole it needs the source no more: a broken link says nothing."""
+    """It needs the source no more: a broken link says nothing."""
     match fact:
-        case Whole() if not target.whole:
-            return replace(target, ended=True), [Settle()]
-        case Failed(why) if not target.whole:
-            return _free(target, why)
-        case Told(epoch) if epoch >= target.epoch and not target.whole:
-            return _free(target, "placement gave the session here before its state was")
         case FirstAppend(won=True):
             return replace(target, phase="owner"), [Own(target.epoch)]
         case FirstAppend(won=False, why=why):

@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
+from queue import Queue
+from typing import Any
 
+import msgspec
 import pytest
 
 from services.worker import encoding, runner
@@ -18,12 +22,15 @@ from services.worker.encode import EncodeSettings
 from services.worker.encoding import EncoderHangs
 from services.worker.engine import Engine
 from services.worker.making import Made
+from services.worker.mover import readings
+from services.worker.mover.readings import Reading
 from services.worker.offload import HostPool
 from services.worker.roster import Roster
 from services.worker.runner import Runner
 from services.worker.shelf import Shelf
 from services.worker.states import States
 from services.worker.tiers import Tiers
+from shared.contracts.moves import HandOver
 from tests.fixtures.worker_wire import new_own, next_own, steered
 from tests.unit.worker.late import SlotModel
 
@@ -223,21 +230,78 @@ def test_an_engine_whose_encoder_hangs_ends_and_says_so(
         go_on.set()
 
 
-def test_a_copy_that_came_ahead_of_its_tail_is_denoised_and_decoded_once_it_is_whole(tiny: Runner) -> None:
+def freezing(bench: Bench, copy: Copy, step: int) -> "Queue[Reading]":
+    """`copy` is frozen at that step from now on, and what its source reads then comes into the queue."""
+    read: Queue[Reading] = Queue()
+    launch, steps = bench.engine.runner.launch, count()
+
+    def launched(states: list[Any]) -> Any:
+        if next(steps) == step:
+            bench.roster.transit.freeze(copy)
+        return launch(states)
+
+    bench.engine.runner.launch = launched  # type: ignore[method-assign]
+    bench.states.shelf.held.add(copy)
+    bench.engine.on_boundary = lambda copy, chunk: read.put(readings.read(bench.states, copy, chunk))
+    return read
+
+
+def arrive(bench: Bench, source: Bench, left: Copy, reading: Reading) -> Copy:
+    """As a move's target does: its state lies here, but for what is void."""
+    copy = bench.roster.add(left.own, arriving=True)
+    told = (reading.counters, left.granted_through, 0, reading.under_way, list(reading.void))
+    hand_over = HandOver(reading.next_chunk, left.own, left.inputs_from, reading.shown, *told)
+    counters = msgspec.msgpack.decode(reading.counters)
+
+    def adopt() -> None:
+        memory, _ = bench.states.reserve(copy)
+        memory[:] = 0xEE
+        for start, end in (span for part in reading.parts.values() for span in part.spans):
+            memory[start:end] = source.states.memory(left)[start:end]
+        bench.roster.transit.land(copy, left.own, hand_over, "m-1")
+        bench.engine.adopt(copy, counters, hand_over)
+
+    bench.engine.errands.put(adopt).result(WAIT_S)
+    return copy
+
+
+MODELS = {"tiny": ("tests.fixtures.tiny_model", "tiny"), "sprites": ("services.worker.models", "sprites")}
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_a_copy_leaves_between_two_steps_of_a_chunk_which_its_target_ends(
+    model: str,
+) -> None:
+    here, there = (runner.load(*MODELS[model], "cpu", "") for _ in range(2))
+    with running(here, hot=2, host=0) as source, running(there, hot=2, host=0) as target:
+        left = source.open(2)
+        source.until(lambda: left.next_append == 2)
+        read = freezing(source, left, 0)
+        source.roster.grant(left, 2)
+        reading = read.get(timeout=WAIT_S)
+        assert reading.under_way is not None
+        assert (reading.next_chunk, reading.under_way.steps_left) == (2, reading.under_way.steps - 1)
+        source.look_again()
+        assert (left.next_chunk, left.next_append) == (3, 2)
+        came = arrive(target, source, left, reading)
+        target.look_again()
+        assert (came.next_chunk, came.next_append) == (3, 2), "it isn't here before it has arrived"
+        target.roster.transit.arrive(came)
+        target.until(lambda: came.next_append == 5)
+        source.roster.transit.thaw(left)
+        source.until(lambda: left.next_append == 5)
+        assert target.made[came.session] == source.made[left.session][2:], "a move given up changed nothing"
+
+
+def test_a_copy_whose_pictures_are_shown_leaves_after_its_chunk(tiny: Runner) -> None:
     with running(tiny, hot=2, host=0) as bench:
-        told: list[int] = []
-        bench.engine.on_denoised = lambda copy: told.append(copy.next_chunk)
-        copy = bench.open(0)
-        copy.ahead = True
-        bench.roster.grant(copy, -2)
-        bench.until(lambda: copy.next_chunk == 1)
-        bench.look_again()
-        assert copy.next_append == 0
-        bench.roster.transit.freeze(copy)
-        assert told == []
-        bench.roster.transit.arrive(copy)
-        bench.until(lambda: copy.next_append == 1)
-        assert told == [1]
+        copy = bench.open(2)
+        bench.until(lambda: copy.next_append == 2)
+        read = freezing(bench, copy, tiny.spec.steps - 1)
+        bench.roster.grant(copy, 2)
+        reading = read.get(timeout=WAIT_S)
+        assert (reading.next_chunk, reading.under_way, reading.void) == (3, None, ())
+        bench.until(lambda: copy.next_append == 3)
 
 
 def test_without_host_memory_a_displaced_picture_begins_anew(tiny: Runner) -> None:

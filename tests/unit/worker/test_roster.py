@@ -78,12 +78,11 @@ def test_a_frozen_copy_finishes_what_is_on_the_device_and_begins_nothing() -> No
     roster.transit.freeze(copy)
     assert plan_batch([roster.candidate(copy, order)], CURVES, 1) == [copy.key]
     assert not plan_batch([roster.candidate(copy, None)], CURVES, 1)
-    assert roster.transit.at_boundary({copy: order}) == []
-    assert roster.transit.at_boundary({}) == [copy]
+    assert roster.transit.closing() == [copy]
     roster.transit.boundary_told(copy)
-    assert roster.transit.at_boundary({}) == []
+    assert roster.transit.closing() == []
     roster.transit.freeze(copy)
-    assert roster.transit.at_boundary({}) == [copy]
+    assert roster.transit.closing() == [copy]
     roster.transit.thaw(copy)
     assert plan_batch([roster.candidate(copy, None)], CURVES, 1) == [copy.key]
 

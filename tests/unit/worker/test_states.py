@@ -132,14 +132,15 @@ class World:
             other.copy.generation += 1
             other.lost()
             states.forget()
-            place = states.reserve(other.copy)
+            place, _ = states.reserve(other.copy)
         except NoRoom:
             states.let_go(one.copy)
             return
         other.copy.generation += 1
         place[:] = states.memory(one.copy)
         counters = msgspec.msgpack.decode(msgspec.msgpack.encode(states.counters(one.copy)))
-        states.adopt(other.copy, counters, states.shown(one.copy), whole=True)
+        states.adopt(other.copy, counters, states.shown(one.copy))
+        states.let_go(other.copy)
         states.let_go(one.copy)
         one.copy.generation += 1
         other._reference, other._shown, one._reference = one._reference, one._shown, None
@@ -229,9 +230,10 @@ def test_a_thousand_sessions_leave_everything_where_it_was() -> None:
         for tier in ("host", "device"):
             assert stowed(here, source.copy, tier).tier == tier == source.copy.tier
         assert here.states.hold(source.copy)
-        there.states.reserve(target.copy)[:] = here.states.memory(source.copy)
+        there.states.reserve(target.copy)[0][:] = here.states.memory(source.copy)
         counters, shown = here.states.counters(source.copy), here.states.shown(source.copy)
-        there.states.adopt(target.copy, counters, shown, whole=True)
+        there.states.adopt(target.copy, counters, shown)
+        there.states.let_go(target.copy)
         target._reference, target._shown, target.copy.next_chunk = source._reference, source._shown, 1
         for world, one in ((here, source), (there, target)):
             if world is there:
@@ -273,7 +275,7 @@ def test_a_state_that_is_held_stays_also_when_its_copy_is_gone() -> None:
     assert memory.any()
     assert world.states.shelf.room() == 0
     world.states.let_go(one.copy)
-    assert not world.states.reserve(other.copy).any(), "its bytes went with it"
+    assert not world.states.reserve(other.copy)[0].any(), "its bytes went with it"
     world.states.let_go(other.copy)
     assert not world.states.hold(other.copy), "never adopted: there is nothing"
     assert world.states.tiers.free == 1

@@ -22,7 +22,6 @@ CHECKS: tuple[Callable[[Trial], Iterator[Result]], ...] = (
     moving.goes_on,
     moving.goes_on_young,
     moving.carries_a_prompt,
-    moving.leaves_early,
     moving.leaves_mid_chunk,
     moving.reserved_is_blank,
     parts.cover,

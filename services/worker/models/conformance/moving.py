@@ -15,7 +15,7 @@ from services.worker.models.conformance import tensors
 from services.worker.models.conformance.result import Result, equal
 from services.worker.models.conformance.tensors import Saved
 from services.worker.models.conformance.trial import AFTER, OTHER_PROMPT, Frames, Trial, differing
-from services.worker.models.protocol import Counters, LeavesEarly, MidChunk, MovesMidChunk, Rung, State
+from services.worker.models.protocol import Counters, MidChunk, MovesMidChunk, Rung, State
 
 
 def goes_on(trial: Trial) -> Iterator[Result]:
@@ -52,28 +52,6 @@ def carries_a_prompt(trial: Trial) -> Iterator[Result]:
     trial.model.set_prompt(moved[0], OTHER_PROMPT)
     made = trial.play(_carried(trial, moved), 1)[0]
     yield equal("moved = stayed, with a prompt not yet shown", *differing(made, expected))
-
-
-def leaves_early(trial: Trial) -> Iterator[Result]:
-    """Handed over between a chunk's last forward and its decode; what that writes follows later."""
-    if not hasattr(trial.model, "denoised"):
-        return
-    model, expected = trial.model, trial.play(trial.at_cut([0]), 2)[0]
-    staying = trial.at_cut([0])[0]
-    trial.finish([staying], [model.begin_chunk(staying, trial.default_rung)])
-    told, gone = cast(LeavesEarly, model).denoised(staying), model.reserve()
-    _carry_parts(trial, staying, gone, set(model.parts(staying)) - told.tail)
-    model.take_over(gone, _unpacked(told.counters))
-    made = [trial.decode(staying)]
-    trial.finish([gone], [model.begin_chunk(gone, trial.default_rung)])
-    counters = model.counters(staying)
-    same = _unpacked(told.counters) == _unpacked(counters)
-    yield Result(
-        "counters told before the decode are those after it", same, f"{told.counters}", f"{counters}"
-    )
-    _carry_parts(trial, staying, gone, told.tail)
-    made.append(trial.decode(gone))
-    yield equal("moved before the decode = stayed", *differing(made, expected))
 
 
 def leaves_mid_chunk(trial: Trial) -> Iterator[Result]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from services.worker.models.protocol import Denoised, MidChunk, ModelSpec, Part, PastChunk, Rung
+from services.worker.models.protocol import MidChunk, ModelSpec, Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Region, Spans, Versions
 from services.worker.models.sprites import noise, vocabulary, weights
 from services.worker.models.sprites.autoencoder import SPACE_FACTOR, TIME_FACTOR, Autoencoder
@@ -171,13 +171,6 @@ class Sprites:
 
     def unsettled(self, state: State) -> frozenset[str]:
         return frozenset() if state.latent is None else frozenset([_written(state), PRESENT])
-
-    def denoised(self, state: State) -> Denoised:
-        """Of the latents only `latents` wants to know, after the decode."""
-        assert state.latent is not None
-        assert not state.levels, "the chunk's forwards come first"
-        moved_on = {"chunk": state.chunk + 1, "picture_chunk": state.picture_chunk + 1}
-        return Denoised(_counters(state) | moved_on, frozenset(_TAIL))
 
     def reserve(self) -> State:
         return self._blank()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from services.worker.models.protocol import Denoised, MidChunk, Part, PastChunk, Rung
+from services.worker.models.protocol import MidChunk, Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Pool, Versions
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import Wishes
@@ -227,12 +227,6 @@ class Wan:
     def unsettled(self, state: State) -> frozenset[str]:
         decoder = {DECODER} if state.decoded else set()
         return frozenset() if state.latent is None else state.writes | {LATENTS, PRESENT} | decoder
-
-    def denoised(self, state: State) -> Denoised:
-        assert not state.passes, "the chunk's forwards come first"
-        counters = {name: getattr(state, name) for name in _COUNTERS}
-        counters |= {"chunk": state.chunk + 1, "frames": state.frames + len(_under_way(state.latent))}
-        return Denoised(counters, frozenset({DECODER}))
 
     @torch.inference_mode()
     def reserve(self) -> State:
