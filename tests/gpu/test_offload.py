@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from services.worker.models import load_model
 from services.worker.models.protocol import Part, SessionModel, State
+from services.worker.models.slots import Layout, Pool, Region
 from services.worker.models.wan.preset import random_model
 from services.worker.models.wan.taehv import TaehvDecoder
 from services.worker.offload import HostPool, Mirror
+from services.worker.pinning import PageLocked
 from tests.unit.worker.models.wan import tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -73,14 +76,25 @@ def test_suspended_is_uninterrupted_bit_for_bit(make: Callable[[], SessionModel]
         assert torch.equal(model.memory(left), model.memory(stayed))
 
 
+class Busy:
+    """Something for the device to do: some 20 ms each."""
+
+    def __init__(self) -> None:
+        self._wide = torch.randn(8192, 8192, device="cuda")
+
+    def told(self, times: int) -> torch.cuda.Event:
+        """Returns at once; over when that is done."""
+        for _ in range(times):
+            self._wide = torch.tanh(self._wide @ self._wide)
+        return torch.cuda.current_stream().record_event()
+
+
 def test_a_copy_is_over_before_what_the_device_was_told_after_it() -> None:
     pool = HostPool(1, 64 * MIB, "cuda")
     memory = torch.full((64 * MIB,), 7, dtype=torch.uint8, device="cuda")
-    wide = torch.randn(8192, 8192, device="cuda")
+    busy = Busy()
     copying = pool.save(leased(pool), memory, whole(1, 64 * MIB))
-    for _ in range(200):
-        wide = torch.tanh(wide @ wide)
-    computed = torch.cuda.current_stream().record_event()
+    computed = busy.told(200)
     assert not copying.over or not computed.query()
     copying.ended.synchronize()
     assert not computed.query(), "the copy waited for the computation"
@@ -118,11 +132,66 @@ def test_a_host_slot_used_again_keeps_what_was_copied_out_of_it() -> None:
     assert bool((back == 2).all())
 
 
+def test_a_state_comes_back_after_its_place_is_blank_and_without_waiting_for_others() -> None:
+    pool, size = HostPool(1, 64 * MIB, "cuda"), 64 * MIB
+    places = Pool(Layout([Region("all", (size,), torch.uint8)]), 1, torch.device("cuda", 0))
+    busy, mirror = Busy(), leased(pool)
+    place = places.take()
+    places.row(place).fill_(7)
+    pool.join(pool.save(mirror, places.row(place), whole(1, size)))
+    before = busy.told(40)
+    places.give_back(place)
+    after = busy.told(200)
+    memory = places.row(places.take())
+    loading = pool.load(mirror, memory, places.blank(place))
+    loading.ended.synchronize()
+    assert before.query(), "the copy came before what the place's last owner told the device"
+    assert not after.query(), "the copy waited for what others told the device"
+    pool.join(loading)
+    assert bool((memory == 7).all())
+
+
+def test_a_place_given_back_in_a_capture_is_wiped_when_it_is_taken() -> None:
+    """And not at every replay."""
+    places = Pool(Layout([Region("all", (MIB,), torch.uint8)]), 1, torch.device("cuda", 0))
+    place = places.take()
+    places.row(place).fill_(7)
+    counted, graph = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph()
+    counted += 1
+    with torch.cuda.graph(graph):
+        counted += 1
+        places.give_back(place)
+    assert not places.row(places.take()).any()
+    places.row(place).fill_(9)
+    graph.replay()
+    assert bool((places.row(place) == 9).all())
+
+
+def test_memory_of_a_pool_that_is_gone_can_be_used_for_anything() -> None:
+    """Copies into it may still be under way."""
+    device_memory = torch.ones(128 * MIB, dtype=torch.uint8, device="cuda")
+    for _ in range(5):
+        pool = HostPool(1, 128 * MIB, "cuda")
+        pool.save(leased(pool), device_memory, whole(1, 128 * MIB))
+        del pool
+        plain = np.ones(128 * MIB, np.uint8)
+        assert bool(torch.from_numpy(plain).cuda().all())
+        assert bool(torch.empty(128 * MIB, dtype=torch.uint8, pin_memory=True).fill_(1).cuda().all())
+
+
+def test_a_lock_that_fails_is_nobody_elses_error() -> None:
+    memory = np.zeros(MIB, np.uint8)
+    held = PageLocked(memory, "cuda", torch.cuda)
+    with pytest.raises(RuntimeError, match="712"):
+        PageLocked(memory, "cuda", torch.cuda)
+    assert bool(torch.ones(4096, device="cuda").all())
+    held.release()
+    PageLocked(memory, "cuda", torch.cuda).release()
+
+
 def test_a_fence_lets_another_thread_see_what_was_told_before_it() -> None:
     pool = HostPool(1, MIB, "cuda")
-    wide = torch.randn(4096, 4096, device="cuda")
-    for _ in range(50):
-        wide = torch.tanh(wide @ wide)
+    Busy().told(10)
     memory = torch.full((MIB,), 9, dtype=torch.uint8, device="cuda")
     pool.fence()()
     with torch.cuda.stream(torch.cuda.Stream()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -23,11 +24,20 @@ DEVICE = torch.device("cuda", 0)
 ARCH = Architecture("tiny", layers=3, dim=256, ffn_dim=512, heads=4, text_tokens=16, text_dim=32)
 GEOMETRY = Geometry(96, 64, 3)
 FULL = Rung("full", 4, 12, "bfloat16")
+EXACT, ROUNDED = 0.002, 0.015
+"""How far two forms may be apart: in float32, where tensor cores multiply in TF32; in bfloat16, where
+rounding alone makes 0.006. A window without its oldest frame is 0.011 off, attention to nothing 0.13.
+"""
 
 
-def model(wished: Wishes, slots: int = 3) -> Wan:
-    config = WanConfig(ARCH, LONGLIVE, GEOMETRY)
-    return random_model(config, 1, slots=slots, device="cuda", wishes=wished)
+def model(wished: Wishes, dtype: torch.dtype = torch.bfloat16) -> Wan:
+    config = WanConfig(ARCH, LONGLIVE, GEOMETRY, dtype.itemsize)
+    return random_model(config, 1, slots=3, device="cuda", dtype=dtype, wishes=wished)
+
+
+@cache
+def plain(dtype: torch.dtype) -> Tensor:
+    return played(model(Wishes(pieces="plain", graphs=False), dtype))
 
 
 def latents(made: Wan, states: list[State], rung: Rung, chunks: int) -> Tensor:
@@ -56,8 +66,8 @@ def off(mine: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("name", ["wan", "sprites"])
 def test_keeps_what_the_protocol_promises(name: str) -> None:
     made: SessionModel = model(Wishes()) if name == "wan" else load_model("sprites", "cuda")
-    failed = [result for result in check(made, "cuda") if not result.passed]
-    assert not failed, failed
+    failed = [f"{r.name}: {r.measured}; {r.tolerance}" for r in check(made, "cuda") if not r.passed]
+    assert not failed, "\n".join(failed)
 
 
 @pytest.mark.parametrize("window", ["gather", "turned", "slots"])
@@ -65,48 +75,61 @@ def test_replayed_is_computed(window: str) -> None:
     if window != "gather" and not usable(DEVICE):
         pytest.skip("no Triton")
     wished = Wishes(window=window)
-    assert torch.equal(played(model(wished)), played(model(replace(wished, graphs=False))))
+    replayed, computed = model(wished), model(replace(wished, graphs=False))
+    computed._stepper.forms = (
+        replayed.forms
+    )  # each chooses for itself, and what is as fast may round otherwise
+    assert torch.equal(played(replayed), played(computed))
 
 
-@pytest.mark.parametrize("pieces", ["triton", "compiled", "eager"])
-@pytest.mark.parametrize("window", ["gather", "turned", "slots"])
+FORMS = [(p, w) for p in ("triton", "eager") for w in ("gather", "turned", "slots")] + [
+    ("compiled", "turned")
+]
+
+
+@pytest.mark.parametrize(("pieces", "window"), FORMS)
 def test_forms_compute_the_same(pieces: str, window: str) -> None:
     if (pieces == "triton" or window == "slots") and not usable(DEVICE):
         pytest.skip("no Triton")
-    made = model(Wishes(pieces=pieces, window=window, graphs=False))
-    assert made.forms.alone.pieces == pieces
-    assert made.forms.alone.window == window
-    assert off(played(made), played(model(Wishes(pieces="plain", graphs=False)))) < 0.05
+    made = model(Wishes(pieces=pieces, window=window, graphs=False), torch.float32)
+    assert (made.forms.alone.pieces, made.forms.alone.window) == (pieces, window)
+    assert off(played(made), plain(torch.float32)) < EXACT
 
 
 @pytest.mark.parametrize("attention", ["cudnn", "flash", "efficient"])
 def test_ways_to_attention_compute_the_same(attention: str) -> None:
     made = model(Wishes(pieces="eager", window="gather", attention=attention, graphs=False))
-    assert off(played(made), played(model(Wishes(pieces="plain", graphs=False)))) < 0.05
+    assert made.forms.alone.attention == attention
+    assert off(played(made), plain(torch.bfloat16)) < ROUNDED
+
+
+def test_what_is_fastest_here_computes_the_same() -> None:
+    assert off(played(model(Wishes())), plain(torch.bfloat16)) < ROUNDED
 
 
 @pytest.mark.parametrize(
     ("wished", "limit"),
     [
-        (Wishes(fp8=True), 0.25),
-        (Wishes(kv="float8_e4m3"), 0.15),
-        (Wishes(window="slots8"), 0.25),
-        (Wishes(kv="float8_e4m3", window="slots8", fp8=True), 0.35),
+        (Wishes(fp8=True), 0.05),
+        (Wishes(kv="float8_e4m3"), 0.02),
+        (Wishes(window="slots8"), 0.03),
+        (Wishes(kv="float8_e4m3", window="slots8", fp8=True), 0.06),
     ],
     ids=["products", "ring", "attention", "all"],
 )
 def test_eight_bits_are_close(wished: Wishes, limit: float) -> None:
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("this GPU has no 8-bit floating point")
-    rung = replace(FULL, precision=FP8) if wished.fp8 else FULL
-    assert off(played(model(wished), rung), played(model(Wishes()))) < limit
+    made, rung = model(wished), replace(FULL, precision=FP8) if wished.fp8 else FULL
+    assert made.forms.alone == wished.on(made.forms.alone), "what was wished for doesn't work here"
+    assert off(played(made, rung), plain(torch.bfloat16)) < limit
 
 
 def test_together_is_alone_but_for_rounding() -> None:
     one, many = model(Wishes()), model(Wishes())
     alone = [latents(one, [one.open(seed=seed, prompt="a cat")], FULL, 6) for seed in (3, 4)]
     states = [many.open(seed=seed, prompt="a cat") for seed in (3, 4)]
-    assert off(latents(many, states, FULL, 6), torch.cat(alone)) < 0.05
+    assert off(latents(many, states, FULL, 6), torch.cat(alone)) < ROUNDED
 
 
 def test_a_captured_step_waits_for_nothing() -> None:
