@@ -76,18 +76,14 @@ def test_replayed_is_computed(window: str) -> None:
         pytest.skip("no Triton")
     wished = Wishes(window=window)
     replayed, computed = model(wished), model(replace(wished, graphs=False))
-    computed._stepper.forms = (
-        replayed.forms
-    )  # each chooses for itself, and what is as fast may round otherwise
+    computed._stepper.forms = replayed.forms  # each chose for itself; as fast may round otherwise
     assert torch.equal(played(replayed), played(computed))
 
 
-FORMS = [(p, w) for p in ("triton", "eager") for w in ("gather", "turned", "slots")] + [
-    ("compiled", "turned")
-]
+FORMS = [(pieces, window) for pieces in ("triton", "eager") for window in ("gather", "turned", "slots")]
 
 
-@pytest.mark.parametrize(("pieces", "window"), FORMS)
+@pytest.mark.parametrize(("pieces", "window"), [*FORMS, ("compiled", "turned")])
 def test_forms_compute_the_same(pieces: str, window: str) -> None:
     if (pieces == "triton" or window == "slots") and not usable(DEVICE):
         pytest.skip("no Triton")
