@@ -40,7 +40,8 @@ def _environment(kept: Path) -> dict[str, str]:
         "TRITON_CACHE_DIR": kept / "triton",
         "TORCHINDUCTOR_CACHE_DIR": kept / "inductor",
     }
-    return os.environ | {name: str(folder) for name, folder in folders.items()}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return inherited | {name: str(folder) for name, folder in folders.items()}
 
 
 def _start(which: str, setting: Setting, report: Report, out: Path, environment: Mapping[str, str]) -> None:
