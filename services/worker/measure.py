@@ -102,16 +102,20 @@ def _alone(
     runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings, deadline: float
 ) -> _Chunk:
     """The quickest of a few counts, but not the first, since what disturbs a worker at start (other services
-    starting) passes. Two that agree are enough.
+    starting) passes. On a GPU, which is the worker's alone, two that agree are enough.
     """
     _one_chunk(runner, state, rung, settings)
     made: list[_Chunk] = []
     while len(made) < _MEASURED_CHUNKS and (not made or time.monotonic() < deadline):
         made.append(_one_chunk(runner, state, rung, settings))
-        if len(made) > 1 and _agree(*(chunk.step_s for chunk in made[-2:])):
+        if _undisturbed(runner) and len(made) > 1 and _agree(*(chunk.step_s for chunk in made[-2:])):
             break
     forwards, step_s, decode_s, encode_s = zip(*made, strict=True)
     return _Chunk(forwards[-1], min(step_s), min(decode_s), min(encode_s))
+
+
+def _undisturbed(runner: Runner) -> bool:
+    return runner.device != "cpu"
 
 
 def _agree(one_s: float, other_s: float) -> bool:
@@ -136,7 +140,7 @@ def _curve(runner: Runner, state: State, rung: Rung, alone_s: float, max_rows: i
         try:
             states += [runner.twin(state) for _ in range(rows - len(states))]
             step_s = _step_together(runner, states, rung)
-            if step_s < _SHORT_S:
+            if step_s < _SHORT_S or not _undisturbed(runner):
                 step_s = min(step_s, _step_together(runner, states, rung))
         except RuntimeError as error:  # the device's memory, or the model's slots
             logger.info("no more than %d rows together: %s", points[-1][0], error)
