@@ -77,6 +77,11 @@ class Copy:
         return self.own.session
 
     @property
+    def playable(self) -> bool:
+        """Whether it makes chunks here, as far as credit goes."""
+        return self.state == "running" and self.located and not (self.frozen or self.arriving or self.seeking)
+
+    @property
     def up_to_date(self) -> bool:
         """Whether its next chunk shows what was asked for last."""
         return self.shows is not None and self.shows.inputs_version == self.own.inputs_version

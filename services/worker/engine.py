@@ -24,6 +24,7 @@ from services.worker.making import Made, Making, Pictured, span_of, taken_over
 from services.worker.models.protocol import Counters
 from services.worker.orders import Order
 from services.worker.plan_batch import Candidate, may_begin, plan_batch
+from services.worker.prompting import Prompting
 from services.worker.restarting import Restarting
 from services.worker.roster import Roster
 from services.worker.runner import Runner
@@ -60,6 +61,7 @@ class Engine:
     stepper: Stepper = field(init=False)
     encoding: Encoding = field(init=False)
     restarting: Restarting = field(init=False)
+    prompting: Prompting = field(init=False)
     _chunks: dict[Copy, Making] = field(default_factory=dict)
     _stepping: list[Making] = field(default_factory=list)
     _newcomers: set[Copy] = field(default_factory=set)
@@ -70,7 +72,9 @@ class Engine:
         self.errands = Errands(self.roster.changed)
         self.stepper = Stepper(self.runner, self.errands, self._beside)
         self.restarting = Restarting(self.runner, self.curves)
-        fps, took = self.runner.spec.fps, self.restarting.costs.learn_after
+        costs = self.restarting.costs
+        self.prompting = Prompting(self.runner, self.states, self.roster, costs, self._end)
+        fps, took = self.runner.spec.fps, costs.learn_after
         self.encoding = Encoding(fps, encode_settings, deliver, self._fail, took)
 
     def run(self) -> None:
@@ -93,6 +97,8 @@ class Engine:
             self._begin_again()
             self._show()
             self._tell_boundaries()
+            if not self._chunks and not stopping:
+                self.prompting.take_one()
             if batch := self._next_batch():
                 self._step(batch)
             elif stopping:
@@ -310,4 +316,7 @@ class Engine:
     def _fail(self, order: Order, error: Exception) -> None:
         logger.error("chunk %d failed", order.index, exc_info=error, extra={"session": order.copy.session})
         if not order.stale:
-            self.roster.end(order.copy, FAILED, f"{type(error).__name__}: {error}"[:500])
+            self._end(order.copy, error)
+
+    def _end(self, copy: Copy, error: Exception) -> None:
+        self.roster.end(copy, FAILED, f"{type(error).__name__}: {error}"[:500])

@@ -22,9 +22,11 @@ from services.worker.models.protocol import (
     Part,
     PastChunk,
     ReadsEmbeddings,
+    Rung,
     SessionModel,
     ShowsEarly,
     State,
+    TakesPromptsAhead,
 )
 from shared.contracts.text import TextEncoded
 
@@ -119,7 +121,21 @@ class Runner:
 
     def begin_chunk(self, state: State, rung: str) -> int:
         """How many steps the chunk takes. `rung` "" is the model's default: its first."""
-        return self._model.begin_chunk(state, next(r for r in self.spec.rungs if rung in {"", r.name}))
+        return self._model.begin_chunk(state, self._rung(rung))
+
+    def _rung(self, name: str) -> Rung:
+        return next(rung for rung in self.spec.rungs if name in {"", rung.name})
+
+    @property
+    def takes_prompts_ahead(self) -> bool:
+        """Whether a new prompt can be made ready for before its first chunk begins."""
+        return hasattr(self._model, "take_prompt")
+
+    def take_prompt(self, state: State, rung: str) -> None:
+        """The one set last. Returns once the device has done it."""
+        cast(TakesPromptsAhead, self._model).take_prompt(state, self._rung(rung))
+        if self.device.startswith("cuda"):
+            self._told().synchronize()
 
     def forward(self, states: list[State]) -> float:
         """One step of each. Returns the seconds it took."""

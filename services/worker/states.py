@@ -88,6 +88,21 @@ class States:
         kept = self.shelf.kept.get(order.copy)
         return kept is not None and kept.shown != order.prompt
 
+    def lacks_prompt(self, copy: Copy, prompt: str) -> bool:
+        """Whether its state is at rest on the device, nobody's but its own, and stands for another prompt."""
+        kept = self.shelf.kept.get(copy)
+        if kept is None or kept.reserved or kept.coming is not None or self.shelf.busy(copy):
+            return False
+        return kept.hot and kept.generation == copy.generation and kept.shown != prompt
+
+    def take_prompt(self, copy: Copy, prompt: str, rung: str) -> None:
+        """Of one that lacks it."""
+        kept, runner = self.shelf.kept[copy], self.tiers.runner
+        runner.set_prompt(kept.state, prompt)
+        kept.shown = prompt
+        runner.take_prompt(kept.state, rung)
+        self.copy_behind(copy)
+
     def has_place(self, copy: Copy) -> bool:
         kept = self.shelf.kept.get(copy)
         return kept is not None and kept.hot

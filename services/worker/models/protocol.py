@@ -163,6 +163,17 @@ class ShowsEarly(Protocol):
         """
 
 
+class TakesPromptsAhead(Protocol):
+    """What a `SessionModel` may be besides: what a new prompt costs before its first chunk can be made while
+    that chunk may not begin yet.
+    """
+
+    def take_prompt(self, state: State, rung: Rung) -> None:
+        """Between two chunks, with a prompt set that no chunk shows yet. `rung`: of the next chunk, which
+        will be what it would have been without this.
+        """
+
+
 class SessionModel(Protocol):
     @property
     def spec(self) -> ModelSpec: ...

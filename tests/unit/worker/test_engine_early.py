@@ -84,9 +84,9 @@ def settling(early: Runner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
 
 
 def test_a_chunk_is_in_the_log_before_its_last_step_is_over(early: Runner, settling: Steps) -> None:
-    told: list[Copy] = []
+    told: list[tuple[Copy, object]] = []
     with running(early, hot=1, host=1) as bench:
-        bench.engine.on_boundary = told.append
+        bench.engine.on_boundary = lambda copy, chunk: told.append((copy, chunk))
         copy = bench.open(1, max_chunks=1)
         settling.await_held()
         bench.until(lambda: copy.state == "finished")
@@ -94,7 +94,7 @@ def test_a_chunk_is_in_the_log_before_its_last_step_is_over(early: Runner, settl
         bench.roster.grant(copy, 5)
         assert told == [], "a chunk is under way"
         settling.go_on()
-        bench.until(lambda: told == [copy])
+        bench.until(lambda: told == [(copy, None)])
         bench.look_again()
         assert (copy.error, bench.states.tiers.free) == ("", 1)
 
@@ -183,3 +183,37 @@ def test_a_prompt_too_late_or_for_a_frozen_copy_shows_in_the_next_chunk(
         bench.until(lambda: copy.next_append == 2)
     assert late.from_chunk == 1
     assert made == [(0, 1), (1, 2)]
+
+
+class AheadModel(EarlyModel):
+    """Notes which prompts it took before their chunk began. "explode" fails there too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[tuple[str, str]] = []
+
+    def take_prompt(self, state: State, rung: Rung) -> None:
+        if "explode" in state.prompt:
+            raise RuntimeError("the prompt said so")
+        self.taken.append((state.prompt, rung.name))
+
+
+def test_a_prompt_whose_chunk_may_not_begin_yet_is_taken_while_nothing_else_is_to_do() -> None:
+    model = AheadModel()
+    with running(Runner(model, "cpu"), hot=2, host=0) as bench:
+        made = _versions(bench)
+        copy, bad = bench.open(2), bench.open(2, "a blue ball")
+        bench.until(lambda: copy.next_append == bad.next_append == 2)
+        bench.roster.apply(copy, own := steered(copy.own, "a green ball"))
+        bench.until(lambda: bool(model.taken))
+        bench.roster.transit.leave(bad, True)
+        bench.roster.apply(copy, steered(own, "a white ball"))
+        bench.look_again()
+        assert model.taken == [("a green ball", "tiny-default")], "a move isn't kept waiting"
+        bench.roster.transit.leave(bad, False)
+        bench.roster.apply(bad, steered(bad.own, "explode"))
+        bench.until(lambda: len(model.taken) == 2 and bool(bad.ended))
+        bench.play(copy, 3)
+    assert model.taken[1:] == [("a white ball", "tiny-default")]
+    assert made[-1] == (2, 3)
+    assert bad.error == "RuntimeError: the prompt said so"

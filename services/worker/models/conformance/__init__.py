@@ -31,6 +31,7 @@ CHECKS: tuple[Callable[[Trial], Iterator[Result]], ...] = (
     sameness.in_other_shapes,
     sameness.begun_again,
     sameness.shown_early,
+    sameness.prompted_ahead,
     isolation.beside_poison,
     isolation.after_poison,
     isolation.frames_stay,

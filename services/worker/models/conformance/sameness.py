@@ -18,7 +18,7 @@ from services.worker.models.conformance.trial import (
     differing,
     within,
 )
-from services.worker.models.protocol import ShowsEarly, State
+from services.worker.models.protocol import ShowsEarly, State, TakesPromptsAhead
 
 
 def repeats(trial: Trial) -> Iterator[Result]:
@@ -88,6 +88,32 @@ def begun_again(trial: Trial) -> Iterator[Result]:
         frames, left = _chunk_and_next(trial, state, again)
         about = f"after {made} forwards, {'the' if known else 'another'} prompt"
         yield equal(f"begun again = begun once ({about})", *differing(frames, expected))
+        same = left.unpacked() == kept.unpacked() and bool((left.memory == kept.memory).all())
+        yield Result(f"… and so is the state ({about})", same, "another" if not same else "the same")
+
+
+def prompted_ahead(trial: Trial) -> Iterator[Result]:
+    """A prompt taken before its chunk may begin shows as it would have; also when another one follows it, and
+    when the state is carried to another place in between.
+    """
+    if not hasattr(trial.model, "take_prompt"):
+        return
+    model = cast(TakesPromptsAhead, trial.model)
+    usual = _asked_for(trial, trial.at_cut([0])[0])
+    expected, kept = _chunk_and_next(trial, usual, trial.model.begin_chunk(usual, trial.default_rung))
+    del usual
+    for about in ("at once", "after another", "and carried"):
+        state = trial.at_cut([0])[0]
+        if about == "after another":
+            trial.model.set_prompt(state, PROMPTS[1])
+            model.take_prompt(state, trial.default_rung)
+        model.take_prompt(_asked_for(trial, state), trial.default_rung)
+        if about == "and carried":
+            saved = trial.save(state)
+            del state
+            state = trial.restore(saved)
+        frames, left = _chunk_and_next(trial, state, trial.model.begin_chunk(state, trial.default_rung))
+        yield equal(f"prompt taken ahead = with its chunk ({about})", *differing(frames, expected))
         same = left.unpacked() == kept.unpacked() and bool((left.memory == kept.memory).all())
         yield Result(f"… and so is the state ({about})", same, "another" if not same else "the same")
 

@@ -147,6 +147,22 @@ class Wan:
         state.versions.wrote([PRESENT])
         return len(state.passes)
 
+    @torch.inference_mode()
+    def take_prompt(self, state: State, rung: Rung) -> None:
+        """The window's keys and values for the new prompt now, instead of with the next chunk."""
+        assert state.latent is None, "a chunk under way is begun again"
+        recipe = self._config.recipe
+        if not state.new_text:
+            return
+        self._take_text(state)
+        if recipe.recache_on_prompt and state.frames:
+            anew = recache(recipe, state.frames)
+            self._stepper.forget(state)
+            state.fp8, state.passes = rung.precision == FP8, (anew,)
+            self._stepped([state])
+            state.passes = ()
+            state.versions.wrote(ring_parts(anew.written, places_together(self._config)))
+
     def _enter(self, state: State, begun: Begun, left: int = 0) -> None:
         """The chunk begun so is under way, with its last `left` forwards to come; 0: all."""
         size = places_together(self._config)
