@@ -1,37 +1,64 @@
 """A session that goes back and forth between two processes, each playing a session of its own beside it, over
 the workers' own links: NCCL between two GPUs, else TCP.
 
-What the chunk under way won't write goes ahead during its clean pass, what that wrote while the source
-decodes the chunk, and last what the decode left for the next one, while the target denoises. This is the
-data's way alone: what the protocol and the log add is measured with whole workers.
+Somewhere in a step its source is told to let it go. What the chunk under way leaves alone goes ahead beside
+the steps; after the next one it is frozen, and what is left goes. The target, at a step of its own session,
+goes on with the chunk. This is the data's way alone: what the protocol and the log add is measured with whole
+workers.
 """
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from bench.gpu.errors import twin
 from bench.gpu.lab import Setting, chunk, fill_window, settle
 from bench.gpu.report import Report, quantile
-from services.worker.models.wan.model import Wan
-from services.worker.models.wan.session import DECODER, LATENTS, State
+from services.worker.models.protocol import Part
+from services.worker.models.wan.session import State
+from services.worker.moving.patience import MAX_ROUNDS
 from services.worker.transfer.link import TAG_BYTES, Link, Transport
+from services.worker.transfer.manifest import merge
 from services.worker.transfer.nccl import NcclTransport, nccl_available
 from services.worker.transfer.tcp import TcpTransport
 
 _MOVES, _REHEARSED, _QUIET_CHUNKS = 200, 6, 8
 _LIMIT_S = 100.0  # fewer moves, if they take longer
 _WAIT_S = 60.0
+_LOOK_S = 0.00005
+_MOST_STEPS = 5  # of the guest, before it is sent back
+_REST_BYTES = 128 << 20  # more goes in another round
+_TAG = bytes(TAG_BYTES)
 
 Spans = Sequence[tuple[int, int]]
+
+
+class _Ahead(NamedTuple):
+    """A pre-copy. `decided`: when the source was told to let it go, by the one clock of both processes."""
+
+    decided: float
+    spans: Spans
+
+
+class _Rest(NamedTuple):
+    """`rounds`: of pre-copies, which took `ahead_s` for `ahead_bytes`. `left`: forwards still to come."""
+
+    frozen: float
+    spans: Spans
+    counters: Any
+    left: int
+    rounds: int
+    ahead_bytes: int
+    ahead_s: float
 
 
 def run(setting: Setting, report: Report, out: Path) -> None:  # noqa: ARG001
@@ -56,20 +83,27 @@ def run(setting: Setting, report: Report, out: Path) -> None:  # noqa: ARG001
 def _tell(report: Report, said: list[dict[str, Any]]) -> None:
     report.row("link", f"{said[0]['transport']}, opened in {max(s['opened_s'] for s in said):.2f} s")
     moves = [move for each in said for move in each["moves"]]
+    sizes = [sorted(move[name] for move in moves)[len(moves) // 2] for name in ("ahead_bytes", "rest_bytes")]
+    report.row("moves; bytes ahead, in the pause, medians", f"{len(moves)}; {sizes[0]:,}, {sizes[1]:,}")
+    rates = [move["ahead_bytes"] / move["ahead_s"] / 1e9 for move in moves]
+    slow, fast = quantile(rates, 0.05), quantile(rates, 0.5)
     report.row(
-        "moves; bytes ahead, after the clean pass, after the decode",
-        f"{len(moves)}; {moves[-1]['ahead']:,}, {moves[-1]['rest']:,}, {moves[-1]['tail']:,}",
+        "pre-copy's rate, GB/s", f"p50 {fast:.0f}, p5 {slow:.0f}", "ahead_gb_s", {"p50": fast, "p5": slow}
     )
     for name, what in (
-        ("pause_s", "last clean pass ended to the target's first kernel"),
-        ("total_s", "decision (before the clean pass) to the same"),
-        ("send_s", "of the pause: the rest on its way"),
-        ("decode_s", "beside it: decoding the last chunk at the source"),
-        ("whole_s", "last clean pass ended to nothing being on its way"),
+        ("able_s", "pause: frozen to the target able to go on"),
+        ("sent_s", "of it: the rest on its way"),
+        ("first_s", "frozen to the guest's step told the device, once the other's is over"),
+        ("total_s", "decision (anywhere in a step) to the target able to go on"),
+        ("going_s", "decision to the guest's step told the device"),
+        ("ahead_s", "pre-copies"),
     ):
         times = [move[name] for move in moves]
         p50, p95 = quantile(times, 0.5), quantile(times, 0.95)
         report.row(what, f"p50 {1000 * p50:.1f} ms, p95 {1000 * p95:.1f} ms", name, {"p50": p50, "p95": p95})
+    for title, key in (("rounds of pre-copies", "rounds"), ("forwards left at the freeze", "left")):
+        counts = {n: sum(move[key] == n for move in moves) for n in sorted({m[key] for m in moves})}
+        report.row(f"moves by {title}", ", ".join(f"{n}: {c}" for n, c in counts.items()), key, counts)
     for rank, each in enumerate(said):
         quiet, busy = each["quiet_s"], each["busy_s"]
         text = f"p50 {1000 * quantile(busy, 0.5):.0f}, most {1000 * max(busy):.0f} ms; quiet {1000 * quantile(quiet, 0.5):.0f}, {1000 * max(quiet):.0f}"  # noqa: E501
@@ -95,6 +129,16 @@ def _worker(rank: int, setting: Setting, peer: Connection, result: Connection) -
     result.send(_Side(rank, setting, peer).play())
 
 
+@dataclass
+class _Coming:
+    """What has been heard of a move to here."""
+
+    ahead: list[_Ahead] = field(default_factory=list)
+    rest: _Rest | None = None
+    all_here: Future[float] | None = None
+    able: float = 0.0
+
+
 class _Side:
     """One process: its main thread owns the model, as a worker's device thread does."""
 
@@ -106,7 +150,8 @@ class _Side:
         self._lane = ThreadPoolExecutor(1, initializer=self._on_device)
         self._moves: list[dict[str, float]] = []
         self._busy: list[float] = []
-        self._began = 0.0
+        self._chance = random.Random(rank)
+        self._step_s = 0.0
 
     def _on_device(self) -> None:
         if self._setting.device.type == "cuda":
@@ -157,90 +202,148 @@ class _Side:
         return transport.open(invitation, *names, started + _WAIT_S), time.monotonic() - started
 
     def _timed_chunk(self) -> float:
+        """Of the own session, which may be in the midst of one."""
+        self._end_chunk(self._own)
         started = time.monotonic()
         chunk(self._model, [self._own], self._model.spec.rungs[0])
         return time.monotonic() - started
 
+    def _end_chunk(self, state: State) -> None:
+        while state.latent is not None:
+            self._step(state)
+
+    def _step(self, state: State, beside: Callable[[float], None] = lambda _: None) -> None:
+        """One, as the engine makes it; `beside` is called with the time of its beginning while it is under
+        way, on a CPU after it.
+        """
+        model, started = self._model, time.monotonic()
+        if state.latent is None:
+            model.begin_chunk(state, model.spec.rungs[0])
+        model.forward([state])
+        over = self._told()
+        beside(started)
+        while not over():
+            time.sleep(_LOOK_S)
+            beside(started)
+        self._step_s = time.monotonic() - started
+        if state.latent is not None and not state.decoded and model.pictures_final(state):
+            model.decode_later(state)
+
+    def _told(self) -> Callable[[], bool]:
+        """Whether the device has done all it was told up to now."""
+        if self._setting.device.type != "cuda":
+            return lambda: True
+        event = torch.cuda.current_stream(self._setting.device).record_event()
+        return event.query
+
+    # Away.
+
     def _send(self, link: Link, guest: State) -> None:
-        """A chunk of the guest, and away with it."""
         model = self._model
-        for _ in range(model.begin_chunk(guest, model.spec.rungs[0]) - 1):
-            model.forward([guest])
-        settle(self._setting.device)
-        decided = time.monotonic()
-        ahead, rest, tail = _shares(model, guest)
-        self._peer.send((decided, ahead, rest, tail))
-        memory = model.memory(guest)
-        sending = self._lane.submit(link.send, _cut(memory, ahead), _TAG, decided + _WAIT_S)
-        model.forward([guest])
-        settle(self._setting.device)
-        frozen = time.monotonic()
-        sending.result(_WAIT_S)
-        self._peer.send((frozen, model.denoised(guest).counters))
-        sending = self._lane.submit(link.send, _cut(memory, rest), _TAG, frozen + _WAIT_S)
-        model.decode(guest)
-        decoded = time.monotonic()
-        sending.result(_WAIT_S)
-        self._lane.submit(link.send, _cut(memory, tail), _TAG, decoded + _WAIT_S).result(_WAIT_S)
-        self._peer.send(decoded)
+        for _ in range(self._chance.randrange(_MOST_STEPS)):
+            self._step(guest)
+        memory, has = model.memory(guest), dict[str, int]()
+        decided, began = 0.0, time.monotonic()
+        sending: Future[float] | None = None
+        rounds = ahead_bytes = 0
+        ahead_s, wait_s = 0.0, self._chance.random() * self._step_s
+
+        def precopy(parts: dict[str, Part]) -> None:
+            nonlocal sending, rounds, ahead_bytes, began
+            spans = _spans(parts)
+            began = time.monotonic()
+            self._peer.send(_Ahead(decided, spans))
+            sending = self._lane.submit(_timed, link.send, _cut(memory, spans))
+            has.update({name: part.version for name, part in parts.items()})
+            rounds, ahead_bytes = rounds + 1, ahead_bytes + _bytes(spans)
+
+        def decide(step_began: float) -> None:
+            nonlocal decided
+            if not decided and time.monotonic() - step_began >= wait_s:
+                decided = time.monotonic()
+                unsettled = model.unsettled(guest)
+                precopy({n: part for n, part in model.parts(guest).items() if n not in unsettled})
+
+        self._step(guest, decide)
+        while True:
+            if sending is not None and sending.done() and not guest.decoded:
+                told = model.mid_chunk(guest) if guest.latent is not None else None
+                ahead_s, began = ahead_s + sending.result() - began, sending.result()
+                void = told.void if told is not None else frozenset()
+                parts = {
+                    n: p for n, p in model.parts(guest).items() if n not in void and has.get(n) != p.version
+                }
+                if rounds == MAX_ROUNDS or _bytes(_spans(parts)) <= _REST_BYTES:
+                    break
+                precopy(parts)
+            self._step(guest, decide)
+        frozen, spans = time.monotonic(), _spans(parts)
+        counters = told.counters if told is not None else model.counters(guest)
+        self._peer.send(_Rest(frozen, spans, counters, len(guest.passes), rounds, ahead_bytes, ahead_s))
+        self._lane.submit(link.send, _cut(memory, spans), _TAG, frozen + _WAIT_S).result(_WAIT_S)
         model.close(guest)
         self._busy.append(self._timed_chunk())
 
+    # Here.
+
     def _receive(self, link: Link) -> State:
-        """The own session goes on until the guest's source is frozen."""
-        model = self._model
-        decided, ahead, rest, tail = _heard(self._peer, _WAIT_S)
+        """The own session goes on until the guest is here."""
+        model, coming = self._model, _Coming()
         guest = model.reserve()
-        settle(self._setting.device)  # a reserved slot is wiped, which must not happen to what arrives
-        memory, deadline = model.memory(guest), time.monotonic() + _WAIT_S
-        coming: Future = self._lane.submit(link.receive, _cut(memory, ahead), _TAG, deadline)
-        if not self._own.passes:
-            model.begin_chunk(self._own, model.spec.rungs[0])
-        model.forward([self._own])  # what a step in mid-flight costs the guest
         settle(self._setting.device)
-        coming.result(_WAIT_S)
-        frozen, counters = _heard(self._peer, _WAIT_S)
-        self._lane.submit(link.receive, _cut(memory, rest), _TAG, deadline).result(_WAIT_S)
-        arrived = time.monotonic()
-        coming = self._lane.submit(link.receive, _cut(memory, tail), _TAG, deadline)
-        whole = self._lane.submit(time.monotonic)
-        model.take_over(guest, counters)
-        forwards = model.begin_chunk(guest, model.spec.rungs[0])
-        model.forward([guest])
-        first = time.monotonic()
-        coming.result(_WAIT_S)
-        decoded = _heard(self._peer, _WAIT_S)
-        self._moves.append(
-            {
-                "pause_s": first - frozen,
-                "total_s": first - decided,
-                "decode_s": decoded - frozen,
-                "send_s": arrived - frozen,
-                "whole_s": whole.result(_WAIT_S) - frozen,
-                "ahead": sum(e - s for s, e in ahead),
-                "rest": sum(e - s for s, e in rest),
-                "tail": sum(e - s for s, e in tail),
-            }
-        )
-        for _ in range(forwards - 1):
-            model.forward([guest])
-        model.decode(guest)
-        while self._own.passes:
-            model.forward([self._own])
-        model.decode(self._own)
+        memory = model.memory(guest)
+
+        def look(_: float) -> None:
+            while coming.rest is None and self._peer.poll():
+                heard = self._peer.recv()
+                arriving = self._lane.submit(_timed, link.receive, _cut(memory, heard.spans))
+                if isinstance(heard, _Rest):
+                    coming.rest, coming.all_here = heard, arriving
+                    model.take_over(guest, heard.counters)
+                else:
+                    coming.ahead.append(heard)
+            if coming.all_here is not None and coming.all_here.done() and not coming.able:
+                coming.able = time.monotonic()
+
+        while not coming.able:
+            self._step(self._own, look)
+        self._step(guest, lambda began: self._note(coming, began))
         return guest
 
+    def _note(self, coming: _Coming, _began: float) -> None:
+        """The guest's first step here was told."""
+        if coming.rest is None or coming.all_here is None:
+            return
+        rest, first, decided = coming.rest, time.monotonic(), coming.ahead[0].decided
+        self._moves.append(
+            {
+                "able_s": coming.able - rest.frozen,
+                "sent_s": coming.all_here.result() - rest.frozen,
+                "first_s": first - rest.frozen,
+                "total_s": coming.able - decided,
+                "going_s": first - decided,
+                "ahead_s": rest.ahead_s,
+                "ahead_bytes": rest.ahead_bytes,
+                "rest_bytes": _bytes(rest.spans),
+                "rounds": rest.rounds,
+                "left": rest.left,
+            }
+        )
+        coming.rest = None
 
-_TAG = bytes(TAG_BYTES)
+
+def _timed(work: Callable[..., None], buffers: list[torch.Tensor]) -> float:
+    """When it was over."""
+    work(buffers, _TAG, time.monotonic() + _WAIT_S)
+    return time.monotonic()
 
 
-def _shares(model: Wan, state: State) -> tuple[Spans, Spans, Spans]:
-    """What of the state the rest of its chunk leaves alone, what its clean pass writes, what its decode."""
-    shares: tuple[list[tuple[int, int]], ...] = ([], [], [])
-    for name, part in model.parts(state).items():
-        share = 2 if name == DECODER else 1 if name in {*state.writes, LATENTS} else 0
-        shares[share].extend(part.spans)
-    return shares[0], shares[1], shares[2]
+def _spans(parts: dict[str, Part]) -> Spans:
+    return merge(span for part in parts.values() for span in part.spans)
+
+
+def _bytes(spans: Spans) -> int:
+    return sum(end - start for start, end in spans)
 
 
 def _cut(memory: torch.Tensor, spans: Spans) -> list[torch.Tensor]:

@@ -85,7 +85,7 @@ class Incoming:
             self.end("freed", str(error) or type(error).__name__)
             raise
         self._follow_up()
-        await self._account.say("reserved")
+        self._chores.begin(self._account.say("reserved"))
 
     def _reserve_memory(self, copy: Copy) -> tuple[Any, Callable[[], None]]:
         """On the device thread."""

@@ -93,9 +93,9 @@ class Outgoing:
     async def _begin(self) -> None:
         cargo = self._cargo
         assert cargo is not None
+        self._chores.begin(self._account.say("copying"))
+        self._chores.begin(self._log.begin())
         try:
-            await self._account.say("copying")
-            await self._log.begin()
             await cargo.link(self._patience.copy_s)
             self._account.lap("link")
         except FAILURES as error:
@@ -151,9 +151,7 @@ class Outgoing:
                 case Send(stage, names):
                     self._send(stage, names)
                 case Freeze():
-                    assert self._cargo is not None
-                    assert isinstance(self._cargo.newest, Reading)
-                    self._chores.begin(self._account.say("frozen", at=self._cargo.newest.at))
+                    pass  # the copy is frozen; that it is goes out behind the rest
                 case GoOn(why):
                     self.end("stayed", why)
                 case Forget():
@@ -175,6 +173,9 @@ class Outgoing:
             self._port.holdings.desk.roster.transit.thaw(self.copy)
         assert self._cargo is not None
         self._chores.begin(self._ship(self._cargo, self._cargo.pack(stage, names)))
+        if stage == REST:
+            assert isinstance(self._cargo.newest, Reading)
+            self._chores.begin(self._account.say("frozen", at=self._cargo.newest.at))
 
     async def _ship(self, cargo: Cargo, parcel: Parcel) -> None:
         assert self._source is not None

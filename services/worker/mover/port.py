@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# What may be sent in the pause rather than in another round: a few milliseconds' worth.
-_REST_BYTES = {"nccl": 1 << 30, "tcp": 16 << 20}
+# What may be sent in the pause rather than in another round: a millisecond's worth, or ten.
+_REST_BYTES = {"nccl": 128 << 20, "tcp": 16 << 20}
 _TRIES = 60
 
 

@@ -23,11 +23,10 @@ from services.worker.transfer.memory import check_buffers
 logger = logging.getLogger(__name__)
 
 _ID_BYTES = 128
-_POLL_S = 0.0005
+_POLL_S, _POLL_SOON_S, _SOON_S = 0.0005, 0.00002, 0.005  # soon: what takes no longer is a move's pause
 _OPERATIONS_PER_GROUP = 128
-_MAX_CTAS = (
-    8  # of the GPU's multiprocessors, while sessions go on beside a transfer; NCCL_MAX_CTAS overrules it
-)
+# Of the GPU's multiprocessors, while sessions go on beside a transfer; NCCL_MAX_CTAS overrules it.
+_MAX_CTAS = 16
 
 
 def nccl_available() -> bool:
@@ -91,7 +90,8 @@ class NcclLink:
         self._communicator = communicator
         self._peer_rank = peer_rank
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        # What sessions' kernels leave free comes to a transfer first: else its few blocks wait for them all.
+        self._stream = torch.cuda.Stream(device, priority=-1)
         # Allocated here: to allocate in mid-transfer can make the whole device wait.
         with torch.cuda.stream(self._stream):
             self._label = torch.zeros(TAG_BYTES, dtype=torch.uint8, device=device)
@@ -166,14 +166,15 @@ class NcclLink:
 
     def _poll(self, done: Callable[[], bool], deadline_at: float) -> None:
         """NCCL first: while it says "in progress" no CUDA work may go to its stream."""
+        soon = time.monotonic() + _SOON_S
         while self._in_progress_or_lost() or not done():
             if self._lost or self._abort_asked:
                 self._give_up()
                 raise LinkLost("the link was aborted, or NCCL failed")
-            if time.monotonic() >= deadline_at:
+            if (now := time.monotonic()) >= deadline_at:
                 self._give_up()
                 raise LinkLate("the deadline passed while waiting for the peer")
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_SOON_S if now < soon else _POLL_S)
 
     def _in_progress_or_lost(self) -> bool:
         from nccl.bindings import nccl as bindings
