@@ -17,6 +17,8 @@ from services.worker.models.wan.preset import random_model
 from services.worker.models.wan.taehv import TaehvDecoder
 from services.worker.offload import HostPool, Mirror
 from services.worker.pinning import PageLocked
+from services.worker.runner import Runner
+from services.worker.tiers import Kept, Tiers
 from tests.unit.worker.models.wan import tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -149,6 +151,20 @@ def test_a_state_comes_back_after_its_place_is_blank_and_without_waiting_for_oth
     assert not after.query(), "the copy waited for what others told the device"
     pool.join(loading)
     assert bool((memory == 7).all())
+
+
+def test_a_suspended_session_is_fetched_beside_what_others_told_the_device() -> None:
+    model = wan()
+    tiers = Tiers(Runner(model, "cuda"), HostPool(1, model.spec.state_bytes, "cuda"), 3)
+    kept = Kept(0, state=tiers.take(lambda: model.open(seed=5, prompt=PROMPT)), mirror=tiers.pool.lease())
+    chunk(model, kept.state)
+    expected = model.memory(kept.state).clone()
+    tiers.suspend(kept).ended.synchronize()
+    tiers.settle()
+    told = Busy().told(200)
+    tiers.fetch(kept).ended.synchronize()
+    assert not told.query(), "it waited for what others told the device"
+    assert torch.equal(model.memory(tiers.usable(kept)), expected)
 
 
 def test_a_place_given_back_in_a_capture_is_wiped_when_it_is_taken() -> None:
