@@ -82,7 +82,7 @@ def wishes(environment: Mapping[str, str]) -> Wishes:
         name, _, value = word.partition("=")
         if name not in known or not value:
             raise UnknownForm(f"{ENVIRONMENT}: {word!r}; write name=value with {', '.join(sorted(known))}")
-        said[name] = _FLAGS.get(value, value)
+        said[name] = value if name == "kept" else _FLAGS.get(value, value)
     _check("pieces", said.get("pieces"), PIECES)
     _check("window", said.get("window"), WINDOWS)
     _check("kv", said.get("kv"), ("model", "float8_e4m3"))

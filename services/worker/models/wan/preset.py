@@ -135,6 +135,7 @@ def _one(found: list[Checkpoint], kind: str, folder: Path, *, needed: bool = Tru
 
 
 def _wishes() -> Wishes:
+    """Of the environment; a worker keeps chosen forms."""
     try:
         wished = wishes(os.environ)
         return wished if wished.kept else replace(wished, kept=default_folder())

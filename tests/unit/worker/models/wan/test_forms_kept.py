@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.gpu.lab import Lab, Setting
-from services.worker.models.wan.form import PLAIN, Form, Wishes
+from services.worker.models.wan.form import PLAIN, Form, Wishes, wishes
 from services.worker.models.wan.forms_kept import Choice, KeptForms, default_folder, key_of
 from services.worker.models.wan.start import chosen
 from services.worker.models.wan.stepper import Forms
@@ -98,17 +98,22 @@ def test_users_caches_are_where_they_say(monkeypatch: pytest.MonkeyPatch) -> Non
     assert default_folder() == "/home/someone/.cache/turboserve"
 
 
+def test_where_forms_are_kept_can_be_said() -> None:
+    assert wishes({"TURBOSERVE_WAN": "kept=off gelu=on"}) == Wishes(kept="off", gelu=True)
+    assert wishes({"TURBOSERVE_WAN": "kept=/a/folder"}).kept == "/a/folder"
+
+
 def test_a_second_start_compares_nothing(kept: KeptForms, caplog: pytest.LogCaptureFixture) -> None:
     """Unless what it finds doesn't work here."""
     setting = Setting(torch.device("cpu"), tiny=True)
-    wishes = Wishes("eager", "gather", attention="default", cross="default", gelu=False)
-    first = chosen(Lab(setting).chooser, kept, wishes, native=False)
+    wished = Wishes("eager", "gather", attention="default", cross="default", gelu=False)
+    first = chosen(Lab(setting).chooser, kept, wished, native=False)
     assert first.forms.alone.pieces == "eager"
     chooser = Lab(setting).chooser
-    assert chosen(chooser, kept, wishes, native=False) == first
+    assert chosen(chooser, kept, wished, native=False) == first
     assert not chooser.took
     lost = replace(first.forms.alone, window="slots8")
     kept.write(Choice(Forms(lost, lost, lost), first.fp8_forms))
     with caplog.at_level(logging.WARNING):
-        assert chosen(chooser, kept, wishes, native=False).forms == first.forms
+        assert chosen(chooser, kept, wished, native=False).forms == first.forms
     assert "don't work here" in caplog.text
