@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
 
+from bench.gpu.system.move_times import MoveTimes
 from bench.vitals import VitalsWatch
 from shared.bus import Bus, Meta
 from shared.contracts.fleet import DeviceReport, LoadReport
-from shared.contracts.subjects import LOAD_REPORT
+from shared.contracts.subjects import LOAD_REPORT, MOVE_NEWS
 
 _POLL_S = 0.1
 _AFTER_ALL_S = 2.2
@@ -43,11 +44,13 @@ class Fleet:
         self.reports: dict[str, LoadReport] = {}
         self.ready_at: dict[str, float] = {}
         self.vitals = VitalsWatch(bus)
+        self.moves = MoveTimes()
         self._bus = bus
         self._devices: dict[str, list[tuple[float, DeviceReport]]] = defaultdict(list)
 
     async def start(self) -> None:
         await self._bus.subscribe(LOAD_REPORT, self._heard)
+        await self._bus.subscribe(MOVE_NEWS, self.moves.hear)
         await self.vitals.start()
 
     async def close(self) -> None:

@@ -277,9 +277,30 @@ def _tell_moves(run: Run, half: _Half) -> None:
     report.row("decision to its proof, as placement tells it", words(whole), "whole", whole)
     calls = spread([each.call_s for each in done])
     report.row("the operator's whole HTTP call", words(calls), "call", calls)
-    begun = spread([s for each in done if (s := _first_begun_s(each)) is not None])
-    report.row("decision to the target's first chunk begun, once due", words(begun), "begun", begun)
+    _tell_times(run, done)
     _tell_phases(run, "move", [each.moved.phases for each in done])
+
+
+def _tell_times(run: Run, done: Sequence[_Move]) -> None:
+    """By the workers' own words. Between a session's arrival and its step there lies the step of another
+    that was under way, or credit that wasn't there.
+    """
+    told = [(each, run.fleet.moves.of(each.viewer.session, each.asked_at)) for each in done]
+    seen = [(each, times) for each, times in told if times is not None]
+    run.report.row("moves of which all was heard", f"{len(seen)} of {len(done)}")
+    spans: dict[str, list[float]] = {
+        "the operator's call to reserved": [t.reserved_at - m.asked_at for m, t in seen],
+        "  to the first bytes": [t.copying_at - t.reserved_at for _, t in seen],
+        "  to frozen": [t.frozen_at - t.copying_at for _, t in seen],
+        "  to the target able to go on (the pause)": [t.arrived_at - t.frozen_at for _, t in seen],
+        "  to its first step told the device": [t.stepped_at - t.arrived_at for _, t in seen],
+        "frozen to that step": [t.stepped_at - t.frozen_at for _, t in seen],
+        "the operator's call to the target able to go on": [t.arrived_at - m.asked_at for m, t in seen],
+        "the operator's call to its first step": [t.stepped_at - m.asked_at for m, t in seen],
+    }
+    for name, seconds in spans.items():
+        figure = spread(seconds)
+        run.report.row(name, words(figure), name.strip(), figure)
 
 
 def _tell_stowing(run: Run, suspends: Sequence[Stowed], restores: Sequence[Stowed]) -> None:
@@ -322,12 +343,3 @@ async def _tell_left(run: Run, before: dict[str, Any]) -> None:
 def _whole_s(phases: Sequence[Phase]) -> float:
     """Phases with a space in their names are details within the others."""
     return sum(phase.duration_s for phase in phases if " " not in phase.name)
-
-
-def _first_begun_s(move: _Move) -> float | None:
-    """None: it was suspended before that. A chunk is begun when credit for it is there, not before."""
-    for seen in move.viewer.seen.chunks_seen:
-        if seen.at > move.asked_at and seen.worker == move.moved.target:
-            took_s = seen.begun_at - move.asked_at
-            return took_s if 0 <= took_s < 2 * move.viewer.seen.chunk_duration_s else None
-    return None
