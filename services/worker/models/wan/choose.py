@@ -144,8 +144,8 @@ class Chooser:
         working = {f: self.took[what][str(f)] for f in forms[1:] if str(f) in self.took[what]}
         if forced and working:
             return min(working, key=lambda form: working[form])
-        if forced and len(forms) > 1:
-            logger.warning("%s: nothing that was wished for works here", what)
+        if len(forms) > 1 and not working:
+            logger.warning("%s: of %d forms only the slowest works here (%s)", what, len(forms), forms[0])
         return next(form for form in forms if str(form) == name)
 
     def forward(self, rows: int, form: Form) -> Callable[[], Tensor]:
