@@ -145,7 +145,7 @@ class Chooser:
         if forced and working:
             return min(working, key=lambda form: working[form])
         if len(forms) > 1 and not working:
-            logger.warning("%s: of %d forms only the slowest works here (%s)", what, len(forms), forms[0])
+            logger.warning("%s: nothing else of what was tried works here than %s", what, forms[0])
         return next(form for form in forms if str(form) == name)
 
     def forward(self, rows: int, form: Form) -> Callable[[], Tensor]:
