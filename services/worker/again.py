@@ -52,20 +52,22 @@ def latest(works: Iterable[Work], step_s: float, after_s: float) -> dict[int, fl
 @dataclass(slots=True)
 class Costs:
     """What chunks take here. `curves`: by rung, measured at start; the rest is learnt as chunks are made, and
-    what took long is forgotten slowly. `after_s`: from the beginning of a chunk's decode to its media.
+    what took long is forgotten slowly. `steps`: by rung, before a chunk's pictures, without what a new prompt
+    takes. `after_s`: from the beginning of a chunk's decode to its media.
     """
 
     curves: Mapping[str, Curve]
+    steps: Mapping[str, int]
     after_s: float = 0.0
     _prompt_s: dict[str, float] = field(default_factory=dict)
 
     def step_s(self, rung: str) -> float:
         return 1 / self.curves[rung].rate(1)
 
-    def again_s(self, rung: str, steps: int) -> float:
-        """A chunk of so many steps, with a new prompt."""
+    def again_s(self, rung: str) -> float:
+        """The device's, of a chunk with a new prompt, until its pictures are final."""
         step_s = self.step_s(rung)
-        return self._prompt_s.get(rung, _PROMPT_STEPS * step_s) + steps * step_s
+        return self._prompt_s.get(rung, _PROMPT_STEPS * step_s) + self.steps[rung] * step_s
 
     def learn_prompt(self, rung: str, seconds: float) -> None:
         """A chunk's first step, alone and with a new prompt, took so long."""

@@ -41,10 +41,11 @@ class Order:
 
 def candidate(copy: Copy, stepping: Order | None, chunk_duration_s: float, *, shown: bool) -> Candidate:
     """`stepping`: the order of its chunk under way, if one is; `shown`: its pictures were handed on, so what
-    is left of it is needed for the next one.
+    is left of it is needed for the next one, unless a move waits for it.
     """
     held = copy.own.paused or bool(copy.ended) or not copy.located or copy.frozen
     held = held or copy.shows is None or copy.arriving
+    due_itself = copy.frozen or not shown
     return Candidate(
         copy.key,
         stepping is not None,
@@ -52,7 +53,7 @@ def candidate(copy: Copy, stepping: Order | None, chunk_duration_s: float, *, sh
         copy.next_chunk,
         copy.next_chunk - copy.next_append,
         copy.granted_through,
-        stepping.needed_at if stepping and not shown else _needed_at(copy, chunk_duration_s),
+        stepping.needed_at if due_itself and stepping else _needed_at(copy, chunk_duration_s),
         copy.own.max_chunks,
         stepping.rung if stepping else copy.own.rung,
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.worker.again import Costs
+from services.worker.again import APPEND_S, Costs
 from services.worker.copies import Copy, prompt_of
 from services.worker.plan_batch import may_begin
 from services.worker.roster import Roster
@@ -46,10 +46,17 @@ class Prompting:
             moving = any(copy.arriving or copy.leaving for copy in copies)
             if moving or any(may_begin(self.roster.candidate(copy, None)) for copy in copies):
                 return None
-            for copy in copies:
-                if not copy.playable or copy.shows is None:
-                    continue
-                prompt = prompt_of(copy.shows.inputs)
+            playable = [copy for copy in copies if copy.playable and copy.shows is not None]
+            for copy in playable:
+                prompt = prompt_of((copy.shows or copy.own).inputs)
                 if prompt and self.states.lacks_prompt(copy, prompt):
-                    return copy, prompt, copy.own.rung
+                    others = (other for other in playable if other is not copy)
+                    return (copy, prompt, copy.own.rung) if all(map(self._has_time, others)) else None
         return None
+
+    def _has_time(self, copy: Copy) -> bool:
+        """Whether its next chunk, wanted a moment from now, could wait for another's prompt."""
+        candidate, costs = self.roster.candidate(copy, None), self.costs
+        return (
+            candidate.needed_at - time.monotonic() > costs.again_s(candidate.rung) + costs.after_s + APPEND_S
+        )

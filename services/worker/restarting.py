@@ -20,14 +20,11 @@ class Restarting:
     runner: InitVar[Runner]
     curves: InitVar[Mapping[str, Curve]]
     costs: Costs = field(init=False)
-    _steps: dict[str, int] = field(init=False)
-    """By rung, before a chunk's pictures; without what a new prompt takes."""
 
     def __post_init__(self, runner: Runner, curves: Mapping[str, Curve]) -> None:
         last = 0 if runner.shows_early else 1
         rungs = {"": runner.spec.rungs[0]} | {rung.name: rung for rung in runner.spec.rungs}
-        self.costs = Costs(curves)
-        self._steps = {name: rung.steps + last for name, rung in rungs.items()}
+        self.costs = Costs(curves, {name: rung.steps + last for name, rung in rungs.items()})
 
     def say_until_when(
         self, candidates: Sequence[Candidate], chunks: Mapping[Copy, Making], chosen: Collection[Copy]
@@ -47,7 +44,7 @@ class Restarting:
     def _work(self, candidate: Candidate, chunk: Making | None) -> Work:
         """What is left of a chunk under way, or all of one that may begin."""
         rung = candidate.rung
-        again_s = self.costs.again_s(rung, self._steps[rung])
+        again_s = self.costs.again_s(rung)
         left_s = again_s if chunk is None else chunk.steps_left * self.costs.step_s(rung)
         return Work(candidate.needed_at, candidate.key, left_s, again_s)
 

@@ -48,13 +48,13 @@ def test_more_to_do_never_leaves_more_time(works: list[Work], more_s: float) -> 
 
 
 def test_what_takes_long_is_forgotten_slowly() -> None:
-    costs = Costs({"full": Curve("all", ((1, 0.05), (2, 0.08)))})
-    assert abs(costs.again_s("full", 4) - 0.4) < 1e-9
+    costs = Costs({"full": Curve("all", ((1, 0.05), (2, 0.08)))}, {"full": 4})
+    assert abs(costs.again_s("full") - 0.4) < 1e-9
     for seconds in (0.3, 0.1, 0.1):
         costs.learn_prompt("full", seconds)
         costs.learn_after(seconds)
     assert 0.1 < costs.after_s < 0.3
-    assert 0.3 < costs.again_s("full", 4) < 0.5
+    assert 0.3 < costs.again_s("full") < 0.5
 
 
 def test_a_prompt_in_time_is_for_the_chunk_under_way_and_a_later_one_for_the_next() -> None:

@@ -8,12 +8,13 @@ import pytest
 
 from services.worker import metrics
 from services.worker.copies import FAILED, Copy
+from services.worker.curve import Curve
 from services.worker.making import Made
 from services.worker.models.protocol import Rung
 from services.worker.runner import Runner
 from tests.fixtures.tiny_model import State, TinyModel
 from tests.fixtures.worker_wire import next_own, steered
-from tests.unit.worker.test_engine import WAIT_S, Bench, LateStep, running
+from tests.unit.worker.test_engine import FAR, WAIT_S, Bench, LateStep, running
 
 
 class EarlyModel(TinyModel):
@@ -86,7 +87,7 @@ def settling(early: Runner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
 def test_a_chunk_is_in_the_log_before_its_last_step_is_over(early: Runner, settling: Steps) -> None:
     told: list[tuple[Copy, object]] = []
     with running(early, hot=1, host=1) as bench:
-        bench.engine.on_boundary = lambda copy, chunk: told.append((copy, chunk))
+        bench.engine.crossings.on_boundary = lambda copy, chunk: told.append((copy, chunk))
         copy = bench.open(1, max_chunks=1)
         settling.await_held()
         bench.until(lambda: copy.state == "finished")
@@ -199,21 +200,28 @@ class AheadModel(EarlyModel):
 
 
 def test_a_prompt_whose_chunk_may_not_begin_yet_is_taken_while_nothing_else_is_to_do() -> None:
+    """Neither a move nor another's next chunk has to wait for that."""
     model = AheadModel()
     with running(Runner(model, "cpu"), hot=2, host=0) as bench:
+        bench.engine.curves[""] = Curve("all", ((1, 1e-6),))
+        bench.roster._chunk_duration_s = FAR
         made = _versions(bench)
         copy, bad = bench.open(2), bench.open(2, "a blue ball")
         bench.until(lambda: copy.next_append == bad.next_append == 2)
-        bench.roster.apply(copy, own := steered(copy.own, "a green ball"))
-        bench.until(lambda: bool(model.taken))
+        bench.roster.apply(copy, green := steered(copy.own, "a green ball"))
+        bench.until(lambda: len(model.taken) == 1)
         bench.roster.transit.leave(bad, True)
-        bench.roster.apply(copy, steered(own, "a white ball"))
+        bench.roster.apply(copy, white := steered(green, "a white ball"))
         bench.look_again()
-        assert model.taken == [("a green ball", "tiny-default")], "a move isn't kept waiting"
+        bench.roster._chunk_duration_s = 0.0
         bench.roster.transit.leave(bad, False)
+        bench.look_again()
+        assert len(model.taken) == 1
+        bench.roster._chunk_duration_s = FAR
+        bench.until(lambda: len(model.taken) == 2)
         bench.roster.apply(bad, steered(bad.own, "explode"))
-        bench.until(lambda: len(model.taken) == 2 and bool(bad.ended))
+        bench.until(lambda: bool(bad.ended))
         bench.play(copy, 3)
-    assert model.taken[1:] == [("a white ball", "tiny-default")]
-    assert made[-1] == (2, 3)
+    assert model.taken == [("a green ball", "tiny-default"), ("a white ball", "tiny-default")]
+    assert made[-1] == (2, white.inputs_version)
     assert bad.error == "RuntimeError: the prompt said so"
