@@ -47,20 +47,13 @@ def text(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def worker(nats_server: NatsServer, tmp_path: Path) -> Iterator[Program]:
-    """Its model is a Wan with published weights, though a tiny one."""
+def workers(nats_server: NatsServer, tmp_path: Path) -> Iterator[list[Program]]:
+    """Two of the same model: a Wan with published weights, though a tiny one."""
     tiny_wan.save(tmp_path)
-    program = start_worker(nats_server, tmp_path, WORKER)
-    yield program
-    program.kill()
-
-
-@pytest.fixture
-def other(worker: Program, nats_server: NatsServer, tmp_path: Path) -> Iterator[Program]:
-    """With the same weights."""
-    program = start_worker(nats_server, tmp_path, OTHER)
-    yield program
-    program.kill()
+    programs = [start_worker(nats_server, tmp_path, name) for name in (WORKER, OTHER)]
+    yield programs
+    for program in programs:
+        program.kill()
 
 
 def start_worker(nats: NatsServer, folder: Path, name: str) -> Program:
@@ -106,74 +99,53 @@ def brief(own: Own) -> Own:
     return msgspec.structs.replace(own, deadline_at=time.time() + DEADLINE_S)
 
 
-async def versions(wire: Wire, session: str) -> list[int]:
-    return [chunk.inputs_version for chunk in await wire.chunks(session)]
-
-
-async def test_a_session_goes_on_with_its_prompt_while_the_encoder_is_away(
-    text: Program, worker: Program, nats_server: NatsServer
+async def test_while_the_encoder_is_away_sessions_go_on_or_wait_and_may_move(
+    text: Program, workers: list[Program], nats_server: NatsServer
 ) -> None:
-    async with Wire(nats_server.url) as wire:
-        await wire.until_state(WORKER)
-        own = own_of("a red ball")
-        assert (await wire.own(WORKER, brief(own))).from_chunk == 0
-        await wire.until_chunk(own.session, 1)
-        blue = steered(own, "a blue cube")
-        shown_from = (await wire.own(WORKER, brief(blue))).from_chunk
-        await wire.grant(own.session, shown_from)
-        await wire.until_chunk(own.session, shown_from + 1)
-
-        assert text.stop() == 0
-        later, waiting = steered(blue, "a red cube over stripes"), own_of("a blue ball")
-        assert (await wire.own(WORKER, brief(later))).from_chunk > shown_from
-        assert (await wire.own(WORKER, brief(waiting))).from_chunk == 0
-        await wire.until_copy(WORKER, waiting.session, state="encoding", next_chunk=0)
-        assert f"waits for the text encoder {UMT5}: nobody serves" in worker.output()
-        await wire.grant(own.session, shown_from + 4)
-        await wire.until_chunk(own.session, shown_from + 5)
-        made = await versions(wire, own.session)
-        assert made == [1] * shown_from + [2] * (len(made) - shown_from)
-
-        start(text)
-        await wire.until_chunk(waiting.session, 0)
-        async with asyncio.timeout(WAIT_S):
-            while (made := await versions(wire, own.session))[-1] < 3:
-                await wire.grant(own.session, len(made))
-                await wire.until_chunk(own.session, len(made))
-        assert (await wire.chunks(own.session))[-1].inputs == later.inputs
-        await wire.until_copy(WORKER, waiting.session, state="running")
-    assert worker.stop() == 0
-
-
-@pytest.mark.usefixtures("worker", "other")
-async def test_a_session_moves_while_its_prompt_waits_for_the_encoder(
-    text: Program, nats_server: NatsServer
-) -> None:
-    """What it shows came with its state; the new one shows there once it is encoded."""
+    """One has chunks, and goes on with the prompt that it shows, on another worker too; one has none yet."""
     async with MoveWire(nats_server.url) as wire:
         for name in (WORKER, OTHER):
             await wire.until(lambda name=name: _is_ready(wire, name), START_S)
         own = own_of("a red ball")
         async with wire.viewer(own.session):
-            await wire.own(WORKER, brief(own))
+            assert (await wire.own(WORKER, brief(own))).from_chunk == 0
             await wire.until_chunk(own.session, 1)
+            blue = steered(own, "a blue cube")
+            shown_from = (await wire.own(WORKER, brief(blue))).from_chunk
+            await wire.until_chunk(own.session, shown_from + 1)
+
             assert text.stop() == 0
-            await wire.own(WORKER, later := brief(steered(own, "a blue cube")))
+            later, waiting = brief(steered(blue, "a red cube over stripes")), own_of("a blue ball")
+            assert (await wire.own(WORKER, later)).from_chunk > shown_from
+            assert (await wire.own(WORKER, brief(waiting))).from_chunk == 0
+            await wire.until_copy(WORKER, waiting.session, state="encoding", next_chunk=0)
+            assert f"waits for the text encoder {UMT5}: nobody serves" in workers[0].output()
+            await goes_on(wire, later)
+
             move = await wire.move(later, WORKER, OTHER)
             await wire.until_news(move, "arrived")
             await wire.commit(move, later, deadline_at=time.time() + DEADLINE_S)
             await wire.until_news(move, "gone")
-            await wire.until_chunk(own.session, (await wire.chunks(own.session))[-1].index + 1)
+            await goes_on(wire, later)
             made = await wire.chunks(own.session)
-            assert (made[-1].worker, made[-1].inputs) == (OTHER, own.inputs)
+            assert (made[-1].worker, made[-1].inputs) == (OTHER, blue.inputs)
             assert [chunk.index for chunk in made] == list(range(made[0].index, made[-1].index + 1))
+            assert all(chunk.inputs_version == 1 + (chunk.index >= shown_from) for chunk in made)
 
             start(text)
+            await wire.until_chunk(waiting.session, 0)
             async with asyncio.timeout(WAIT_S):
                 while (newest := (await wire.chunks(own.session))[-1]).inputs != later.inputs:
                     await wire.until_chunk(own.session, newest.index + 1)
-            shown = await versions(wire, own.session)
-            assert shown == sorted(shown)
+            versions = [chunk.inputs_version for chunk in await wire.chunks(own.session)]
+            assert (versions == sorted(versions), versions[-1]) == (True, 3)
+            await wire.until_copy(WORKER, waiting.session, state="running")
+    assert [worker.stop() for worker in workers] == [0, 0]
+
+
+async def goes_on(wire: Wire, own: Own) -> None:
+    """Chunks that were not even begun."""
+    await wire.until_chunk(own.session, (await wire.chunks(own.session))[-1].index + 4)
 
 
 def _is_ready(wire: Wire, worker: str) -> bool:
