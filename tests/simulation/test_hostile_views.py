@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from services.autoscaler.policies import registry as fleet_policies
@@ -66,18 +66,17 @@ views = st.builds(
 memories = st.builds(Memory, turn=st.integers(-3, 3), uneven_s=maybe, roomy_s=maybe)
 
 
-@every_policy
 @given(view=views, memory=memories, wait_s=maybe)
-@settings(max_examples=40)
-def test_placement_answers_whatever_it_sees(
-    name: str, view: View, memory: Memory, wait_s: float | None
-) -> None:
+@settings(max_examples=60)
+def test_placement_answers_whatever_it_sees(view: View, memory: Memory, wait_s: float | None) -> None:
     given_settings = {"longest_wait_s": wait_s, "untangle_s": 0.0, "patience_s": 0.0}
-    decision = placement_policies.named(name, given_settings).decide(view, memory)
     known = {worker.worker for worker in view.workers}
-    for act in decision.acts:
-        assert act.session in {session.session for session in view.sessions}
-        assert {getattr(act, "worker", None), getattr(act, "target", None)} <= known | {None}
+    for name in NAMES:
+        note(name)
+        decision = placement_policies.named(name, given_settings).decide(view, memory)
+        for act in decision.acts:
+            assert act.session in {session.session for session in view.sessions}
+            assert {getattr(act, "worker", None), getattr(act, "target", None)} <= known | {None}
 
 
 fleet_workers = st.builds(
@@ -118,10 +117,15 @@ fleet_views = st.builds(
 )
 
 
-@every_policy
 @given(seen=st.lists(fleet_views, min_size=1, max_size=4))
-@settings(max_examples=40)
-def test_a_fleet_policy_answers_whatever_it_sees(name: str, seen: list[fleet.View]) -> None:
+@settings(max_examples=60)
+def test_fleet_policies_answer_whatever_they_see(seen: list[fleet.View]) -> None:
+    for name in NAMES:
+        note(name)
+        answer(name, seen)
+
+
+def answer(name: str, seen: list[fleet.View]) -> None:
     policy, memory = fleet_policies.named(name, {}), None
     for view in seen:
         decision = policy.decide(view, memory)
