@@ -75,7 +75,7 @@ def assemble(process: Process[WorkerSettings], reporter: Reporter, log: ChunkLog
     dropped = DroppedEpochs()
     mover = Mover(_port(process, holdings, engine, loaded), dropped)
     holdings.on_leave = on_leave
-    engine.on_boundary, engine.on_step = mover.on_boundary, mover.on_step
+    engine.crossings.on_boundary, engine.crossings.on_step = mover.on_boundary, mover.on_step
     port, control = mover.port, Control(holdings, mover, dropped, texts, engine, reporter.say)
     at = (process.bus, settings.cell, process.instance)
     ahead = LinksAhead(*at, port.links, port.compatibility, settings.links_ahead)

@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 
-from opentelemetry.context import Context
-
-from services.worker import metrics, orders
+from services.worker import metrics
 from services.worker.copies import FAILED, Copy
+from services.worker.crossings import Crossings
 from services.worker.curve import Curve
 from services.worker.encode import EncodeSettings
 from services.worker.encoding import EncoderHangs, Encoding
 from services.worker.errands import Errands
-from services.worker.making import Made, Making, Pictured, span_of, taken_over
-from services.worker.models.protocol import Counters
+from services.worker.making import Made, Making, Pictured, span_of
 from services.worker.orders import Order
 from services.worker.plan_batch import Candidate, may_begin, plan_batch
 from services.worker.prompting import Prompting
@@ -30,8 +28,6 @@ from services.worker.roster import Roster
 from services.worker.runner import Runner
 from services.worker.states import NoRoom, States
 from services.worker.stepper import Stepper
-from shared import telemetry
-from shared.contracts.moves import HandOver
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +38,7 @@ _SOON_S = 0.002
 @dataclass(slots=True)
 class Engine:
     """`run` on the device thread; `stop` and `errands.put` from anywhere. `curves`: by rung. `deliver` is
-    called on an encode thread. Called on the device thread: `on_boundary`, once the device is at no step of a
-    frozen copy, with its chunk under way; those made may still be on their way to the log. `on_step`, before
-    the first one of a copy that came by a move.
+    called on an encode thread.
     """
 
     runner: Runner
@@ -55,22 +49,20 @@ class Engine:
     curves: Mapping[str, Curve]
     keep_latents: bool = False
     """Hand each chunk's on with it."""
-    on_boundary: Callable[[Copy, Making | None], None] = lambda _copy, _chunk: None
-    on_step: Callable[[Copy], None] = lambda _: None
     errands: Errands = field(init=False)
     stepper: Stepper = field(init=False)
     encoding: Encoding = field(init=False)
     restarting: Restarting = field(init=False)
     prompting: Prompting = field(init=False)
+    crossings: Crossings = field(init=False)
     _chunks: dict[Copy, Making] = field(default_factory=dict)
-    _stepping: list[Making] = field(default_factory=list)
-    _newcomers: set[Copy] = field(default_factory=set)
     _stopping: bool = False
 
     def __post_init__(self, encode_settings: EncodeSettings, deliver: Callable[[Made], None]) -> None:
         self.states.shelf.under_way = self._chunks
         self.errands = Errands(self.roster.changed)
-        self.stepper = Stepper(self.runner, self.errands, self._beside)
+        self.crossings = Crossings(self.runner, self.states, self.roster, self._chunks)
+        self.stepper = Stepper(self.runner, self.errands, self.crossings.beside)
         self.restarting = Restarting(self.runner, self.curves)
         costs = self.restarting.costs
         self.prompting = Prompting(self.runner, self.states, self.roster, costs, self._end)
@@ -96,7 +88,7 @@ class Engine:
             self._fetch_ahead()
             self._begin_again()
             self._show()
-            self._tell_boundaries()
+            self.crossings.tell()
             if not self._chunks and not stopping:
                 self.prompting.take_one()
             if batch := self._next_batch():
@@ -157,37 +149,8 @@ class Engine:
     def _asked_for(self) -> bool:
         """Whether somebody waits for this thread to look, chunks or not."""
         return self.errands.due or bool(
-            self._at_boundary() or any(map(self._showable, self._chunks.values()))
+            self.crossings.due() or any(map(self._showable, self._chunks.values()))
         )
-
-    def _at_boundary(self) -> list[Copy]:
-        """Frozen copies for which that is still to be told, and now may be."""
-        moves, steps = self.runner.moves_mid_chunk, self._stepping
-        return [
-            copy
-            for copy in self.roster.transit.closing()
-            if (chunk := self._chunks.get(copy)) is None
-            or (moves and chunk.may_leave and not any(chunk is each for each in steps))
-        ]
-
-    def _tell_boundaries(self) -> None:
-        """Also while the device is at a step of others."""
-        for copy in self._at_boundary():
-            self.roster.transit.boundary_told(copy)
-            self.on_boundary(copy, self._chunks.get(copy))
-
-    def _beside(self) -> bool:
-        """While the device is at a step. Whether a move is under way, and may want something."""
-        self._tell_boundaries()
-        return any(copy.arriving or copy.leaving for copy in self.roster.copies())
-
-    def adopt(self, copy: Copy, counters: Counters, hand_over: HandOver) -> None:
-        """Of a copy that comes by a move; by an errand. It goes on once it has arrived."""
-        state = self.states.adopt(copy, counters, hand_over.shown)
-        if (under_way := hand_over.under_way) is not None:
-            order = orders.taken_over(copy, hand_over.next_chunk, under_way, time.monotonic())
-            self._chunks[copy] = taken_over(order, state, under_way)
-        self._newcomers.add(copy)
 
     def _forget(self) -> None:
         """Free what belongs to copies that were dropped, ended or begun anew."""
@@ -196,7 +159,6 @@ class Engine:
                 if not chunk.shown:
                     chunk.span.end()
                 del self._chunks[copy]
-        self._newcomers -= {copy for copy in self._newcomers if copy.gone}
         self.states.forget()
 
     def _step(self, batch: list[Order]) -> None:
@@ -210,7 +172,7 @@ class Engine:
                 self.roster.put_back(order)
         if chunks:
             self._forward(chunks)
-        self._tell_boundaries()
+        self.crossings.tell()
         self._begin_again()
         self._show()
 
@@ -256,29 +218,15 @@ class Engine:
                 self._forward([chunk])
 
     def _advance(self, chunks: list[Making]) -> None:
-        links = [link for chunk in chunks for link in telemetry.session_links(chunk.order.traceparent)]
-        with telemetry.tracer.start_as_current_span(
-            "worker.batch", context=Context(), links=links, attributes={"rows": len(chunks)}
-        ):
-            step_s = self._stepped(chunks)
-        metrics.batch_rows.observe(len(chunks))
+        self.crossings.begin_step(chunks)
+        try:
+            traceparents = [chunk.order.traceparent for chunk in chunks]
+            step_s = self.stepper.step([chunk.state for chunk in chunks], traceparents)
+        finally:
+            self.crossings.end_step()
         self.restarting.learn_step(chunks, step_s)
         for chunk in chunks:
-            if chunk.shown:
-                metrics.stage_seconds.labels("settle").observe(step_s)
-            chunk.forward_s += step_s
-            chunk.steps_left -= 1
-
-    def _stepped(self, chunks: list[Making]) -> float:
-        """The seconds it took."""
-        for copy in self._newcomers.intersection(chunk.order.copy for chunk in chunks):
-            self._newcomers.discard(copy)
-            self.on_step(copy)
-        self._stepping = chunks
-        try:
-            return self.stepper.step([chunk.state for chunk in chunks])
-        finally:
-            self._stepping = []
+            chunk.stepped(step_s)
 
     def _show(self) -> None:
         """Hand on the pictures that are final, and be done with the chunks that have no step left."""

@@ -10,6 +10,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from services.worker import metrics
 from services.worker.encode import Frames, Media
 from services.worker.models.protocol import ModelSpec, PastChunk, State
 from services.worker.orders import Order
@@ -43,6 +44,13 @@ class Making:
     def inputs_fixed(self) -> bool:
         """Whether a prompt that comes now shows in the next chunk at the earliest."""
         return self.shown or self.again or self.order.stale
+
+    def stepped(self, step_s: float) -> None:
+        """It was stepped once more."""
+        if self.shown:
+            metrics.stage_seconds.labels("settle").observe(step_s)
+        self.forward_s += step_s
+        self.steps_left -= 1
 
     @property
     def parked(self) -> bool:

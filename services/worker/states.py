@@ -157,7 +157,9 @@ class States:
         """
         self.shelf.held.discard(copy)
         kept = self.shelf.kept.get(copy)
-        if kept is not None and (kept.reserved or _over(copy, kept.generation)):
+        if kept is None or self.shelf.busy(copy):
+            return
+        if kept.reserved or _over(copy, kept.generation):
             self.shelf.drop(copy)
 
     def memory(self, copy: Copy) -> Memory:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from opentelemetry.context import Context
+
+from services.worker import metrics
 from services.worker.errands import Errands
 from services.worker.models.protocol import State
 from services.worker.runner import Runner, Step
+from shared import telemetry
 
 _SURE, _GROWTH = 0.8, 1.05
 _LOOK_S = 0.0001
@@ -26,8 +30,20 @@ class Stepper:
     _step_s: dict[int, float] = field(default_factory=dict)
     """By rows: hardly less than steps took lately."""
 
-    def step(self, states: list[State]) -> float:
-        """One of each. Returns the seconds it took. Raises what the model does."""
+    def step(self, states: list[State], traceparents: Sequence[str] = ()) -> float:
+        """One of each, in a span that links these traces. Returns the seconds it took. Raises what the model
+        does.
+        """
+        links = [link for each in traceparents for link in telemetry.session_links(each)]
+        attributes = {"rows": len(states)}
+        with telemetry.tracer.start_as_current_span(
+            "worker.batch", context=Context(), links=links, attributes=attributes
+        ):
+            step_s = self._step(states)
+        metrics.batch_rows.observe(len(states))
+        return step_s
+
+    def _step(self, states: list[State]) -> float:
         rows, started = len(states), time.perf_counter()
         if (step := self.runner.launch(states)) is not None:
             try:

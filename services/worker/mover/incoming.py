@@ -171,7 +171,7 @@ class Incoming:
         own = msgspec.structs.replace(hand_over.own, epoch=self._target.epoch, move_id=self.move.move_id)
         port.holdings.desk.roster.transit.land(copy, own, hand_over, self.move.move_id)
         try:
-            await port.errand(lambda: port.engine.adopt(copy, receiving.counters, hand_over))
+            await port.errand(lambda: port.engine.crossings.adopt(copy, receiving.counters, hand_over))
         except Exception as error:
             logger.exception("the state that comes can't be used", extra={"session": self.move.session})
             self.tell(Failed(why := f"the state that comes can't be used: {error}"))

@@ -175,7 +175,15 @@ class Outgoing:
         self._chores.begin(self._ship(self._cargo, self._cargo.pack(stage, names)))
         if stage == REST:
             assert isinstance(self._cargo.newest, Reading)
-            self._chores.begin(self._account.say("frozen", at=self._cargo.newest.at))
+            self._chores.begin(self._say_frozen(self._cargo.newest))
+
+    async def _say_frozen(self, reading: Reading) -> None:
+        chunk = reading.under_way
+        left = f"{chunk.steps_left} of {chunk.steps} steps" if chunk is not None else "all"
+        text = "frozen, %s of chunk %d left to %s"
+        what = {"session": self.move.session}
+        logger.info(text, left, reading.next_chunk, self.move.target, extra=what)
+        await self._account.say("frozen", at=reading.at)
 
     async def _ship(self, cargo: Cargo, parcel: Parcel) -> None:
         assert self._source is not None

@@ -58,11 +58,12 @@ def hold(states: States, copy: Copy) -> Held | None:
 
 
 def read(states: States, copy: Copy, chunk: Making | None) -> Reading:
-    """Of a held and frozen copy; `chunk`: the one under way, between two of its steps."""
+    """Of a held and frozen copy, of which the device is at no step; `chunk`: the one under way."""
     parts, shown, at = states.parts(copy), states.shown(copy), time.time()
     if chunk is None:
         counters = msgspec.msgpack.encode(states.counters(copy))
-        return Reading(copy.next_chunk, states.fence(), parts, counters, shown, at)
+        fence = states.fence(but_the_step=True)
+        return Reading(copy.next_chunk, fence, parts, counters, shown, at)
     mid_chunk = states.mid_chunk(copy)
     void = merge(span for name in mid_chunk.void for span in parts[name].spans)
     parts = {name: part for name, part in parts.items() if name not in mid_chunk.void}

@@ -21,7 +21,7 @@ from services.worker.curve import Curve
 from services.worker.encode import EncodeSettings
 from services.worker.encoding import EncoderHangs
 from services.worker.engine import Engine
-from services.worker.making import Made
+from services.worker.making import Made, Making
 from services.worker.mover import readings
 from services.worker.mover.readings import Reading
 from services.worker.offload import HostPool
@@ -242,7 +242,11 @@ def freezing(bench: Bench, copy: Copy, step: int) -> "Queue[Reading]":
 
     bench.engine.runner.launch = launched  # type: ignore[method-assign]
     bench.states.shelf.held.add(copy)
-    bench.engine.on_boundary = lambda copy, chunk: read.put(readings.read(bench.states, copy, chunk))
+
+    def at_boundary(copy: Copy, chunk: Making | None) -> None:
+        read.put(readings.read(bench.states, copy, chunk))
+
+    bench.engine.crossings.on_boundary = at_boundary
     return read
 
 
@@ -259,7 +263,7 @@ def arrive(bench: Bench, source: Bench, left: Copy, reading: Reading) -> Copy:
         for start, end in (span for part in reading.parts.values() for span in part.spans):
             memory[start:end] = source.states.memory(left)[start:end]
         bench.roster.transit.land(copy, left.own, hand_over, "m-1")
-        bench.engine.adopt(copy, counters, hand_over)
+        bench.engine.crossings.adopt(copy, counters, hand_over)
 
     bench.engine.errands.put(adopt).result(WAIT_S)
     return copy

@@ -350,7 +350,6 @@ class Wan:
         state = State(self._pool.take(), Versions(self._parts))
         state.lease = weakref.finalize(state, self._pool.give_back, state.slot)
         state.lease.atexit = False  # the device may be gone by then
-        state.lease.atexit = False
         return state
 
 
