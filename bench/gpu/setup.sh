@@ -23,9 +23,13 @@ chmod +x "$site"/bin/* 2>/dev/null
 if ! python3 -c 'import nccl.core' 2>/dev/null && [ -e "$1/cuda_core.tar.xz" ]; then
     unpack "$1/cuda_core.tar.xz" "$site"
 fi
+# Else every process of the system compiles all of it anew.
+unset PYTHONDONTWRITEBYTECODE
+python3 -m compileall -q -j 0 "$site" bench services shared turboserve >/dev/null 2>&1
 python3 -c 'import nccl.core; print("nccl4py", nccl.core.get_version())' || echo "no NCCL between processes here"
 python3 - <<'CHECK'
 import aiosqlite, av, litestar, msgspec, nats, sqlalchemy, uvicorn, websockets  # noqa
+from services.autoscaler import main as autoscaler
 from services.gateway import main as gateway
 from services.placement import main as placement
 from services.worker import main as worker

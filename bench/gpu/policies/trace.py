@@ -12,14 +12,17 @@ from bench.traces.generate import of_shape
 from bench.traces.shapes import SHAPES, Shape
 from bench.traces.statistics import demand, peak_active
 
-_RATE = ((0.0, 0.2), (0.25, 0.2), (0.6, 1.0), (0.65, 1.0), (0.72, 0.05), (1.0, 0.05))
+_RATE = ((0.0, 0.15), (0.3, 0.15), (0.65, 1.0), (0.7, 1.0), (0.75, 0.05), (1.0, 0.05))
 """Arrivals by share of the trace: a quiet beginning, a rise slower than a boot, a quicker fall."""
-_STEP = 1.02
-_MOST_PER_S = 0.2
-"""Arrivals for each session that fits, at the peak: more than any trace of minutes needs."""
-_AT_PEAK = 0.05
-_AT_EASE = 0.4
-_SEEDS = 50
+_MOST_PER_S, _LEAST_PER_S, _STEP = 0.12, 0.01, 0.98
+"""Arrivals at the peak for each session that fits: what is tried, from more to fewer."""
+_AT_PEAK = 0.4
+"""Of a worker's even share of the time: so long all of them are needed."""
+_AT_EASE = 0.5
+"""Of the time: so long half of them are enough."""
+_EMPTY = 0.2
+"""Of the time: no longer is nobody active."""
+_SEEDS = 40
 
 
 class NoTrace(Exception):
@@ -28,20 +31,23 @@ class NoTrace(Exception):
 
 def trace(capacity: int, workers: int, seed: int, duration_s: float) -> list[Event]:
     """The same for the same arguments. Users behave as in the other traces; how many come is what is sought:
-    from `seed` on, the fewest at whose peak all places are taken, or nearly. Sessions arrive active.
+    from `seed` on, the most at whose peak all places are taken, or nearly, and no more; if possible
+    with a peak that lasts, and as much time when half of the workers are enough. Sessions arrive active.
 
     Raises NoTrace.
     """
-    places = capacity * workers
+    places, second_best = capacity * workers, None
     for tried in range(seed, seed + _SEEDS):
-        scale = places / duration_s / 10
-        while scale < _MOST_PER_S * places:
+        scale = _MOST_PER_S * places
+        while scale > _LEAST_PER_S * places:
             events = opened_when_wanted(of_shape(_shape(duration_s), tried, scale))
-            if _fits(events, capacity, workers):
-                return events
-            if peak_active(events) > places:
-                break
+            if places - places // 10 <= peak_active(events) <= places:
+                if _varied(events, capacity, workers):
+                    return events
+                second_best = second_best or events
             scale *= _STEP
+    if second_best:
+        return second_best
     raise NoTrace(f"no trace of {duration_s:g} s fills {workers} workers with {capacity} sessions each")
 
 
@@ -51,20 +57,21 @@ def _shape(duration_s: float) -> Shape:
     return Shape(duration_s, rate, known.active, known.idle)
 
 
-def _fits(events: Sequence[Event], capacity: int, workers: int) -> bool:
-    places = capacity * workers
-    if not places - capacity // 4 <= peak_active(events) <= places:
-        return False
+def _varied(events: Sequence[Event], capacity: int, workers: int) -> bool:
     needed_s = needed(events, capacity)
     whole_s = sum(needed_s.values())
     at_ease_s = sum(spent_s for count, spent_s in needed_s.items() if count <= math.ceil(workers / 2))
-    return needed_s.get(workers, 0.0) >= _AT_PEAK * whole_s and at_ease_s >= _AT_EASE * whole_s
+    return (
+        needed_s.get(workers, 0.0) >= _AT_PEAK / workers * whole_s
+        and at_ease_s >= _AT_EASE * whole_s
+        and needed_s.get(0, 0.0) <= _EMPTY * whole_s
+    )
 
 
 def needed(events: Sequence[Event], capacity: int) -> dict[int, float]:
     """For how many seconds how many workers are needed."""
     spent_s: dict[int, float] = {}
-    for (from_s, active), (to_s, _) in itertools.pairwise(demand(events)):
+    for (from_s, active), (to_s, _) in itertools.pairwise([(0.0, 0), *demand(events)]):
         count = math.ceil(active / capacity)
         spent_s[count] = spent_s.get(count, 0.0) + to_s - from_s
     return spent_s
