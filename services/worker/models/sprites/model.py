@@ -58,7 +58,7 @@ class State:
     with chunk `origin`; both are of the chunk under way or next. `scene` and `next_text_kv` are of the newest
     prompt, `shown` and `text_kv` of the chunk under way or last made. While a chunk is under way, `ring` is
     where it attends, `noise` is its noise, `latent` is `present`, and `levels` those of the forwards
-    still to come, 0 being the clean pass.
+    still to come, 0 being the clean pass; `decoded`: its pictures were made, so it is over with that.
     """
 
     row: Tensor
@@ -79,6 +79,7 @@ class State:
     noise: Tensor | None = None
     latent: Tensor | None = None
     levels: tuple[float, ...] = ()
+    decoded: bool = False
 
 
 class Sprites:
@@ -128,6 +129,7 @@ class Sprites:
 
     @torch.inference_mode()
     def begin_chunk(self, state: State, rung: Rung) -> int:
+        assert not state.decoded, "the forwards left come first"
         # The same noise serves every step: they follow one straight line from it, as they did in training.
         self._begin(state, (*(1 - step / rung.steps for step in range(rung.steps)), 0.0))
         self._put(state, _under_way(state.noise))
@@ -144,13 +146,18 @@ class Sprites:
         )
         for state, latents in zip(states, clean, strict=True):
             _advance(state, latents)
+            _end(state)
+
+    def pictures_final(self, state: State) -> bool:
+        return not any(state.levels)
 
     @torch.inference_mode()
     def decode(self, state: State) -> Tensor:
+        assert self.pictures_final(state), "the chunk's denoising comes first"
         latents = _under_way(state.latent)
         frames = self._decode(state, latents, first=state.picture_chunk == 0)
-        state.chunk, state.picture_chunk = state.chunk + 1, state.picture_chunk + 1
-        state.noise = state.latent = state.ring = None
+        state.decoded = True
+        _end(state)
         pixels = frames[0].add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().contiguous()
 
@@ -170,7 +177,8 @@ class Sprites:
         return MidChunk(counters, frozenset([_written(state)]))
 
     def unsettled(self, state: State) -> frozenset[str]:
-        return frozenset() if state.latent is None else frozenset([_written(state), PRESENT])
+        tail = _TAIL if state.decoded else ()
+        return frozenset() if state.latent is None else frozenset([_written(state), PRESENT, *tail])
 
     def reserve(self) -> State:
         return self._blank()
@@ -188,9 +196,11 @@ class Sprites:
             self._enter(state, tuple(counters["levels"]))
 
     def latents(self, state: State) -> PastChunk:
-        assert state.picture_chunk, "a chunk was decoded"
+        assert state.picture_chunk or state.decoded, "a chunk was decoded"
         prompt = vocabulary.describe(state.shown)
-        return PastChunk(state.chunk - 1, state.origin, prompt, state.latents.to("cpu", copy=True))
+        return PastChunk(
+            state.chunk - (not state.decoded), state.origin, prompt, state.latents.to("cpu", copy=True)
+        )
 
     @torch.inference_mode()
     def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
@@ -295,6 +305,14 @@ def _advance(state: State, clean: Tensor) -> None:
         following = rest[0]
         state.present.copy_((1 - following) * clean + following * _under_way(state.noise))
     state.versions.wrote([_written(state), PRESENT])
+
+
+def _end(state: State) -> None:
+    """The chunk is over once it is decoded and has no forward left, whichever came last."""
+    if state.decoded and not state.levels:
+        state.chunk, state.picture_chunk = state.chunk + 1, state.picture_chunk + 1
+        state.noise = state.latent = state.ring = None
+        state.decoded = False
 
 
 def _written(state: State) -> str:
