@@ -95,7 +95,7 @@ def key_of(config: WanConfig, wishes: Wishes, kv: torch.Tensor, dtype: torch.dty
     properties = torch.cuda.get_device_properties(kv.device) if kv.is_cuda else None
     return {
         "device": f"{properties.name}, {properties.total_memory}" if properties else "cpu",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of its own
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
         "triton": _version("triton"),
