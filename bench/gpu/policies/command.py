@@ -27,7 +27,7 @@ _SHIPPED = {"sprites"}
 _HOST_POOL_GIB = "24"
 _MARGIN_S = 15.0
 """What a phase takes beside its trace, and the end of everything."""
-_MEASURE_S = 25.0
+_MEASURE_S = 18.0
 
 
 def main(given: list[str] | None = None) -> None:
