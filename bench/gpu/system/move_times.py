@@ -13,8 +13,8 @@ _TURN = "turn"
 
 
 class Times(NamedTuple):
-    """Of one move, in order. `stepped_at`: just before the target's first step was told its device, of the
-    chunk under way where one was.
+    """Of one move, in order. `stepped_at`: just before the target's first step was told its device. It is of
+    the chunk under way if the session left in `mid_chunk`; else it waited for credit, too.
     """
 
     reserved_at: float
@@ -22,6 +22,7 @@ class Times(NamedTuple):
     frozen_at: float
     arrived_at: float
     stepped_at: float
+    mid_chunk: bool
 
 
 class MoveTimes:
@@ -47,4 +48,5 @@ def _times(said: dict[str, MoveNews]) -> Times | None:
     if not turn_s or any(state not in said for state in states):
         return None
     at = [said[state].at for state in states]
-    return Times(*at, stepped_at=at[-1] + turn_s[0])
+    mid_chunk = not said["frozen"].why.startswith("all ")
+    return Times(*at, stepped_at=at[-1] + turn_s[0], mid_chunk=mid_chunk)

@@ -282,21 +282,24 @@ def _tell_moves(run: Run, half: _Half) -> None:
 
 
 def _tell_times(run: Run, done: Sequence[_Move]) -> None:
-    """By the workers' own words. Between a session's arrival and its step there lies the step of another
-    that was under way, or credit that wasn't there.
+    """By the workers' own words. Between a session's arrival and its step there lie steps of another one that
+    is needed sooner, or that was at one.
     """
     told = [(each, run.fleet.moves.of(each.viewer.session, each.asked_at)) for each in done]
     seen = [(each, times) for each, times in told if times is not None]
-    run.report.row("moves of which all was heard", f"{len(seen)} of {len(done)}")
+    mid = [(each, times) for each, times in seen if times.mid_chunk]
+    run.report.row("moves of which all was heard; in mid-chunk", f"{len(seen)} of {len(done)}; {len(mid)}")
     spans: dict[str, list[float]] = {
         "the operator's call to reserved": [t.reserved_at - m.asked_at for m, t in seen],
         "  to the first bytes": [t.copying_at - t.reserved_at for _, t in seen],
         "  to frozen": [t.frozen_at - t.copying_at for _, t in seen],
         "  to the target able to go on (the pause)": [t.arrived_at - t.frozen_at for _, t in seen],
-        "  to its first step told the device": [t.stepped_at - t.arrived_at for _, t in seen],
-        "frozen to that step": [t.stepped_at - t.frozen_at for _, t in seen],
         "the operator's call to the target able to go on": [t.arrived_at - m.asked_at for m, t in seen],
-        "the operator's call to its first step": [t.stepped_at - m.asked_at for m, t in seen],
+        "in mid-chunk: able to go on to its step told the device": [
+            t.stepped_at - t.arrived_at for _, t in mid
+        ],
+        "in mid-chunk: frozen to that step": [t.stepped_at - t.frozen_at for _, t in mid],
+        "in mid-chunk: the operator's call to that step": [t.stepped_at - m.asked_at for m, t in mid],
     }
     for name, seconds in spans.items():
         figure = spread(seconds)
@@ -332,7 +335,7 @@ async def _tell_left(run: Run, before: dict[str, Any]) -> None:
         left = {
             name: getattr(now, name) - getattr(held, name)
             for name in held._fields
-            if getattr(now, name) != getattr(held, name)
+            if getattr(now, name) > getattr(held, name)
         }
         said = ", ".join(f"{name} {n:+,}" for name, n in left.items()) or "all exactly back"
         run.report.row(f"left behind by {worker}", said, f"left {worker}", left)

@@ -147,8 +147,10 @@ class Incoming:
 
     def _carry_out(self, decision: TargetDecision) -> None:
         match decision:
+            case Start() if self._prepared.is_set():
+                self._arrive()
             case Start():
-                self._chores.begin(self._start())
+                self._chores.begin(self._arrive_prepared())
             case Own():
                 self.end("owner", "")
             case Free(why):
@@ -179,18 +181,22 @@ class Incoming:
             return
         self._prepared.set()
 
-    async def _start(self) -> None:
+    async def _arrive_prepared(self) -> None:
+        await self._prepared.wait()
+        self._arrive()
+
+    def _arrive(self) -> None:
+        """The copy goes on here."""
         port, copy, receiving = self._port, self.copy, self._receiving
         assert copy is not None
         assert receiving is not None
         assert receiving.hand_over is not None
-        await self._prepared.wait()
-        unappended, wait_s = receiving.hand_over.unappended, self._patience.proving_s
         port.holdings.desk.roster.transit.arrive(copy)
-        port.holdings.begin(copy, Arrival(unappended, wait_s, self._hear_first))
         self._account.lap("adopt")
-        await self._account.say("arrived")
-        await port.let_go(copy)
+        unappended, wait_s = receiving.hand_over.unappended, self._patience.proving_s
+        port.holdings.begin(copy, Arrival(unappended, wait_s, self._hear_first))
+        self._chores.begin(self._account.say("arrived", at=time.time()))
+        self._chores.begin(port.let_go(copy))
 
     def hear_step(self) -> None:
         """On the device thread: its first here is about to begin."""

@@ -180,10 +180,9 @@ class Outgoing:
     async def _say_frozen(self, reading: Reading) -> None:
         chunk = reading.under_way
         left = f"{chunk.steps_left} of {chunk.steps} steps" if chunk is not None else "all"
-        text = "frozen, %s of chunk %d left to %s"
-        what = {"session": self.move.session}
-        logger.info(text, left, reading.next_chunk, self.move.target, extra=what)
-        await self._account.say("frozen", at=reading.at)
+        why = f"{left} of chunk {reading.next_chunk} left to {self.move.target}"
+        logger.info("frozen: %s", why, extra={"session": self.move.session})
+        await self._account.say("frozen", why, at=reading.at)
 
     async def _ship(self, cargo: Cargo, parcel: Parcel) -> None:
         assert self._source is not None
