@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 
@@ -19,13 +18,14 @@ from services.worker.curve import Curve
 from services.worker.encode import EncodeSettings
 from services.worker.encoding import EncoderHangs, Encoding
 from services.worker.errands import Errands
-from services.worker.making import Made, Making, Pictured, span_of
+from services.worker.making import Made, Making, span_of
 from services.worker.orders import Order
 from services.worker.plan_batch import Candidate, may_begin, plan_batch
 from services.worker.prompting import Prompting
 from services.worker.restarting import Restarting
 from services.worker.roster import Roster
 from services.worker.runner import Runner
+from services.worker.showing import Showing
 from services.worker.states import NoRoom, States
 from services.worker.stepper import Stepper
 
@@ -52,6 +52,7 @@ class Engine:
     errands: Errands = field(init=False)
     stepper: Stepper = field(init=False)
     encoding: Encoding = field(init=False)
+    showing: Showing = field(init=False)
     restarting: Restarting = field(init=False)
     prompting: Prompting = field(init=False)
     crossings: Crossings = field(init=False)
@@ -68,6 +69,7 @@ class Engine:
         self.prompting = Prompting(self.runner, self.states, self.roster, costs, self._end)
         fps, took = self.runner.spec.fps, costs.learn_after
         self.encoding = Encoding(fps, encode_settings, deliver, self._fail, took)
+        self.showing = Showing(self.runner, self.states, self.roster, self.encoding, self._chunks)
 
     def run(self) -> None:
         """Until told to stop and the chunks in hand are finished. Raises `EncoderHangs`."""
@@ -149,7 +151,7 @@ class Engine:
     def _asked_for(self) -> bool:
         """Whether somebody waits for this thread to look, chunks or not."""
         return self.errands.due or bool(
-            self.crossings.due() or any(map(self._showable, self._chunks.values()))
+            self.crossings.due() or any(map(self.showing.ready, self._chunks.values()))
         )
 
     def _forget(self) -> None:
@@ -232,34 +234,7 @@ class Engine:
         """Hand on the pictures that are final, and be done with the chunks that have no step left."""
         for chunk in list(self._chunks.values()):
             with self._blaming(chunk.order):
-                if self._showable(chunk) and self.roster.settle_inputs(chunk.order):
-                    self._hand_on(chunk)
-                if chunk.shown and not chunk.steps_left:
-                    self._finish(chunk)
-
-    def _showable(self, chunk: Making) -> bool:
-        if chunk.shown or chunk.parked or chunk.order.stale:
-            return False
-        return not chunk.steps_left or self.runner.pictures_final(chunk.state)
-
-    def _hand_on(self, chunk: Making) -> None:
-        """Its pictures are told to come. The steps that are left are told after them, on the same stream: the
-        viewers' wait for these pictures ends, and the device works on.
-        """
-        order, started = chunk.order, time.perf_counter()
-        if not chunk.steps_left:
-            self.states.copy_behind(order.copy)
-        frames = self.runner.decode_later(chunk.state)
-        latents = self.runner.latents(chunk.state) if self.keep_latents else None
-        chunk.shown = True
-        self.encoding.put(Pictured(order, chunk.span, frames, started, chunk.forward_s, latents))
-
-    def _finish(self, chunk: Making) -> None:
-        """The log may have it, or not yet."""
-        copy = chunk.order.copy
-        del self._chunks[copy]
-        self.states.copy_behind(copy)
-        chunk.state = None
+                self.showing.show(chunk, keep_latents=self.keep_latents)
 
     def _fail(self, order: Order, error: Exception) -> None:
         logger.error("chunk %d failed", order.index, exc_info=error, extra={"session": order.copy.session})
