@@ -114,7 +114,10 @@ async def _phases(run: Run, asked: argparse.Namespace) -> None:
         except (NotStarted, TimeoutError, TurboserveError) as error:
             run.note(f"{one.name} failed: {error or 'its workers were not ready in time'}")
     if run.left_s() > _MEASURE_S:
-        await run.measure(terms, asked.phases)
+        try:
+            await run.measure(terms, asked.phases)
+        except TurboserveError as error:
+            run.note(f"Nothing could be measured: {error}")
 
 
 def _read(path: Path) -> Prediction:

@@ -101,7 +101,8 @@ class Run:
         boots = ", ".join(f"{boot_s:.1f}" for boot_s in self._system.watch.boots_s.values())
         words = [*self._words, f"Boots, from the order to readiness: {boots} s.", *self._notes]
         said = self._earlier or self._own
-        (self._out / "policies.md").write_text(page(words, said, said is self._own, self.played))
+        if self.played:
+            (self._out / "policies.md").write_text(page(words, said, said is self._own, self.played))
         predictions = {"earlier": self._earlier, "own": self._own}
         content = {"words": words, "live": self.played, **msgspec.to_builtins(predictions)}
         (self._out / "policies.json").write_text(json.dumps(content, indent=1) + "\n")
