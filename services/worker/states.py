@@ -96,12 +96,11 @@ class States:
         return kept.hot and kept.generation == copy.generation and kept.shown != prompt
 
     def take_prompt(self, copy: Copy, prompt: str, rung: str) -> None:
-        """Of one that lacks it."""
+        """Of one that lacks it. Its mirror catches up with the next chunk, not beside its forwards."""
         kept, runner = self.shelf.kept[copy], self.tiers.runner
         runner.set_prompt(kept.state, prompt)
         kept.shown = prompt
         runner.take_prompt(kept.state, rung)
-        self.copy_behind(copy)
 
     def has_place(self, copy: Copy) -> bool:
         kept = self.shelf.kept.get(copy)
