@@ -79,6 +79,15 @@ def test_placement_answers_whatever_it_sees(view: View, memory: Memory, wait_s: 
             assert {getattr(act, "worker", None), getattr(act, "target", None)} <= known | {None}
 
 
+@pytest.mark.parametrize("latency_s", [-1.0, float("nan"), float("-inf")])
+def test_a_latency_that_is_none_keeps_nobody_waiting(latency_s: float) -> None:
+    curve = (latency_s,) * 3
+    worker = Worker("w", kind="h100", state="ready", capacity=1, slots=2, latency_s=curve, price_per_s=1.0)
+    view = View(100.0, (worker,), (Session("s", active=True, since_s=0.0),), chunk_s=0.75)
+    for name in NAMES:
+        assert placement_policies.named(name, {}).decide(view, Memory()).acts, name
+
+
 fleet_workers = st.builds(
     fleet.Worker,
     worker=names,

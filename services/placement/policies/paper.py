@@ -49,14 +49,17 @@ class Paper(msgspec.Struct, frozen=True, tag="paper"):
         return worker is not None
 
     def smallest_worst(self, board: Board, session: Session) -> Worker | None:
-        """Placing raises only the chosen worker's latency: L is the greater of that and today's worst."""
+        """Placing raises only the chosen worker's latency: L is the greater of that and today's worst. A
+        latency that is none (below 0, NaN) ties with all.
+        """
         free = board.free(session)
         if not free:
             return None
         worst_s = max(board.latency_s(worker) for worker in board.ready)
         after_s = {worker.worker: max(worst_s, board.latency_s(worker, 1)) for worker in free}
         tied_s = min(after_s.values()) * (1.0 + self.near_tie)
-        return min((w for w in free if after_s[w.worker] <= tied_s), key=board.ratio)
+        tied = [worker for worker in free if after_s[worker.worker] <= tied_s]
+        return min(tied or free, key=board.ratio)
 
     def _rebalance(self, board: Board) -> None:
         # Every move lowers L by more than η·κ ≥ 0, and there are finitely many placements: this ends.
