@@ -14,8 +14,8 @@ from typing import NamedTuple
 from services.worker.curve import Curve
 
 NEVER = float("-inf")
-APPEND_S = 0.02
-"""From encoded to in the log, with some to spare."""
+APPEND_S = 0.04
+"""From encoded to the log and its viewers: some 15 ms, and some to spare."""
 _PROMPT_STEPS = 4
 """What a new prompt's first forward takes, in others, before one was seen."""
 
