@@ -55,13 +55,11 @@ class Stepper:
         return step_s
 
     def _run_beside(self, step: Step, until: float) -> None:
-        waited_for = False
         while not step.query():
             if (left_s := until - time.perf_counter()) > 0:
                 self.errands.await_soon(left_s)
-            elif waited_for:
-                time.sleep(_LOOK_S)
-            else:
-                break
             self.errands.run_soon()
-            waited_for = self.beside()
+            if not self.beside() and left_s <= 0:
+                break
+            if left_s <= 0:
+                time.sleep(_LOOK_S)

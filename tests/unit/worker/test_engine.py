@@ -265,7 +265,7 @@ def arrive(bench: Bench, source: Bench, left: Copy, reading: Reading) -> Copy:
         bench.roster.transit.land(copy, left.own, hand_over, "m-1")
         bench.engine.crossings.adopt(copy, counters, hand_over)
 
-    bench.engine.errands.put(adopt).result(WAIT_S)
+    bench.engine.errands.put(adopt, soon=True).result(WAIT_S)
     return copy
 
 
@@ -295,6 +295,60 @@ def test_a_copy_leaves_between_two_steps_of_a_chunk_which_its_target_ends(
         source.roster.transit.thaw(left)
         source.until(lambda: left.next_append == 5)
         assert target.made[came.session] == source.made[left.session][2:], "a move given up changed nothing"
+
+
+class HeldStep:
+    """One that the device is at until it is let go."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+
+    def query(self) -> bool:
+        return self._over.is_set()
+
+    def synchronize(self) -> None:
+        assert self._over.wait(WAIT_S)
+
+    def let_go(self) -> None:
+        self._over.set()
+
+
+def test_beside_another_ones_step_a_copy_leaves_at_once_and_arrives(tiny: Runner) -> None:
+    """Whoever is in the step leaves after it."""
+    with running(tiny, hot=3, host=0) as bench:
+        one, two = bench.open(2), bench.open(2)
+        bench.until(lambda: one.next_append == two.next_append == 2)
+        read = freezing(bench, two, 0)
+        bench.states.shelf.held.add(one)
+        launch, step, at_it = bench.engine.runner.launch, HeldStep(), threading.Event()
+
+        def launched(states: list[Any]) -> Any:
+            launch(states)
+            bench.engine.runner.before_step = step if len(states) == 1 else None
+            if len(states) == 1:
+                at_it.set()
+            return step if len(states) == 1 else None
+
+        bench.engine.runner.launch = launched  # type: ignore[method-assign]
+        bench.engine.stepper._step_s[1] = WAIT_S
+        with bench.roster.changed:
+            bench.roster.grant(one, 0)
+            bench.roster.grant(two, 0)
+        first = read.get(timeout=WAIT_S)
+        assert at_it.wait(WAIT_S)
+        bench.roster.transit.freeze(one)
+        bench.roster.transit.thaw(two)
+        bench.roster.transit.freeze(two)
+        again = read.get(timeout=WAIT_S)
+        assert (again.under_way is not None, again.counters) == (True, first.counters)
+        came = arrive(bench, bench, two, again)
+        bench.roster.transit.arrive(came)
+        bench.engine.errands.put(lambda: None, soon=True).result(WAIT_S)
+        assert read.empty(), "the device is at a step of the other one"
+        step.let_go()
+        bench.roster.grant(one, 1)  # wakes who waits beside it
+        assert read.get(timeout=WAIT_S).next_chunk == one.next_chunk
+        bench.until(lambda: came.next_append == 3)
 
 
 def test_a_copy_whose_pictures_are_shown_leaves_after_its_chunk(tiny: Runner) -> None:
