@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 from services.worker.transfer.link import LinkLate, LinkLost
 
+_PEER_IS_GONE = getattr(select, "POLLRDHUP", 0)  # elsewhere than on Linux: only errors and ends are seen
+
 
 def send_all(connection: socket.socket, view: memoryview, deadline_at: float) -> None:
     while view:
@@ -40,6 +42,16 @@ def wait(waiting: socket.socket, event: int, deadline_at: float) -> None:
     poll.register(waiting, event)
     if not poll.poll(left_s(deadline_at) * 1000):
         raise LinkLate("the deadline passed while waiting for the peer")
+
+
+def is_whole(connection: socket.socket) -> bool:
+    """Whether the peer still seems to hold its end. Doesn't wait."""
+    poll = select.poll()
+    try:
+        poll.register(connection, _PEER_IS_GONE)
+    except ValueError:  # closed
+        return False
+    return not poll.poll(0)
 
 
 def left_s(deadline_at: float) -> float:

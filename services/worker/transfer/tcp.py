@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
 import secrets
-import select
 import socket
 import struct
-import time
 from collections.abc import Sequence
 
 import msgspec
 
-from services.worker.transfer.link import TAG_BYTES, Buffer, LinkLate, LinkLost, LinkRefused, rank_of
+from services.worker.transfer.greeting import TOKEN_BYTES, accept, join
+from services.worker.transfer.link import TAG_BYTES, Buffer, LinkLost, LinkRefused, rank_of
 from services.worker.transfer.memory import HostViews, check_buffers
-from services.worker.transfer.sockets import left_s, lost_if_it_fails, receive_all, send_all, wait
+from services.worker.transfer.sockets import is_whole, lost_if_it_fails, receive_all, send_all
 
-_TOKEN_BYTES = 32
 _HEADER = struct.Struct(f"!{TAG_BYTES}sQ")
 _RECEIPT = b"\x06"
-_GREETING_S = 1.0  # how long a stranger may hold up the acceptor
 _MAX_INVITATIONS = 8
-_PEER_IS_GONE = getattr(select, "POLLRDHUP", 0)  # elsewhere than on Linux: only errors and ends are seen
 
 
 class _Invitation(msgspec.Struct, frozen=True):
@@ -46,7 +41,7 @@ class TcpTransport:
             self._listeners.pop(next(iter(self._listeners))).close()
         listener = socket.create_server((self._host, 0), family=_family_of(self._host), backlog=4)
         listener.setblocking(False)
-        invitation = _Invitation(self._host, listener.getsockname()[1], secrets.token_bytes(_TOKEN_BYTES))
+        invitation = _Invitation(self._host, listener.getsockname()[1], secrets.token_bytes(TOKEN_BYTES))
         self._listeners[invitation.token] = listener
         return msgspec.msgpack.encode(invitation)
 
@@ -56,12 +51,13 @@ class TcpTransport:
         except msgspec.DecodeError as e:
             raise LinkRefused(f"the invitation to a link with {peer} is not one for TCP: {e}") from e
         if rank_of(me, peer) == 1:
-            return _join(invited, deadline_at)
+            address = (invited.host, invited.port)
+            return TcpLink(join(_family_of(invited.host), address, invited.token, deadline_at))
         listener = self._listeners.pop(invited.token, None)
         if listener is None:
             raise LinkRefused(f"the invitation to a link with {peer} was not made here, or was used before")
         with listener:
-            return _accept(listener, invited.token, deadline_at)
+            return TcpLink(accept(listener, invited.token, deadline_at))
 
     def close(self) -> None:
         while self._listeners:
@@ -104,12 +100,7 @@ class TcpLink:
         """Bytes that wait are no bad sign: the peer's next transfer may begin before this side is done with
         the last one.
         """
-        poll = select.poll()
-        try:
-            poll.register(self._socket, _PEER_IS_GONE)
-        except ValueError:  # closed
-            return False
-        return not poll.poll(0)
+        return is_whole(self._socket)
 
     def abort(self) -> None:
         with contextlib.suppress(OSError):
@@ -118,44 +109,6 @@ class TcpLink:
     def close(self) -> None:
         self.abort()
         self._socket.close()
-
-
-def _join(invited: _Invitation, deadline_at: float) -> TcpLink:
-    try:
-        connection = socket.create_connection((invited.host, invited.port), left_s(deadline_at))
-    except TimeoutError as e:
-        raise LinkLate("the peer did not take the connection in time") from e
-    except OSError as e:
-        raise LinkLost(f"no connection to the peer: {e}") from e
-    connection.setblocking(False)
-    with lost_if_it_fails(connection.close):
-        send_all(connection, memoryview(invited.token), deadline_at)
-        if receive_all(connection, memoryview(bytearray(1)), deadline_at) != _RECEIPT:
-            raise LinkLost("the peer did not answer the greeting")
-    return TcpLink(connection)
-
-
-def _accept(listener: socket.socket, token: bytes, deadline_at: float) -> TcpLink:
-    """Strangers are turned away, each after at most `_GREETING_S`."""
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            wait(listener, select.POLLIN, deadline_at)
-            continue
-        except OSError as e:
-            raise LinkLost(f"the link could not be accepted: {e}") from e
-        connection.setblocking(False)
-        with contextlib.suppress(LinkLost), lost_if_it_fails(connection.close):
-            _greet(connection, token, min(deadline_at, time.monotonic() + _GREETING_S))
-            return TcpLink(connection)
-
-
-def _greet(connection: socket.socket, token: bytes, deadline_at: float) -> None:
-    said = receive_all(connection, memoryview(bytearray(_TOKEN_BYTES)), deadline_at)
-    if not hmac.compare_digest(said, token):
-        raise LinkLost("a stranger")
-    send_all(connection, memoryview(_RECEIPT), deadline_at)
 
 
 def _header(buffers: Sequence[Buffer], tag: bytes) -> bytes:
