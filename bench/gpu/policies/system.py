@@ -16,7 +16,7 @@ import httpx
 
 from bench.gpu.policies.phases import LEAST_WORKERS, Phase
 from bench.gpu.policies.watch import Watch
-from bench.gpu.system.services import Services
+from bench.gpu.system.services import NotStarted, Services
 from shared.bus import Bus
 from turboserve.nats_server import free_port
 
@@ -25,6 +25,7 @@ SCALED = "turboserve"
 _POLL_S = 0.1
 _ASK_S = 5.0
 _END_S = 15.0
+_MOST_IN_VAIN = 1
 _BUCKET = re.compile(
     r'^turboserve_placement_decision_milliseconds_bucket\{le="([^"]+)".*\} (\S+)', re.MULTILINE
 )
@@ -87,6 +88,8 @@ class System(Services):
         await self._set_minimum(count)
         while self.watch.ready(former) != count:
             self.check()
+            if len(self.watch.in_vain) > _MOST_IN_VAIN:
+                raise NotStarted(f"{len(self.watch.in_vain)} workers ended before they were ready")
             await asyncio.sleep(_POLL_S)
         await self.answers()
 

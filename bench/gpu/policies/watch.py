@@ -6,20 +6,22 @@ import time
 from collections.abc import Mapping
 
 from shared.bus import Bus, Meta
-from shared.contracts.fleet import FleetLoad, FleetPlan, LoadReport
+from shared.contracts.fleet import FleetLoad, FleetPlan, LoadReport, WorkerExited
 from shared.contracts.moves import MoveNews
-from shared.contracts.subjects import FLEET_LOAD, FLEET_PLAN, LOAD_REPORT, MOVE_NEWS
+from shared.contracts.subjects import FLEET_LOAD, FLEET_PLAN, LOAD_REPORT, MOVE_NEWS, WORKER_EXITED
 
 
 class Watch:
     """`boots_s`: of each worker, from the autoscaler's order to its readiness. `load`: placement's newest
-    word. `suspends`, `resumes`: of states, since `forget`.
+    word. `in_vain`: workers that failed before they were ready. `suspends`, `resumes`: of states, since
+    `forget`.
     """
 
     def __init__(self) -> None:
         self.boots_s: dict[str, float] = {}
         self.reports: dict[str, LoadReport] = {}
         self.load: FleetLoad | None = None
+        self.in_vain: set[str] = set()
         self.suspends = self.resumes = 0
         self._ordered_at: dict[str, float] = {}
         self._tiers: dict[str, dict[str, str]] = {}
@@ -31,6 +33,7 @@ class Watch:
         await bus.subscribe(FLEET_LOAD, self._loaded)
         await bus.subscribe(LOAD_REPORT, self.reported)
         await bus.subscribe(MOVE_NEWS, self.moved)
+        await bus.subscribe(WORKER_EXITED, self._ended)
 
     def forget(self) -> None:
         self.suspends = self.resumes = 0
@@ -54,6 +57,10 @@ class Watch:
     def _planned(self, plan: FleetPlan, _: Meta) -> None:
         for worker in plan.workers:
             self._ordered_at.setdefault(worker.worker, time.monotonic())
+
+    def _ended(self, ended: WorkerExited, _: Meta) -> None:
+        if ended.exit_code and ended.worker not in self.boots_s:
+            self.in_vain.add(ended.worker)
 
     def _loaded(self, load: FleetLoad, _: Meta) -> None:
         self.load = load
