@@ -84,7 +84,7 @@ def assemble(process: Process[WorkerSettings], reporter: Reporter, log: ChunkLog
 
 def _port(process: Process[WorkerSettings], holdings: Holdings, engine: Engine, loaded: Loaded) -> Port:
     settings, model = process.settings, loaded.runner
-    transports = transports_of(model.device, settings.transfer_host)
+    transports = transports_of(model.device, settings.transfer_host, settings.transports)
     return Port(
         holdings,
         Links(process.bus, settings.cell, process.instance, transports),

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.worker.moving.patience import MAX_ROUNDS
+from services.worker.transfer.choose import kind_of
 
-_ASSUMED_BYTES_PER_S = {"nccl": 20e9, "tcp": 2.5e9}
+_ASSUMED_BYTES_PER_S = {"ipc": 100e9, "nccl": 20e9, "tcp": 2.5e9}
 _BELIEVED_S = 600.0
 _MOST_PEERS = 256
 _TELLING_BYTES = 16 << 20  # less says more of the announcement than of the link
@@ -70,4 +71,4 @@ class LinkRates:
 
     def bytes_per_s(self, peer: str, transport: str, now: float) -> float:
         rate, at = self._seen.get((peer, transport), (0.0, -_BELIEVED_S))
-        return rate if now - at < _BELIEVED_S else _ASSUMED_BYTES_PER_S[transport]
+        return rate if now - at < _BELIEVED_S else _ASSUMED_BYTES_PER_S[kind_of(transport)]

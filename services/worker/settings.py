@@ -31,7 +31,9 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     the room for it, beyond which the oldest goes, as the cell's first worker says.
 
     `transfer_host`: the address under which other workers reach this one, over which sessions move (in
-    Kubernetes the pod's); "auto": what this machine's name stands for. `move_patience_s`: how long a session
+    Kubernetes the pod's); "auto": what this machine's name stands for. `transports`: over which it may be
+    linked to them, of ipc (GPUs of one host), nccl (GPUs) and tcp, apart by commas; "": all that it can.
+    `move_patience_s`: how long a session
     that moves stands still at most before it goes on here, 0: as long as its viewers' credit lasts, two
     chunks; everything else of a move waits in proportion.
     `links_ahead`: to how many other workers it links itself once it is ready, before any session moves; 0:
@@ -65,6 +67,7 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     encode_max_bits_per_pixel: Annotated[float, Meta(gt=0, le=24)] = 1.5
     drain_s: PositiveSeconds = 3.0
     transfer_host: str = "127.0.0.1"
+    transports: str = ""
     move_patience_s: Annotated[float, Meta(ge=0)] = 0.0
     links_ahead: Annotated[int, Meta(ge=0, le=8)] = 7
     move_checksums: bool = False

@@ -131,7 +131,7 @@ class Stage(msgspec.Struct, frozen=True):
 
     `stage` 1 and up are pre-copies, 0 the rest after the freeze, with `hand_over`. `checksum`: where it was
     asked for, with the rest, of all bytes that any stage of the move sent, but for the void ones, in order of
-    their place.
+    their place. `transport`: by which link they come; "": the best there is.
     """
 
     move_id: str
@@ -140,6 +140,7 @@ class Stage(msgspec.Struct, frozen=True):
     deadline_at: float
     checksum: str = ""
     hand_over: HandOver | None = None
+    transport: str = ""
 
 
 class Staged(msgspec.Struct, frozen=True):

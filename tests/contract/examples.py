@@ -176,7 +176,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
     moves.CallOff("move-7", "too late"),
     moves.OpenLink("worker-1", "nccl", b"\x01\x02", 1_790_000_009.0),
     moves.LinkOpening(b"\x03\x04"),
-    moves.Stage("move-7", 1, [(0, 4096)], 1_790_000_009.0, "crc32:1f", HAND_OVER),
+    moves.Stage("move-7", 1, [(0, 4096)], 1_790_000_009.0, "crc32:1f", HAND_OVER, "nccl"),
     moves.Staged(),
     moves.MoveNews("move-7", SESSION, "worker-1", "stayed", 1_790_000_005.0, "too late", [PHASE], 4096),
     moves.MoveSession(SESSION, "worker-2"),

@@ -12,8 +12,6 @@ import nats.errors
 from services.worker.holdings import unsubscribe
 from services.worker.mover.links import Links
 from services.worker.mover.shipping import FAILURES
-from services.worker.transfer.choose import choose_transport
-from services.worker.transfer.link import LinkRefused
 from shared.bus import Bus, Meta
 from shared.contracts.fleet import LoadReport
 from shared.contracts.moves import Compatibility, compatibility_of
@@ -28,8 +26,10 @@ _OPEN_S = 5.0
 
 
 class Wanted(NamedTuple):
+    """`offered`: the peer's transports; at least one of them is this worker's too."""
+
     peer: str
-    transport: str
+    offered: tuple[str, ...]
 
 
 def neighbours(
@@ -43,10 +43,8 @@ def neighbours(
         report = reports[peer]
         if report.state != "ready" or compatibility_of(report.model) != mine:
             continue
-        try:
-            found.append(Wanted(peer, choose_transport(transports, report.transports)))
-        except LinkRefused:
-            continue
+        if set(transports) & set(report.transports):
+            found.append(Wanted(peer, tuple(report.transports)))
     if len(found) <= limit:
         return found
     before = limit // 2
@@ -76,12 +74,12 @@ class LinksAhead:
 
     async def _round(self, reports: Mapping[str, LoadReport]) -> None:
         wanted = neighbours(self._me, self._mine, self._links.names, reports, self._limit)
-        for peer, transport in wanted:
+        for peer, offered in wanted:
             if self._me < peer:
-                await self._open(peer, transport)
+                await self._open(peer, offered)
         await asyncio.sleep(_AFTER_THE_OTHER_S)  # two that become ready at once: the lower id begins
-        for peer, transport in wanted:
-            await self._open(peer, transport)
+        for peer, offered in wanted:
+            await self._open(peer, offered)
 
     async def _heard(self) -> dict[str, LoadReport]:
         reports: dict[str, LoadReport] = {}
@@ -94,8 +92,8 @@ class LinksAhead:
         await unsubscribe(listening)
         return reports
 
-    async def _open(self, peer: str, transport: str) -> None:
+    async def _open(self, peer: str, offered: Sequence[str]) -> None:
         try:
-            await self._links.open(peer, transport, _OPEN_S)
+            await self._links.open_best(peer, offered, _OPEN_S)
         except FAILURES as error:
             logger.info("no link to %s ahead of a move: %s", peer, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,18 +30,23 @@ class Parcel(NamedTuple):
 
 @dataclass(slots=True)
 class Cargo:
-    """`account`: of the move, told what was sent."""
+    """`account`: of the move, told what was sent. `offered`: the target's transports."""
 
     account: Account
     copy: Copy
-    transport: str
+    offered: Sequence[str]
     held: Held
     newest: Held | Reading = field(init=False)
     _shipping: Shipping = field(init=False)
 
     def __post_init__(self) -> None:
         self.newest = self.held
-        self._shipping = Shipping(self.account.port, self.account.move, self.transport, self.held.memory)
+        self._shipping = Shipping(self.account.port, self.account.move, self.offered, self.held.memory)
+
+    @property
+    def transport(self) -> str:
+        """The one in use, once there is a link."""
+        return self._shipping.transport
 
     @property
     def versions(self) -> dict[str, PartVersion]:

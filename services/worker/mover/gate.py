@@ -59,7 +59,7 @@ def leaving_copy(port: Port, move: Move) -> Copy:
 def chosen_transport(port: Port, order: MoveOut) -> str:
     """Raises `Refused`: they have none in common."""
     try:
-        return port.links.choose(order.transports)
+        return port.links.choose(order.move.target, order.transports)
     except LinkRefused as error:
         raise Refused("no_transport", str(error)) from None
 

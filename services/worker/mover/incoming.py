@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 
+from services.worker import expecting
 from services.worker.commit import Arrival
 from services.worker.copies import Copy
+from services.worker.expecting import Spell
 from services.worker.mover.chores import Chores
 from services.worker.mover.port import Account, Port
 from services.worker.mover.receiving import Receiving
@@ -35,6 +37,8 @@ from shared.bus import Refused
 from shared.contracts.moves import HandOver, Reserve, Stage
 
 logger = logging.getLogger(__name__)
+
+_REST_S = 0.05  # from the announcement of the rest; it takes a few ms
 
 
 class Incoming:
@@ -85,6 +89,7 @@ class Incoming:
             self.end("freed", str(error) or type(error).__name__)
             raise
         self._follow_up()
+        self._expect(state_bytes, "")
         self._chores.begin(self._account.say("reserved"))
 
     def _reserve_memory(self, copy: Copy) -> tuple[Any, Callable[[], None]]:
@@ -102,11 +107,15 @@ class Incoming:
         if first:
             self._account.lap("link")
         self._chores.begin(self._receive(self._receiving, stage, arriving))
+        if stage.stage != REST:
+            self._expect(_bytes_of(stage), stage.transport)
         if stage.hand_over is not None:
+            self._expect_at_once(_REST_S)
             self._chores.begin(self._prepare(stage.hand_over))
             self.tell(Promised(stage.hand_over.next_chunk))
 
     async def _receive(self, receiving: Receiving, stage: Stage, arriving: asyncio.Future[None]) -> None:
+        began_at = time.monotonic()
         try:
             await asyncio.shield(arriving)
             await receiving.verify(stage)
@@ -116,6 +125,24 @@ class Incoming:
         if stage.stage == REST:
             self._account.lap("receive")
             self.tell(Complete())
+        else:
+            now, peer = time.monotonic(), self.move.source
+            self._port.rates.note(peer, stage.transport, _bytes_of(stage), now - began_at, now)
+            self._expect(0, stage.transport)
+
+    def _expect(self, size_bytes: int, transport: str) -> None:
+        """So much is on its way before the freeze."""
+        port, now = self._port, time.monotonic()
+        rate = port.rates.bytes_per_s(self.move.source, transport or port.links.names[0], now)
+        step_s = port.engine.restarting.costs.step_s(self._asked.own.rung)
+        if self.copy is not None:
+            spell = expecting.while_it_comes(now, size_bytes / rate, step_s)
+            port.holdings.desk.roster.transit.expect(self.copy, spell)
+
+    def _expect_at_once(self, within_s: float) -> None:
+        now = time.monotonic()
+        if self.copy is not None:
+            self._port.holdings.desk.roster.transit.expect(self.copy, Spell(now, now + within_s))
 
     # Facts.
 
@@ -235,3 +262,7 @@ class Incoming:
     async def closed(self) -> None:
         if self._ending is not None:
             await asyncio.wait({self._ending})
+
+
+def _bytes_of(stage: Stage) -> int:
+    return sum(end - start for start, end in stage.spans)

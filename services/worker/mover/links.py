@@ -6,12 +6,13 @@ import asyncio
 import logging
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from services.worker.transfer.choose import BEST_FIRST, choose_transport
-from services.worker.transfer.link import Buffer, LinkRefused, Transport, rank_of
+from services.worker.transfer.choose import best_first, choose_transport, wished
+from services.worker.transfer.link import Buffer, LinkLost, LinkRefused, Transport, rank_of
 from services.worker.transfer.pairs import Pairs
 from services.worker.transfer.tcp import TcpTransport
 from shared.bus import Bus, Refused
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 THREADS = "transfer"
 _MOST_LINKS = 8  # open ones; each NCCL communicator takes device memory
 _OPEN_S = 5.0
+_MOST_REFUSED = 256
 
 
 class Transfer(NamedTuple):
@@ -35,18 +37,29 @@ class Transfer(NamedTuple):
     fence: Callable[[], None]
 
 
-def transports_of(device: str, host: str) -> list[Transport]:
-    """What this worker can offer. `host`: the address under which others reach it, or "auto". Raises
-    `StartupError`.
+def transports_of(device: str, host: str, kinds: str = "") -> list[Transport]:
+    """What this worker can offer. `host`: the address under which others reach it, or "auto". `kinds`: those
+    it may offer, as the setting says. Raises `StartupError`.
     """
-    offered: list[Transport] = [_tcp(host)]
-    if device.startswith("cuda"):
-        import torch
+    try:
+        may = wished(kinds)
+    except ValueError as error:
+        raise StartupError(f"TURBOSERVE_WORKER_TRANSPORTS={kinds}: {error}") from None
+    offered: list[Transport] = [_tcp(host)] if "tcp" in may else []
+    return [*(_between_gpus(device, may) if device.startswith("cuda") else []), *offered]
 
-        from services.worker.transfer.nccl import NcclTransport, nccl_available
 
-        if nccl_available():
-            offered.insert(0, NcclTransport(torch.device(device)))
+def _between_gpus(device: str, may: Sequence[str]) -> list[Transport]:
+    import torch
+
+    from services.worker.transfer.cuda_lending import cuda_ipc
+    from services.worker.transfer.nccl import NcclTransport, nccl_available
+
+    offered: list[Transport] = []
+    if "ipc" in may and (ipc := cuda_ipc(device)) is not None:
+        offered.append(ipc)
+    if "nccl" in may and nccl_available():
+        offered.append(NcclTransport(torch.device(device)))
     return offered
 
 
@@ -70,6 +83,7 @@ class Links:
         self._bus, self._cell, self._me = bus, cell, me
         self._pairs = {t.name: Pairs(t, me, _MOST_LINKS) for t in transports}
         self._asking: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._refused: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._openers = ThreadPoolExecutor(2, thread_name_prefix=f"{THREADS}-open")
         self._sender = ThreadPoolExecutor(1, thread_name_prefix=f"{THREADS}-out")
         self._receiver = ThreadPoolExecutor(1, thread_name_prefix=f"{THREADS}-in")
@@ -77,11 +91,36 @@ class Links:
     @property
     def names(self) -> list[str]:
         """Of the transports offered, best first."""
-        return [name for name in BEST_FIRST if name in self._pairs]
+        return best_first(self._pairs)
 
-    def choose(self, theirs: Sequence[str]) -> str:
-        """Raises `LinkRefused`."""
-        return choose_transport(self.names, theirs)
+    def choose(self, peer: str, theirs: Sequence[str]) -> str:
+        """Of those that haven't turned out to be impossible between the two. Raises `LinkRefused`."""
+        return choose_transport(self.names, theirs, [name for who, name in self._refused if who == peer])
+
+    async def open_best(self, peer: str, theirs: Sequence[str], wait_s: float, *, anew: bool = False) -> str:
+        """By the best transport that both offer and that can be opened; which, is the answer. A later one has
+        what time the former ones left. Raises as `open` does by the last of them.
+        """
+        until, lost = time.monotonic() + wait_s, list[str]()
+        while True:
+            name = self.choose(peer, [each for each in theirs if each not in lost])
+            others = [each for each in theirs if each in self._pairs and each not in (name, *lost)]
+            left_s = until - time.monotonic()
+            try:
+                await self.open(peer, name, left_s / 2 if others else left_s, anew=anew)
+                return name
+            except (LinkLost, LinkRefused) as error:
+                if isinstance(error, LinkRefused):
+                    self._note_refused(peer, name)
+                if not others:
+                    raise
+                logger.warning("no link to %s by %s: %s; another is tried", peer, name, error)
+                lost.append(name)
+
+    def _note_refused(self, peer: str, name: str) -> None:
+        self._refused[peer, name] = None
+        while len(self._refused) > _MOST_REFUSED:
+            self._refused.popitem(last=False)
 
     async def open(self, peer: str, transport: str, wait_s: float, *, anew: bool = False) -> None:
         """Unless there is a link to `peer`, or one is being opened; `anew`: even so, for that has lost its
@@ -130,9 +169,12 @@ class Links:
         """Ends with `LinkLost` or `LinkRefused` if it fails."""
         return asyncio.wrap_future(self._sender.submit(_send, self._pairs[transport], peer, transfer))
 
-    def receive(self, peer: str, transfer: Transfer) -> asyncio.Future[None]:
-        """Over the best link that there is to `peer`. Raises `Refused`."""
-        pairs = next((p for n in self.names if (p := self._pairs[n]).expects(peer)), None)
+    def receive(self, peer: str, transport: str, transfer: Transfer) -> asyncio.Future[None]:
+        """`transport`: the one that `peer` sends by; "": the best by which there is a link. Raises
+        `Refused`.
+        """
+        names = [transport] if transport in self._pairs else self.names
+        pairs = next((p for n in names if (p := self._pairs[n]).expects(peer)), None)
         if pairs is None:
             raise Refused("no_link", f"no link from {peer} is open here", "open one")
         return asyncio.wrap_future(self._receiver.submit(_receive, pairs, peer, transfer))

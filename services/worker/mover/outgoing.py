@@ -47,7 +47,7 @@ class Outgoing:
         self.settled = asyncio.Event()
         self.outcome = ""
         self.reader = Reader(port.states, copy, self._hear_reading, lambda why: self.tell(Failed(why)))
-        self._port, self._transport, self._on_over = port, transport, on_over
+        self._port, self._offered, self._on_over = port, order.transports, on_over
         self._patience = port.patience(transport)
         self._account = Account(port, order.move)
         self._source: Source | None = None
@@ -83,7 +83,7 @@ class Outgoing:
         if held is None:
             self.end("stayed", "nothing to move")
             raise Refused("nothing_to_move", f"{self.move.session} has no state here yet", "place it anew")
-        self._cargo = Cargo(self._account, copy, self._transport, held)
+        self._cargo = Cargo(self._account, copy, self._offered, held)
         self._account.lap("hold")
 
     def go(self) -> None:
@@ -97,6 +97,7 @@ class Outgoing:
         self._chores.begin(self._log.begin())
         try:
             await cargo.link(self._patience.copy_s)
+            self._patience = self._port.patience(cargo.transport)
             self._account.lap("link")
         except FAILURES as error:
             self.tell(Failed(f"no link to {self.move.target}: {error}"))

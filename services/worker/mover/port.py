@@ -17,6 +17,7 @@ from services.worker.holdings import Holdings
 from services.worker.mover.links import Links
 from services.worker.moving.patience import Patience
 from services.worker.states import States
+from services.worker.transfer.choose import kind_of
 from shared.bus import Refused
 from shared.contracts.fleet import PhaseTime
 from shared.contracts.moves import CallOff, Compatibility, Move, MoveNews
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # What may be sent in the pause rather than in another round: a millisecond's worth, or ten.
-_REST_BYTES = {"nccl": 128 << 20, "tcp": 16 << 20}
+_REST_BYTES = {"ipc": 128 << 20, "nccl": 128 << 20, "tcp": 16 << 20}
 _TRIES = 60
 
 
@@ -49,7 +50,7 @@ class Port:
 
     def patience(self, transport: str) -> Patience:
         unit_s = self.patience_s
-        return Patience(5 * unit_s, unit_s, 7 * unit_s, unit_s, _REST_BYTES[transport])
+        return Patience(5 * unit_s, unit_s, 7 * unit_s, unit_s, _REST_BYTES[kind_of(transport)])
 
     async def errand(self, work: Callable[[], T]) -> T:
         """On the device thread, without waiting for the end of a step that the device is at. Raises what

@@ -53,7 +53,7 @@ class Receiving:
         self._check(stage)
         tag, until = tag_of(self._move.move_id, stage.stage), time.monotonic() + left_s
         transfer = Transfer(cut(self._memory, stage.spans), tag, until, self._fence)
-        arriving = self._links.receive(self._move.source, transfer)
+        arriving = self._links.receive(self._move.source, stage.transport, transfer)
         self._arriving.add(arriving)
         self._stages.add(stage.stage)
         self._covered = merge([*self._covered, *stage.spans])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,41 +22,54 @@ FAILURES = (LinkLost, LinkRefused, Refused, NoAnswer, BusAway, TimeoutError)
 
 @dataclass(slots=True)
 class Shipping:
-    """`memory`: the state's, held. Every `fence` returns once the device has done what the spans' versions
-    speak of. Whatever fails raises one of `FAILURES`.
+    """`offered`: the target's transports. `memory`: the state's, held. `transport`: the one in use, once
+    there is a link. Every `fence` returns once the device has done what the spans' versions speak of.
+    Whatever fails raises one of `FAILURES`.
     """
 
     port: Port
     move: Move
-    transport: str
+    offered: Sequence[str]
     memory: Any
+    transport: str = ""
     _covered: list[Span] = field(default_factory=list)
 
     async def link(self, wait_s: float) -> None:
-        await self.port.links.open(self.move.target, self.transport, wait_s)
+        self.transport = await self.port.links.open_best(self.move.target, self.offered, wait_s)
 
     async def send_ahead(
         self, stage: int, spans: list[Span], until: float, fence: Callable[[], None]
     ) -> None:
         """While the session goes on. `until`: monotonic."""
-        announced = Stage(self.move.move_id, stage, spans, _wall(until))
+        announced = self._stage(stage, spans, until)
         try:
             await self._send(announced, until, fence)
         except Refused as error:
             if error.refusal.code != "no_link":
                 raise
             # The target has closed its end since the last move.
-            left_s = until - time.monotonic()
-            await self.port.links.open(self.move.target, self.transport, left_s, anew=True)
-            await self._send(announced, until, fence)
+            left_s, links = until - time.monotonic(), self.port.links
+            self.transport = await links.open_best(self.move.target, self.offered, left_s, anew=True)
+            await self._send(self._stage(stage, spans, until), until, fence)
 
     async def send_rest(
         self, spans: list[Span], until: float, fence: Callable[[], None], hand_over: HandOver
     ) -> None:
         """After the freeze."""
         checksum = await self._checksum(without([*self._covered, *spans], hand_over.void), fence)
-        announced = Stage(self.move.move_id, REST, spans, _wall(until), checksum, hand_over)
+        announced = self._stage(REST, spans, until, checksum, hand_over)
         await self._send(announced, until, fence)
+
+    def _stage(
+        self,
+        stage: int,
+        spans: list[Span],
+        until: float,
+        checksum: str = "",
+        hand_over: HandOver | None = None,
+    ) -> Stage:
+        move_id, transport = self.move.move_id, self.transport
+        return Stage(move_id, stage, spans, _wall(until), checksum, hand_over, transport)
 
     async def _checksum(self, spans: list[Span], fence: Callable[[], None]) -> str:
         """ "": nobody asked for that."""

@@ -251,6 +251,7 @@ class IpcLink:
             if self._aborted:
                 raise LinkLost("the link was aborted")
             if (now := time.monotonic()) >= deadline_at:
+                self.abort()  # the sender needn't wait until what is under way is over
                 raise LinkLate("the deadline passed while the GPU copied")
             time.sleep(_POLL_SOON_S if now < soon else _POLL_S)
 

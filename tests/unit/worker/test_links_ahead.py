@@ -31,7 +31,7 @@ def test_all_that_sessions_could_move_to_and_nobody_else() -> None:
         "w-5": msgspec.structs.replace(READY, model=msgspec.structs.replace(READY.model, dtype="other")),
     }
     wanted = neighbours("w-0", MINE, ["nccl", "tcp"], reports, 8)
-    assert wanted == [Wanted("w-1", "tcp"), Wanted("w-4", "nccl")]
+    assert wanted == [Wanted("w-1", ("tcp",)), Wanted("w-4", ("nccl", "tcp"))]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 7, 8])

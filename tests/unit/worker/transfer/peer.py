@@ -9,9 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
-from services.worker.transfer.link import Link
+from services.worker.transfer.ipc import IpcTransport
+from services.worker.transfer.link import Link, Transport
 from services.worker.transfer.tcp import TcpTransport
+from tests.unit.worker.transfer.lent_files import Files
 
 ME, PEER = "w-a", "w-b"
 HOST = "127.0.0.1"
@@ -32,13 +35,17 @@ class Peer:
 
 
 @contextlib.contextmanager
-def peer(play: Callable[[Connection, Link], None]) -> Iterator[Peer]:
-    """A process that joins a link with this one and then plays its part."""
+def peer(
+    play: Callable[[Connection, Link], None], transport: Transport | None = None, folder: str = ""
+) -> Iterator[Peer]:
+    """A process that joins a link with this one and then plays its part. `transport`: None: TCP; else one by
+    IPC, with the files of `folder` for memory.
+    """
     pipe, theirs = _STARTER.Pipe()
-    process = _STARTER.Process(target=_run, args=(theirs, play), daemon=True)
+    process = _STARTER.Process(target=_run, args=(theirs, play, folder), daemon=True)
     process.start()
     theirs.close()
-    transport = TcpTransport(HOST)
+    transport = transport or TcpTransport(HOST)
     try:
         assert process.pid is not None
         pipe.send_bytes(invitation := transport.invite())
@@ -51,7 +58,8 @@ def peer(play: Callable[[Connection, Link], None]) -> Iterator[Peer]:
         pipe.close()
 
 
-def _run(pipe: Connection, play: Callable[[Connection, Link], None]) -> None:
+def _run(pipe: Connection, play: Callable[[Connection, Link], None], folder: str) -> None:
     os.nice(10)
-    link = TcpTransport(HOST).open(pipe.recv_bytes(), PEER, ME, soon())
+    transport = IpcTransport(Files(Path(folder)), "here") if folder else TcpTransport(HOST)
+    link = transport.open(pipe.recv_bytes(), PEER, ME, soon())
     play(pipe, link)
