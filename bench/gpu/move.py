@@ -1,5 +1,5 @@
 """A session that goes back and forth between two processes, each playing a session of its own beside it, over
-the workers' own links: NCCL between two GPUs, else TCP.
+the workers' own links: CUDA IPC or NCCL between two GPUs, else TCP.
 
 Somewhere in a step its source is told to let it go. What the chunk under way leaves alone goes ahead beside
 the steps; after the next one it is frozen, and what is left goes. The target, at a step of its own session,
@@ -9,6 +9,7 @@ workers.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from bench.gpu.report import Report, quantile
 from services.worker.models.protocol import Part
 from services.worker.models.wan.session import State
 from services.worker.moving.patience import MAX_ROUNDS
+from services.worker.transfer.choose import wished
+from services.worker.transfer.cuda_lending import cuda_ipc
 from services.worker.transfer.link import TAG_BYTES, Link, Transport
 from services.worker.transfer.manifest import merge
 from services.worker.transfer.nccl import NcclTransport, nccl_available
@@ -158,10 +161,7 @@ class _Side:
             torch.cuda.set_device(self._setting.device)
 
     def play(self) -> dict[str, Any]:
-        two = self._setting.device.type == "cuda" and torch.cuda.device_count() > 1
-        transport: Transport = (
-            NcclTransport(self._setting.device) if two and nccl_available() else TcpTransport("127.0.0.1")
-        )
+        transport = _transport(self._setting.device)
         link, opened_s = self._open(transport)
         quiet = [self._timed_chunk() for _ in range(_QUIET_CHUNKS)]
         guest = twin(self._model, self._own) if self._rank == 0 else None
@@ -330,6 +330,17 @@ class _Side:
             }
         )
         coming.rest = None
+
+
+def _transport(device: torch.device) -> Transport:
+    """As workers choose it, by their own setting: TURBOSERVE_WORKER_TRANSPORTS="nccl" leaves CUDA IPC out."""
+    may = wished(os.environ.get("TURBOSERVE_WORKER_TRANSPORTS", ""))
+    if device.type == "cuda" and torch.cuda.device_count() > 1:
+        if "ipc" in may and (ipc := cuda_ipc(str(device))) is not None:
+            return ipc
+        if "nccl" in may and nccl_available():
+            return NcclTransport(device)
+    return TcpTransport("127.0.0.1")
 
 
 def _timed(work: Callable[..., None], buffers: list[torch.Tensor]) -> float:
