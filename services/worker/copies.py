@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.worker import expecting
 from services.worker.again import NEVER
+from services.worker.expecting import Spell
 from services.worker.models.protocol import PastChunk
 from services.worker.residency import Resident
 from shared.contracts.fleet import CopyReport, Own, Owned
@@ -35,7 +37,7 @@ class Copy:
 
     In a move: `leaving`: its state is on its way to another worker, `frozen`: so that no chunk may begin, and
     `boundary_told` once the device is at no step of it. `arriving`: its state is on its way here, and until
-    then it isn't reported. `move_id`: it
+    then it isn't reported; `expected`: when the device is kept free for it. `move_id`: it
     came by that move, of which no chunk is in the log yet; `committed`: placement has called it the owner's
     since. `tier`: where its state is; written by the device thread.
     """
@@ -68,6 +70,7 @@ class Copy:
     frozen: bool = False
     boundary_told: bool = False
     arriving: bool = False
+    expected: Spell = expecting.NEVER
     move_id: str = ""
     committed: bool = False
     tier: str = "none"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from services.worker import orders
+from services.worker import expecting, orders
 from services.worker.copies import Copy
 from services.worker.making import Making, taken_over
 from services.worker.models.protocol import Counters
@@ -30,7 +30,8 @@ class Crossings:
     on_boundary: Callable[[Copy, Making | None], None] = lambda _copy, _chunk: None
     on_step: Callable[[Copy], None] = lambda _: None
     stepping: Sequence[Making] = ()
-    _newcomers: set[Copy] = field(default_factory=set)
+    newcomers: set[Copy] = field(default_factory=set)
+    """They came by a move, and no step of theirs has begun."""
 
     def due(self) -> list[Copy]:
         """Frozen copies of which it is still to be told, and is so now."""
@@ -53,19 +54,23 @@ class Crossings:
         self.tell()
         return any(copy.arriving or copy.leaving for copy in self.roster.copies())
 
+    def wait_s(self, now: float) -> float:
+        """How long the device is to be kept free for copies that are about to arrive."""
+        return expecting.wait_s([copy.expected for copy in self.roster.copies() if copy.arriving], now)
+
     def adopt(self, copy: Copy, counters: Counters, hand_over: HandOver) -> None:
         """Of a copy that comes; by an errand. It goes on once it has arrived."""
         state = self.states.adopt(copy, counters, hand_over.shown)
         if (under_way := hand_over.under_way) is not None:
             order = orders.taken_over(copy, hand_over.next_chunk, under_way, time.monotonic())
             self.chunks[copy] = taken_over(order, state, under_way)
-        self._newcomers.add(copy)
+        self.newcomers.add(copy)
 
     def begin_step(self, chunks: Sequence[Making]) -> None:
         self.stepping = chunks
-        self._newcomers -= {copy for copy in self._newcomers if copy.gone}
-        for copy in self._newcomers.intersection(chunk.order.copy for chunk in chunks):
-            self._newcomers.discard(copy)
+        self.newcomers -= {copy for copy in self.newcomers if copy.gone}
+        for copy in self.newcomers.intersection(chunk.order.copy for chunk in chunks):
+            self.newcomers.discard(copy)
             self.on_step(copy)
 
     def end_step(self) -> None:

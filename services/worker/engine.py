@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 
-from services.worker import metrics
+from services.worker import expecting, metrics
+from services.worker.again import APPEND_S
 from services.worker.copies import FAILED, Copy
 from services.worker.crossings import Crossings
 from services.worker.curve import Curve
@@ -117,11 +119,35 @@ class Engine:
             under_way = {copy: chunk.order for copy, chunk in self._chunks.items()}
             candidates = [self._candidate(copy, self._chunks.get(copy)) for copy in copies.values()]
             beginnings = 0 if self._stopping else self.states.tiers.slots - len(under_way)
-            chosen = [copies[key] for key in plan_batch(candidates, self.curves, beginnings)]
+            now = time.monotonic()
+            if (wait_s := self._guests_wait_s(candidates, now)) > 0:
+                if not self._asked_for():
+                    self.roster.changed.wait(_SOON_S if self.errands.pending else wait_s)
+                return []
+            preferred = self._guests_first(candidates, now)
+            chosen = [copies[key] for key in plan_batch(preferred, self.curves, beginnings)]
             if not chosen and not self._stopping and not self._asked_for():
                 self.roster.changed.wait(_SOON_S if self.errands.pending else _LOOK_AGAIN_S)
             self.restarting.say_until_when(candidates, self._chunks, chosen)
             return [under_way.get(copy) or self.roster.begin(copy) for copy in chosen]
+
+    def _guests_wait_s(self, candidates: list[Candidate], now: float) -> float:
+        """Until when no step is begun, for somebody who is about to arrive; 0: one may be."""
+        wait_s = 0.0 if self._stopping else self.crossings.wait_s(now)
+        return wait_s if wait_s and self._can_wait(candidates, wait_s, now) else 0.0
+
+    def _guests_first(self, candidates: list[Candidate], now: float) -> list[Candidate]:
+        """Who has just arrived is stepped at once, if the others have the time."""
+        keys = {copy.key for copy in self.crossings.newcomers}
+        others = [candidate for candidate in candidates if candidate.key not in keys]
+        step_s = max((self.restarting.costs.step_s(c.rung) for c in candidates), default=0.0)
+        if not keys or not self._can_wait(others, step_s, now):
+            return candidates
+        return [c._replace(needed_at=float("-inf")) if c.key in keys else c for c in candidates]
+
+    def _can_wait(self, candidates: list[Candidate], seconds: float, now: float) -> bool:
+        costs, works = self.restarting.costs, self.restarting.works(candidates, self._chunks)
+        return expecting.can_wait(works, seconds, now, costs.after_s + APPEND_S)
 
     def _candidate(self, copy: Copy, chunk: Making | None) -> Candidate:
         """One without a place on the device, where none can be had, has to wait; so has one whose former

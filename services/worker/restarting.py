@@ -32,20 +32,27 @@ class Restarting:
         """Before a step: until when a prompt that comes shows in a chunk of `chunks`, those under way, or of
         `chosen`, whose step this is. The roster's lock is held.
         """
-        under_way = {copy.key: chunk for copy, chunk in chunks.items()}
         wanted = [c for c in candidates if c.stepping or may_begin(c)]
-        works = [self._work(candidate, under_way.get(candidate.key)) for candidate in wanted]
+        works = self.works(wanted, chunks)
         step_s = max((self.costs.step_s(candidate.rung) for candidate in wanted), default=0.0)
         until = latest(works, step_s, self.costs.after_s + APPEND_S)
         for copy in {*chunks, *chosen}:
             fixed = copy.frozen or (copy in chunks and chunks[copy].inputs_fixed)
             copy.again_until = NEVER if fixed else until.get(copy.key, NEVER)
 
+    def works(self, candidates: Sequence[Candidate], chunks: Mapping[Copy, Making]) -> list[Work]:
+        """Of those that are stepped or may begin."""
+        under_way = {copy.key: chunk for copy, chunk in chunks.items()}
+        wanted = [c for c in candidates if c.stepping or may_begin(c)]
+        return [self._work(candidate, under_way.get(candidate.key)) for candidate in wanted]
+
     def _work(self, candidate: Candidate, chunk: Making | None) -> Work:
-        """What is left of a chunk under way, or all of one that may begin."""
+        """What is left of a chunk under way; all of one that may begin, or is to begin again."""
         rung = candidate.rung
         again_s = self.costs.again_s(rung)
-        left_s = again_s if chunk is None else chunk.steps_left * self.costs.step_s(rung)
+        if chunk is None or chunk.order.copy.again:
+            return Work(candidate.needed_at, candidate.key, again_s, again_s)
+        left_s = chunk.steps_left * self.costs.step_s(rung)
         return Work(candidate.needed_at, candidate.key, left_s, again_s)
 
     def learn_step(self, chunks: Sequence[Making], step_s: float) -> None:

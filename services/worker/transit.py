@@ -11,6 +11,7 @@ import msgspec
 
 from services.worker.again import NEVER
 from services.worker.copies import Copy, prompt_of
+from services.worker.expecting import Spell
 from shared.contracts.fleet import Own
 from shared.contracts.moves import HandOver
 from shared.contracts.session import Input
@@ -38,6 +39,12 @@ class Transit:
             copy.shows = self._shown_by(hand_over, own)
             copy.inputs_from = hand_over.inputs_from
             copy.take_credit(hand_over.granted_through, time.monotonic())
+
+    def expect(self, copy: Copy, spell: Spell) -> None:
+        """An arriving copy will go on within that time."""
+        with self.changed:
+            copy.expected = spell
+            self.notify()
 
     def arrive(self, copy: Copy) -> None:
         """All of its state is on the device, as its own."""
