@@ -74,8 +74,8 @@ class Encoding:
         """`before`: the same session's last one, begun earlier and so never waiting for this one's thread."""
         try:
             made = self._made(chunk)
-            if before is not None:
-                wait([before])
+            if before is not None and wait([before], ENCODE_LIMIT_S).not_done:
+                raise encode.EncodeError(f"the chunk before wasn't encoded within {ENCODE_LIMIT_S:.0f} s")
             self.deliver(made)
         except Exception as error:  # noqa: BLE001 one chunk fails, not the thread
             chunk.span.end()

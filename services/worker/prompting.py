@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.worker.again import APPEND_S, Costs
 from services.worker.copies import Copy, prompt_of
@@ -14,6 +15,15 @@ from services.worker.plan_batch import may_begin
 from services.worker.roster import Roster
 from services.worker.runner import Runner
 from services.worker.states import States
+
+
+class _Waiting(NamedTuple):
+    """`text`: keeps the prompt's embedding in the model's reach, whatever its copy gets meanwhile."""
+
+    copy: Copy
+    prompt: str
+    rung: str
+    text: object
 
 
 @dataclass(slots=True)
@@ -30,7 +40,7 @@ class Prompting:
         """With no chunk under way. A chunk that may begin comes first, and so does a move: neither waits."""
         if not self.runner.takes_prompts_ahead or (waiting := self._waiting()) is None:
             return
-        copy, prompt, rung = waiting
+        copy, prompt, rung, _ = waiting
         started = time.perf_counter()
         try:
             self.states.take_prompt(copy, prompt, rung)
@@ -39,8 +49,10 @@ class Prompting:
         else:
             self.costs.learn_prompt(rung, time.perf_counter() - started)
 
-    def _waiting(self) -> tuple[Copy, str, str] | None:
-        """A copy with the prompt that its state doesn't stand for yet, and its rung."""
+    def _waiting(self) -> _Waiting | None:
+        """The first copy whose state doesn't stand for its prompt yet. None: also where others have no time
+        for that.
+        """
         with self.roster.changed:
             copies = self.roster.copies()
             moving = any(copy.arriving or copy.leaving for copy in copies)
@@ -51,7 +63,8 @@ class Prompting:
                 prompt = prompt_of((copy.shows or copy.own).inputs)
                 if prompt and self.states.lacks_prompt(copy, prompt):
                     others = (other for other in playable if other is not copy)
-                    return (copy, prompt, copy.own.rung) if all(map(self._has_time, others)) else None
+                    waiting = _Waiting(copy, prompt, copy.own.rung, copy.text)
+                    return waiting if all(map(self._has_time, others)) else None
         return None
 
     def _has_time(self, copy: Copy) -> bool:

@@ -127,7 +127,7 @@ class Roster:
         """The prompt of `own` was encoded. Nothing happens if the copy shall show another one by now."""
         with self.changed:
             if not copy.gone and prompt_of(copy.own.inputs) == prompt_of(own.inputs):
-                copy.show(copy.own, time.monotonic())
+                self._show(copy, copy.own, time.monotonic())
                 copy.text = text
             self._notify()
 
@@ -139,7 +139,13 @@ class Roster:
         prompt = prompt_of(own.inputs)
         shown = copy.shows is not None and prompt_of(copy.shows.inputs) == prompt
         if shown or not prompt or not self._encodes:
-            copy.show(own, now)
+            self._show(copy, own, now)
+
+    def _show(self, copy: Copy, own: Own, now: float) -> None:
+        """Once a chunk is to begin again, others' may not before the engine has looked at the time anew."""
+        copy.show(own, now)
+        for other in self._copies.values() if copy.again else ():
+            other.again_until = NEVER
 
     def grant(self, copy: Copy, granted_through: int) -> None:
         with self.changed:

@@ -1,6 +1,7 @@
 """Pictures that are final before a chunk's last step, and prompts that come while it is under way."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy.typing as npt
@@ -187,11 +188,18 @@ def test_a_prompt_too_late_or_for_a_frozen_copy_shows_in_the_next_chunk(
 
 
 class AheadModel(EarlyModel):
-    """Notes which prompts it took before their chunk began. "explode" fails there too."""
+    """Notes which prompts it took before their chunk began. "explode" fails there too. `meanwhile` is called
+    with each prompt set.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.taken: list[tuple[str, str]] = []
+        self.meanwhile: Callable[[str], None] = lambda _: None
+
+    def set_prompt(self, state: State, prompt: str) -> None:
+        self.meanwhile(prompt)
+        super().set_prompt(state, prompt)
 
     def take_prompt(self, state: State, rung: Rung) -> None:
         if "explode" in state.prompt:
@@ -225,3 +233,35 @@ def test_a_prompt_whose_chunk_may_not_begin_yet_is_taken_while_nothing_else_is_t
     assert model.taken == [("a green ball", "tiny-default"), ("a white ball", "tiny-default")]
     assert made[-1] == (2, white.inputs_version)
     assert bad.error == "RuntimeError: the prompt said so"
+
+
+class Text:
+    """An embedding, known as long as somebody keeps it."""
+
+
+def test_a_prompt_taken_ahead_keeps_its_embedding_though_another_one_comes() -> None:
+    model = AheadModel()
+    with running(Runner(model, "cpu"), hot=1, host=0) as bench:
+        bench.roster._encodes = True
+        copy = bench.open(1)
+        bench.roster.show(copy, copy.own, Text())
+        bench.until(lambda: copy.next_append == 1)
+        known = weakref.ref(text := Text())
+        kept: list[bool] = []
+
+        def meanwhile(prompt: str) -> None:
+            if "green" in prompt:
+                bench.roster.apply(copy, white)
+                bench.roster.show(copy, white, Text())
+                kept.append(known() is not None)
+
+        model.meanwhile = meanwhile
+        green = steered(copy.own, "a green ball")
+        white = steered(green, "a white ball")
+        with bench.roster.changed:
+            bench.roster.apply(copy, green)
+            bench.roster.show(copy, green, text)
+            del text
+        bench.until(lambda: len(model.taken) == 2)
+    assert kept == [True]
+    assert copy.error == ""

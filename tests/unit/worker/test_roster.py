@@ -25,6 +25,18 @@ def test_a_new_prompt_shows_in_the_next_chunk_not_begun() -> None:
     assert roster.apply(copy, next_own(later)).from_chunk == 6
 
 
+def test_two_prompts_at_once_begin_one_chunk_again() -> None:
+    """Time that there was for either isn't there for both."""
+    roster, copy, _ = roster_with_copy()
+    other = roster.add(new_own())
+    roster.locate(other, 5)
+    for each in (copy, other):
+        roster.begin(each)
+        each.again_until = float("inf")
+    assert roster.apply(copy, steered(copy.own, "blue")).from_chunk == 5
+    assert roster.apply(other, steered(other.own, "green")).from_chunk == 6
+
+
 def test_credit_only_grows() -> None:
     roster, copy, _ = roster_with_copy()
     roster.grant(copy, 7)
