@@ -27,6 +27,8 @@ class Stepper:
     runner: Runner
     errands: Errands
     beside: Callable[[], bool] = lambda: False
+    over_at: float = 0.0
+    """By the monotonic clock: when the last step begun is over, or was, as far as can be foreseen."""
     _step_s: dict[int, float] = field(default_factory=dict)
     """By rows: hardly less than steps took lately."""
 
@@ -45,6 +47,7 @@ class Stepper:
 
     def _step(self, states: list[State]) -> float:
         rows, started = len(states), time.perf_counter()
+        self.over_at = time.monotonic() + self._step_s.get(rows, 0.0)
         if (step := self.runner.launch(states)) is not None:
             try:
                 self._run_beside(step, started + _SURE * self._step_s.get(rows, 0.0))

@@ -144,7 +144,11 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class Staged(msgspec.Struct, frozen=True):
-    """The target receives."""
+    """The target receives. `busy_s`: how long its device is still at a step of other sessions; then it is
+    kept free for this one, if they have the time.
+    """
+
+    busy_s: float = 0.0
 
 
 class MoveNews(msgspec.Struct, frozen=True):

@@ -177,7 +177,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
     moves.OpenLink("worker-1", "nccl", b"\x01\x02", 1_790_000_009.0),
     moves.LinkOpening(b"\x03\x04"),
     moves.Stage("move-7", 1, [(0, 4096)], 1_790_000_009.0, "crc32:1f", HAND_OVER, "nccl"),
-    moves.Staged(),
+    moves.Staged(0.03),
     moves.MoveNews("move-7", SESSION, "worker-1", "stayed", 1_790_000_005.0, "too late", [PHASE], 4096),
     moves.MoveSession(SESSION, "worker-2"),
     moves.SessionMoved(SESSION, "worker-1", "worker-2", "stayed", "too late", 0.004, 4096, [PHASE]),

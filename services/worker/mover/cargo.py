@@ -52,6 +52,11 @@ class Cargo:
     def versions(self) -> dict[str, PartVersion]:
         return versions(self.newest.parts)
 
+    @property
+    def free_at(self) -> float:
+        """When the target's device can go on with the session, as it last said, monotonic."""
+        return self._shipping.free_at
+
     async def link(self, wait_s: float) -> None:
         """Raises one of `FAILURES`."""
         await self._shipping.link(wait_s)

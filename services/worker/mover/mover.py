@@ -203,7 +203,7 @@ class Mover:
         if incoming is None:
             raise Refused("freed", f"nothing is reserved for move {stage.move_id}")
         incoming.hear_stage(stage)
-        return Staged()
+        return Staged(max(0.0, self.port.engine.stepper.over_at - time.monotonic()))
 
     def _call_off(self, call: CallOff, _meta: Meta) -> None:
         outgoing, incoming = self._outgoing, self._incoming.get(call.move_id)

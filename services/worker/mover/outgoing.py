@@ -34,6 +34,8 @@ from shared.contracts.moves import MoveOut
 
 logger = logging.getLogger(__name__)
 
+_NEARLY_S, _MOST_WAIT_S = 0.008, 0.1
+
 
 class Outgoing:
     """`held` first, then `go`. `reader`: for the engine. `settled`: the copy goes on, or is gone (`outcome`).
@@ -166,8 +168,17 @@ class Outgoing:
         if self._ending is not None or source is None or source.wake_at is None:
             return
         if source.phase == "closing" and not self.copy.frozen:
-            roster.transit.freeze(self.copy)
+            if (wait_s := self._wait_s()) > 0:
+                self._loop.call_later(wait_s, self._follow_up)
+            else:
+                roster.transit.freeze(self.copy)
         self._timer = self._loop.call_later(max(0.0, source.wake_at - time.monotonic()), self._late)
+
+    def _wait_s(self) -> float:
+        """Until a freeze is of use: a chunk under way had better be stepped here than wait there."""
+        if self._cargo is None or self.copy.next_chunk == self.copy.next_append:
+            return 0.0
+        return min(self._cargo.free_at - time.monotonic() - _NEARLY_S, _MOST_WAIT_S)
 
     def _send(self, stage: int, names: tuple[str, ...]) -> None:
         if stage > REST:

@@ -32,6 +32,8 @@ class Shipping:
     offered: Sequence[str]
     memory: Any
     transport: str = ""
+    free_at: float = 0.0
+    """By the monotonic clock: when the target's device is, as far as it said."""
     _covered: list[Span] = field(default_factory=list)
 
     async def link(self, wait_s: float) -> None:
@@ -97,7 +99,8 @@ class Shipping:
     async def _announce(self, stage: Stage, until: float) -> None:
         desk = self.port.holdings.desk
         address = STAGE.at(cell=desk.cell, worker=self.move.target)
-        await desk.bus.request(address, stage, max(0.0, until - time.monotonic()))
+        staged = await desk.bus.request(address, stage, max(0.0, until - time.monotonic()))
+        self.free_at = time.monotonic() + staged.busy_s
 
     async def _finish(self, asking: asyncio.Future[None], sending: asyncio.Future[None]) -> None:
         """No thread reads the state any more when this returns."""
