@@ -79,7 +79,7 @@ def begun_again(trial: Trial) -> Iterator[Result]:
     expected, kept = _chunk_and_state(trial, once, model.begin_chunk(once, trial.default_rung))
     del once
     forwards = model.begin_chunk(trial.at_cut([0])[0], trial.default_rung)
-    for made, known in dict.fromkeys([(1, False), (forwards - 1, False), (1, True)]):
+    for made, known in dict.fromkeys([(1, False), (forwards, False), (1, True)]):
         state = trial.at_cut([0])[0]
         model.begin_chunk(_asked_for(trial, state) if known else state, trial.default_rung)
         for _ in range(made):

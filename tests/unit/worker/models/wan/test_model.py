@@ -11,6 +11,7 @@ from services.worker.models.conformance import check
 from services.worker.models.conformance.tensors import Saved, restore, save
 from services.worker.models.protocol import PastChunk, Rung, SessionModel
 from services.worker.models.slots import NoSlot
+from services.worker.models.wan.chunks import batch_key
 from services.worker.models.wan.config import KREA, LONGLIVE, SELF_FORCING, Geometry, Recipe, WanConfig
 from services.worker.models.wan.model import Wan
 from services.worker.models.wan.preset import random_model
@@ -85,7 +86,7 @@ def test_rows_of_one_forward_are_as_alone() -> None:
     for step in range(5):
         rows = [number for number, state in enumerate(many) if state.passes]
         if step == 0:
-            keys = [together.batch_key(state)[:2] for state in many]
+            keys = [batch_key(state)[:2] for state in many]
             assert keys == [(3, 12), (3, 12), (3, 6), (9, 12)]
         together.forward([many[number] for number in (reversed(rows) if step % 2 else rows)])
         for number in rows:

@@ -64,7 +64,7 @@ def test_a_model_that_reads_embeddings_can_be_tried_without_an_encoder(tmp_path:
 
 def test_a_rebuild_whose_prompt_is_forgotten_takes_the_next_one() -> None:
     model = tiny.model()
-    model._encoder = EncodedElsewhere(tiny.ARCH)
+    model._prompts.read(EncodedElsewhere(tiny.ARCH))
     red = model.learn("red", encoded(torch.ones(2, DIM)))
     state = model.open(seed=1, prompt="red")
     for _ in range(model.begin_chunk(state, model.spec.rungs[0])):
