@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -80,9 +80,11 @@ def beside(size_bytes: int, wanted: str) -> Future[HostMemory]:
 
 def _touch(memory: npt.NDArray[np.uint8]) -> None:
     """Has the system find a page for every address, by several threads: locking by one does it too, but
-    slowly.
+    slowly. They too end with the process.
     """
-    pages = memory[::_PAGE_BYTES]
-    with ThreadPoolExecutor(_TOUCHING, thread_name_prefix="device") as threads:
-        for part in np.array_split(pages, _TOUCHING * 8):
-            threads.submit(part.fill, 0)
+    parts = np.array_split(memory[::_PAGE_BYTES], _TOUCHING)
+    threads = [threading.Thread(target=part.fill, args=(0,), name="pages", daemon=True) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import msgspec
 import torch
@@ -71,11 +72,12 @@ class KeptForms:
 
     def write(self, choice: Choice) -> None:
         """Other workers may write the same at the same time."""
-        unfinished = self.path.with_suffix(f".{os.getpid()}")
+        content = msgspec.json.format(msgspec.json.encode(_File(self._key, choice)))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(_File(self._key, choice))))
-            unfinished.replace(self.path)
+            with NamedTemporaryFile(dir=self.path.parent, prefix=self.path.stem, delete=False) as unfinished:
+                unfinished.write(content)
+            Path(unfinished.name).replace(self.path)
         except OSError as error:
             logger.warning("forms aren't kept for the next start, which will compare them again: %s", error)
 

@@ -75,7 +75,9 @@ def _kept(config: WanConfig, wishes: Wishes, kv: Tensor, dtype: torch.dtype) -> 
 
 
 def chosen(chooser: Chooser, kept: KeptForms | None, wishes: Wishes, *, native: bool) -> Choice:
-    """What an earlier start chose, if it still works; else the fastest, kept for the next start."""
+    """What an earlier start chose, if it still works; else the fastest, kept for the next start. The plain
+    form isn't kept: choosing it took no time, or all others failed, which the next start finds out anew.
+    """
     started = time.perf_counter()
     choice = kept.read() if kept else None
     if kept and choice:
@@ -87,7 +89,7 @@ def chosen(chooser: Chooser, kept: KeptForms | None, wishes: Wishes, *, native: 
         kept.ignored("forms that it names don't work here any more")
     choice = _compared(chooser, wishes, native=native)
     logger.info("forms compared in %.2f s", time.perf_counter() - started)
-    if kept:
+    if kept and choice.forms.alone.pieces != "plain":
         kept.write(choice)
     return choice
 

@@ -103,6 +103,13 @@ def test_where_forms_are_kept_can_be_said() -> None:
     assert wishes({"TURBOSERVE_WAN": "kept=/a/folder"}).kept == "/a/folder"
 
 
+def test_the_plain_form_is_not_kept(kept: KeptForms) -> None:
+    """Whatever kept the others from working may be over at the next start."""
+    lab = Lab(Setting(torch.device("cpu"), tiny=True))
+    assert chosen(lab.chooser, kept, Wishes("plain"), native=False).forms.alone == PLAIN
+    assert not kept.path.exists()
+
+
 def test_a_second_start_compares_nothing(kept: KeptForms, caplog: pytest.LogCaptureFixture) -> None:
     """Unless what it finds doesn't work here."""
     setting = Setting(torch.device("cpu"), tiny=True)
