@@ -2,9 +2,9 @@
 the workers' own links: CUDA IPC or NCCL between two GPUs, else TCP.
 
 Somewhere in a step its source is told to let it go. What the chunk under way leaves alone goes ahead beside
-the steps; after the next one it is frozen, and what is left goes. The target, at a step of its own session,
-goes on with the chunk. This is the data's way alone: what the protocol and the log add is measured with whole
-workers.
+the steps; after the next one it is frozen, and what is left goes. The target, at a step of its own session
+until shortly before, goes on with the chunk. This is the data's way alone: what the protocol and the log add
+is measured with whole workers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import torch
 from bench.gpu.errors import twin
 from bench.gpu.lab import Setting, chunk, fill_window, settle
 from bench.gpu.report import Report, quantile
+from services.worker import expecting
+from services.worker.expecting import Spell
 from services.worker.models.protocol import Part
 from services.worker.models.wan.session import State
 from services.worker.moving.patience import MAX_ROUNDS
@@ -40,6 +42,8 @@ _WAIT_S = 60.0
 _LOOK_S = 0.00005
 _MOST_STEPS = 5  # of the guest, before it is sent back
 _REST_BYTES = 128 << 20  # more goes in another round
+_NEARLY_S = 0.008  # so soon before the target's device is free a freeze is of use
+_ASSUMED_BYTES_PER_S = 50e9  # before the first move
 _TAG = bytes(TAG_BYTES)
 
 Spans = Sequence[tuple[int, int]]
@@ -134,12 +138,19 @@ def _worker(rank: int, setting: Setting, peer: Connection, result: Connection) -
 
 @dataclass
 class _Coming:
-    """What has been heard of a move to here."""
+    """What has been heard of a move to here. `spell`: when no step of the own session begins."""
 
     ahead: list[_Ahead] = field(default_factory=list)
+    spell: Spell = expecting.NEVER
+    last: Future[float] | None = None
     rest: _Rest | None = None
     all_here: Future[float] | None = None
     able: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second, of the pre-copies."""
+        return self.rest.ahead_bytes / self.rest.ahead_s if self.rest is not None else _ASSUMED_BYTES_PER_S
 
 
 class _Side:
@@ -154,7 +165,8 @@ class _Side:
         self._moves: list[dict[str, float]] = []
         self._busy: list[float] = []
         self._chance = random.Random(rank)
-        self._step_s = 0.0
+        self._step_s = self._began = 0.0
+        self._bytes_per_s = _ASSUMED_BYTES_PER_S
 
     def _on_device(self) -> None:
         if self._setting.device.type == "cuda":
@@ -217,6 +229,7 @@ class _Side:
         way, on a CPU after it.
         """
         model, started = self._model, time.monotonic()
+        self._began = started
         if state.latent is None:
             model.begin_chunk(state, model.spec.rungs[0])
         model.forward([state])
@@ -243,9 +256,9 @@ class _Side:
         for _ in range(self._chance.randrange(_MOST_STEPS)):
             self._step(guest)
         memory, has = model.memory(guest), dict[str, int]()
-        decided, began = 0.0, time.monotonic()
+        decided, began, free_at = 0.0, time.monotonic(), 0.0
         sending: Future[float] | None = None
-        rounds = ahead_bytes = 0
+        rounds = answered = ahead_bytes = 0
         ahead_s, wait_s = 0.0, self._chance.random() * self._step_s
 
         def precopy(parts: dict[str, Part]) -> None:
@@ -266,7 +279,10 @@ class _Side:
 
         self._step(guest, decide)
         while True:
-            if sending is not None and sending.done() and not guest.decoded:
+            while self._peer.poll():
+                free_at, answered = self._peer.recv(), answered + 1
+            free = answered == rounds and time.monotonic() >= free_at - _NEARLY_S
+            if sending is not None and sending.done() and not guest.decoded and free:
                 told = model.mid_chunk(guest) if guest.latent is not None else None
                 ahead_s, began = ahead_s + sending.result() - began, sending.result()
                 void = told.void if told is not None else frozenset()
@@ -302,11 +318,23 @@ class _Side:
                     model.take_over(guest, heard.counters)
                 else:
                     coming.ahead.append(heard)
+                    coming.last, now = arriving, time.monotonic()
+                    takes_s = _bytes(heard.spans) / self._bytes_per_s
+                    coming.spell = expecting.while_it_comes(now, takes_s, self._step_s)
+                    self._peer.send(self._began + self._step_s)
+            if coming.last is not None and coming.last.done():
+                coming.spell = expecting.while_it_comes(coming.last.result(), 0.0, self._step_s)
+                coming.last = None
             if coming.all_here is not None and coming.all_here.done() and not coming.able:
                 coming.able = time.monotonic()
 
         while not coming.able:
-            self._step(self._own, look)
+            look(0.0)
+            if expecting.wait_s([coming.spell], time.monotonic()) > 0:
+                time.sleep(_LOOK_S)
+            else:
+                self._step(self._own, look)
+        self._bytes_per_s = coming.rate
         self._step(guest, lambda began: self._note(coming, began))
         return guest
 
