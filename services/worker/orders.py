@@ -91,10 +91,19 @@ def again(order: Order) -> Order:
 
 def taken_over(copy: Copy, index: int, told: UnderWay, now: float) -> Order:
     """Of a copy that came: its state has what the prompt's embedding was needed for."""
-    needed_at, text = now + told.needed_in_s, None
-    fixed = (told.rung, told.traceparent, needed_at, told.due_to_start_s)
-    inputs = (told.inputs, told.inputs_version, text)
-    return Order(copy, copy.generation, index, copy.own.seed, *inputs, *fixed)
+    return Order(
+        copy,
+        copy.generation,
+        index,
+        copy.own.seed,
+        told.inputs,
+        told.inputs_version,
+        text=None,
+        rung=told.rung,
+        traceparent=told.traceparent,
+        needed_at=now + told.needed_in_s,
+        due_to_start_s=told.due_to_start_s,
+    )
 
 
 def _needed_at(copy: Copy, chunk_duration_s: float) -> float:

@@ -47,6 +47,6 @@ def _times(said: dict[str, MoveNews]) -> Times | None:
     turn_s = [phase.duration_s for phase in owner.phases if phase.name == _TURN] if owner else []
     if not turn_s or any(state not in said for state in states):
         return None
-    at = [said[state].at for state in states]
+    reserved, copying, frozen, arrived = (said[state].at for state in states)
     mid_chunk = not said["frozen"].why.startswith("all ")
-    return Times(*at, stepped_at=at[-1] + turn_s[0], mid_chunk=mid_chunk)
+    return Times(reserved, copying, frozen, arrived, arrived + turn_s[0], mid_chunk)
