@@ -33,8 +33,8 @@ class Work(NamedTuple):
 
 def latest(works: Iterable[Work], step_s: float, after_s: float) -> dict[int, float]:
     """By key: the last moment for a new prompt to come so that its chunk, begun again, and all that are
-    needed later are there in time. `step_s`: of the step that may have begun just before, thrown away too.
-    `after_s`: from a chunk's last step to its being in the log.
+    needed later are there in time. `step_s`: before that begins, as of a step begun just before, which is
+    thrown away too. `after_s`: from a chunk's last step to its being in the log.
     """
     queue = sorted(works)
     busy_s = list(accumulate((work.left_s for work in queue), initial=0.0))
@@ -66,12 +66,15 @@ class Costs:
 
     def again_s(self, rung: str) -> float:
         """The device's, of a chunk with a new prompt, until its pictures are final."""
-        step_s = self.step_s(rung)
-        return self._prompt_s.get(rung, _PROMPT_STEPS * step_s) + self.steps[rung] * step_s
+        return self.prompt_s(rung) + self.steps[rung] * self.step_s(rung)
+
+    def prompt_s(self, rung: str) -> float:
+        """The device's, for a new prompt, before the first step."""
+        return self._prompt_s.get(rung, _PROMPT_STEPS * self.step_s(rung))
 
     def learn_prompt(self, rung: str, seconds: float) -> None:
         """A chunk's first step, alone and with a new prompt, took so long."""
-        self._prompt_s[rung] = _slowly(self._prompt_s.get(rung, 0.0), seconds)
+        self._prompt_s[rung] = _slowly(self.prompt_s(rung), seconds)
 
     def learn_after(self, seconds: float) -> None:
         self.after_s = _slowly(self.after_s, seconds)

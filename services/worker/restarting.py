@@ -27,15 +27,19 @@ class Restarting:
         self.costs = Costs(curves, {name: rung.steps + last for name, rung in rungs.items()})
 
     def say_until_when(
-        self, candidates: Sequence[Candidate], chunks: Mapping[Copy, Making], chosen: Collection[Copy]
+        self,
+        candidates: Sequence[Candidate],
+        chunks: Mapping[Copy, Making],
+        chosen: Collection[Copy],
+        idle_s: float = 0.0,
     ) -> None:
         """Before a step: until when a prompt that comes shows in a chunk of `chunks`, those under way, or of
-        `chosen`, whose step this is. The roster's lock is held.
+        `chosen`, whose step this is. `idle_s`: for so long no step begins. The roster's lock is held.
         """
         wanted = [c for c in candidates if c.stepping or may_begin(c)]
         works = self.works(wanted, chunks)
         step_s = max((self.costs.step_s(candidate.rung) for candidate in wanted), default=0.0)
-        until = latest(works, step_s, self.costs.after_s + APPEND_S)
+        until = latest(works, max(step_s, idle_s), self.costs.after_s + APPEND_S)
         for copy in {*chunks, *chosen}:
             fixed = copy.frozen or (copy in chunks and chunks[copy].inputs_fixed)
             copy.again_until = NEVER if fixed else until.get(copy.key, NEVER)

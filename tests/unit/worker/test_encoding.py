@@ -60,5 +60,31 @@ def test_one_sessions_chunks_come_in_order_and_wait_for_no_other(monkeypatch: py
     assert "must be uint8 RGB" in failed[0][1]
 
 
+def test_a_chunk_whose_predecessor_never_comes_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "cores", lambda: 2)
+    monkeypatch.setattr(encoding, "ENCODE_LIMIT_S", 0.05)
+    go_on, said = threading.Event(), threading.Event()
+    made: list[int] = []
+    failed: list[tuple[int, str]] = []
+
+    def hangs() -> Frames:
+        assert go_on.wait(WAIT_S)
+        return FRAMES
+
+    def fail(order: Order, why: Exception) -> None:
+        failed.append((order.index, str(why)))
+        said.set()
+
+    at_once = Encoding(8.0, EncodeSettings(), lambda one: made.append(one.order.index), fail)
+    first, second = orders(1, 2)
+    at_once.put(pictured(first, hangs))
+    at_once.put(pictured(second, lambda: FRAMES))
+    assert said.wait(WAIT_S)
+    go_on.set()
+    at_once.finish()
+    assert (made, [index for index, _ in failed]) == ([0], [1])
+    assert "the chunk before" in failed[0][1]
+
+
 def test_an_encoder_gets_half_the_cores_and_eight_at_most() -> None:
     assert [threads_for(cores) for cores in (1, 2, 4, 16, 64)] == [1, 1, 2, 8, 8]
