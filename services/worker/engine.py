@@ -121,6 +121,7 @@ class Engine:
             beginnings = 0 if self._stopping else self.states.tiers.slots - len(under_way)
             now = time.monotonic()
             if (wait_s := self._guests_wait_s(candidates, now)) > 0:
+                self.restarting.say_until_when(candidates, self._chunks, (), wait_s)
                 if not self._asked_for():
                     self.roster.changed.wait(_SOON_S if self.errands.pending else wait_s)
                 return []
@@ -134,7 +135,7 @@ class Engine:
     def _guests_wait_s(self, candidates: list[Candidate], now: float) -> float:
         """Until when no step is begun, for somebody who is about to arrive; 0: one may be."""
         wait_s = 0.0 if self._stopping else self.crossings.wait_s(now)
-        return wait_s if wait_s and self._can_wait(candidates, wait_s, now) else 0.0
+        return wait_s if wait_s > 0 and self._can_wait(candidates, wait_s, now) else 0.0
 
     def _guests_first(self, candidates: list[Candidate], now: float) -> list[Candidate]:
         """Who has just arrived is stepped at once, if the others have the time."""
@@ -146,8 +147,10 @@ class Engine:
         return [c._replace(needed_at=float("-inf")) if c.key in keys else c for c in candidates]
 
     def _can_wait(self, candidates: list[Candidate], seconds: float, now: float) -> bool:
+        """With two steps to spare: who comes has work for the device, too."""
         costs, works = self.restarting.costs, self.restarting.works(candidates, self._chunks)
-        return expecting.can_wait(works, seconds, now, costs.after_s + APPEND_S)
+        spare_s = 2 * max((costs.step_s(candidate.rung) for candidate in candidates), default=0.0)
+        return expecting.can_wait(works, seconds + spare_s, now, costs.after_s + APPEND_S)
 
     def _candidate(self, copy: Copy, chunk: Making | None) -> Candidate:
         """One without a place on the device, where none can be had, has to wait; so has one whose former
