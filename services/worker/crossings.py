@@ -49,11 +49,6 @@ class Crossings:
             self.roster.transit.boundary_told(copy)
             self.on_boundary(copy, self.chunks.get(copy))
 
-    def beside(self) -> bool:
-        """While the device is at a step. Whether a move is under way, and may want something."""
-        self.tell()
-        return any(copy.arriving or copy.leaving for copy in self.roster.copies())
-
     def wait_s(self, now: float) -> float:
         """How long the device is to be kept free for copies that are about to arrive."""
         return expecting.wait_s([copy.expected for copy in self.roster.copies() if copy.arriving], now)

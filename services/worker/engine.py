@@ -65,7 +65,7 @@ class Engine:
         self.states.shelf.under_way = self._chunks
         self.errands = Errands(self.roster.changed)
         self.crossings = Crossings(self.runner, self.states, self.roster, self._chunks)
-        self.stepper = Stepper(self.runner, self.errands, self.crossings.beside)
+        self.stepper = Stepper(self.runner, self.errands, self.crossings.tell)
         self.restarting = Restarting(self.runner, self.curves)
         costs = self.restarting.costs
         self.prompting = Prompting(self.runner, self.states, self.roster, costs, self._end)

@@ -20,13 +20,13 @@ _LOOK_S = 0.0001
 
 @dataclass(slots=True)
 class Stepper:
-    """The engine's, on its thread. Errands that mind no step are run beside it: in the time that such steps
-    are sure to take, and to the very end while `beside`, which is called then too, says that somebody waits.
+    """The engine's, on its thread. Errands that mind no step are run beside it, to its very end; `beside` is
+    called then too.
     """
 
     runner: Runner
     errands: Errands
-    beside: Callable[[], bool] = lambda: False
+    beside: Callable[[], None] = lambda: None
     over_at: float = 0.0
     """By the monotonic clock: when the last step begun is over, or was, as far as can be foreseen."""
     _step_s: dict[int, float] = field(default_factory=dict)
@@ -58,11 +58,8 @@ class Stepper:
         return step_s
 
     def _run_beside(self, step: Step, until: float) -> None:
+        """In the time that such steps are sure to take nobody looks whether it is over."""
         while not step.query():
-            if (left_s := until - time.perf_counter()) > 0:
-                self.errands.await_soon(left_s)
+            self.errands.await_soon(max(until - time.perf_counter(), _LOOK_S))
             self.errands.run_soon()
-            if not self.beside() and left_s <= 0:
-                break
-            if left_s <= 0:
-                time.sleep(_LOOK_S)
+            self.beside()
