@@ -1,10 +1,10 @@
 """Links between two GPUs through NCCL's own communicators, by nccl4py.
 
-Written against nccl4py 0.6: "in progress" is no error to it, and its configuration suits an older NCCL; it ran
-between H100s with 2.28.9. What it guards against: a blocking initialisation wedges in C when the peer dies, so
-initialisation is non-blocking and polled; a receive without a sender never ends, so completion is polled too;
-more than 256 operations in one group hang. The communicator is aborted at the first lateness. A peer that dies
-can still poison the CUDA context, which the worker must take as the loss of its device.
+Written against nccl4py 0.6: "in progress" is no error to it, and its configuration suits an older NCCL; it
+ran between H100s with 2.28.9. What it guards against: a blocking initialisation wedges in C when the peer
+dies, so initialisation is non-blocking and polled; a receive without a sender never ends, so completion is
+polled too; more than 256 operations in one group hang. The communicator is aborted at the first lateness. A
+peer that dies can still poison the CUDA context, which the worker must take as the loss of its device.
 """
 
 from __future__ import annotations
