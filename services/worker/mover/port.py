@@ -72,7 +72,7 @@ class Port:
         """Its state was held or reserved: no more. However late the device thread comes to it."""
         for _ in range(_TRIES):
             try:
-                done = self.engine.errands.put(lambda: self.states.let_go(copy))
+                done = self.engine.errands.put(lambda: self.states.let_go(copy), soon=True)
             except RuntimeError:
                 await asyncio.sleep(self.patience_s)
                 continue
