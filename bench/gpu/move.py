@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,6 +41,7 @@ _MOVES, _REHEARSED, _QUIET_CHUNKS = 200, 6, 8
 _LIMIT_S = 100.0  # fewer moves, if they take longer
 _WAIT_S = 60.0
 _LOOK_S = 0.00005
+_SWITCH_S = 0.0005  # as in a worker: its threads take turns so often
 _MOST_STEPS = 5  # of the guest, before it is sent back
 _REST_BYTES = 128 << 20  # more goes in another round
 _NEARLY_S = 0.008  # so soon before the target's device is free a freeze is of use
@@ -131,6 +133,7 @@ def _heard(connection: Connection, seconds: float) -> Any:
 
 def _worker(rank: int, setting: Setting, peer: Connection, result: Connection) -> None:
     torch.set_num_threads(1)
+    sys.setswitchinterval(_SWITCH_S)
     if setting.device.type == "cuda":
         torch.cuda.set_device(setting.device)
     result.send(_Side(rank, setting, peer).play())
