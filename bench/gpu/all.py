@@ -28,7 +28,7 @@ PARTS = (
     ("move", 120),
     ("suspend", 90),
     ("start", 150),
-    ("cycles", 130),
+    ("cycles", 190),
     ("coalescing", 90),
 )
 """And the most seconds each may take."""

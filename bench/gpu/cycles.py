@@ -23,7 +23,7 @@ from services.worker.models.wan.session import State
 from services.worker.offload import HostPool
 
 _CYCLES, _WARM_UP, _REHEARSED = 1000, 50, 20
-_LIMIT_S = 105.0
+_LIMIT_S = 165.0
 _SAID_EVERY = 100
 _SLOTS = 4
 
