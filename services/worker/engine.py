@@ -68,7 +68,7 @@ class Engine:
         self.stepper = Stepper(self.runner, self.errands, self.crossings.tell)
         self.restarting = Restarting(self.runner, self.curves)
         costs = self.restarting.costs
-        self.prompting = Prompting(self.runner, self.states, self.roster, costs, self._end)
+        self.prompting = Prompting(self.runner, self.states, self.roster, costs, self.errands, self._end)
         fps, took = self.runner.spec.fps, costs.learn_after
         self.encoding = Encoding(fps, encode_settings, deliver, self._fail, took)
         self.showing = Showing(self.runner, self.states, self.roster, self.encoding, self._chunks)

@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 from services.worker.again import APPEND_S, Costs
 from services.worker.copies import Copy, prompt_of
+from services.worker.errands import Errands
 from services.worker.plan_batch import may_begin
 from services.worker.roster import Roster
-from services.worker.runner import Runner
+from services.worker.runner import Runner, Step
 from services.worker.states import States
+
+_LOOK_S = 0.0005
 
 
 class _Waiting(NamedTuple):
@@ -28,12 +31,13 @@ class _Waiting(NamedTuple):
 
 @dataclass(slots=True)
 class Prompting:
-    """The engine's, on its thread. `fail`: the model couldn't."""
+    """The engine's, on its thread. Meanwhile errands are run that mind no step. `fail`: it couldn't."""
 
     runner: Runner
     states: States
     roster: Roster
     costs: Costs
+    errands: Errands
     fail: Callable[[Copy, Exception], None]
 
     def take_one(self) -> None:
@@ -43,11 +47,18 @@ class Prompting:
         copy, prompt, rung, _ = waiting
         started = time.perf_counter()
         try:
-            self.states.take_prompt(copy, prompt, rung)
+            if (step := self.states.take_prompt(copy, prompt, rung)) is not None:
+                self._await(step)
         except Exception as error:  # noqa: BLE001 a model may raise anything
             self.fail(copy, error)
         else:
             self.costs.learn_prompt(rung, time.perf_counter() - started)
+
+    def _await(self, step: Step) -> None:
+        while not step.query():
+            self.errands.await_soon(_LOOK_S)
+            self.errands.run_soon()
+        step.synchronize()
 
     def _waiting(self) -> _Waiting | None:
         """The first copy whose state doesn't stand for its prompt yet. None: also where others have no time

@@ -131,11 +131,10 @@ class Runner:
         """Whether a new prompt can be made ready for before its first chunk begins."""
         return hasattr(self._model, "take_prompt")
 
-    def take_prompt(self, state: State, rung: str) -> None:
-        """The one set last. Returns once the device has done it."""
+    def take_prompt(self, state: State, rung: str) -> Step | None:
+        """The one set last. The device may still be at it. None: it is over."""
         cast(TakesPromptsAhead, self._model).take_prompt(state, self._rung(rung))
-        if self.device.startswith("cuda"):
-            self._told().synchronize()
+        return self._told() if self.device.startswith("cuda") else None
 
     def forward(self, states: list[State]) -> float:
         """One step of each. Returns the seconds it took."""

@@ -17,6 +17,7 @@ from services.worker.copies import Copy
 from services.worker.errands import Later
 from services.worker.models.protocol import Counters, Memory, MidChunk, Part, State
 from services.worker.orders import Order
+from services.worker.runner import Step
 from services.worker.shelf import Shelf
 from services.worker.stowing import Stowed, Stowing
 from services.worker.tiers import Kept, Tiers
@@ -95,12 +96,15 @@ class States:
             return False
         return kept.hot and kept.generation == copy.generation and kept.shown != prompt
 
-    def take_prompt(self, copy: Copy, prompt: str, rung: str) -> None:
-        """Of one that lacks it. Its mirror catches up with the next chunk, not beside its forwards."""
+    def take_prompt(self, copy: Copy, prompt: str, rung: str) -> Step | None:
+        """Of one that lacks it. Its mirror catches up with the next chunk, not beside its forwards. The
+        device may still be at it: that is no step of a chunk, and whoever holds the state meanwhile waits
+        for it.
+        """
         kept, runner = self.shelf.kept[copy], self.tiers.runner
         runner.set_prompt(kept.state, prompt)
         kept.shown = prompt
-        runner.take_prompt(kept.state, rung)
+        return runner.take_prompt(kept.state, rung)
 
     def has_place(self, copy: Copy) -> bool:
         kept = self.shelf.kept.get(copy)

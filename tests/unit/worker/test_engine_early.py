@@ -235,6 +235,24 @@ def test_a_prompt_whose_chunk_may_not_begin_yet_is_taken_while_nothing_else_is_t
     assert bad.error == "RuntimeError: the prompt said so"
 
 
+def test_errands_are_run_while_a_prompt_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, step = AheadModel(), LateStep()
+    runner = Runner(model, "cpu")
+    take = runner.take_prompt
+    monkeypatch.setattr(runner, "take_prompt", lambda state, rung: take(state, rung) or step)
+    with running(runner, hot=1, host=0) as bench:
+        copy = bench.open(1)
+        bench.until(lambda: copy.next_append == 1)
+        bench.roster.apply(copy, steered(copy.own, "a green ball"))
+        bench.until(lambda: len(model.taken) == 1)
+        bench.engine.errands.put(lambda: None, soon=True).result(WAIT_S)
+        between = bench.engine.errands.put(lambda: None)
+        assert not between.done()
+        step.over.set()
+        between.result(WAIT_S)
+        bench.play(copy, 2)
+
+
 class Text:
     """An embedding, known as long as somebody keeps it."""
 
