@@ -3,6 +3,7 @@
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import numpy.typing as npt
 import pytest
@@ -79,7 +80,7 @@ def early() -> Runner:
 @pytest.fixture
 def settling(early: Runner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
     """Holds the steps after the pictures."""
-    steps = Steps(early.launch, lambda state: id(state) not in early.model.settling)
+    steps = Steps(early.launch, lambda state: id(state) not in cast(EarlyModel, early.model).settling)
     monkeypatch.setattr(early, "launch", steps.launch)
     yield steps
     steps.go_on()
@@ -106,7 +107,7 @@ def test_a_chunk_that_fails_after_its_pictures_ends_its_session_and_stays_in_the
         other = bench.open(0)
         copy = bench.open(1, "too late")
         bench.until(lambda: copy.next_append == 1)
-        early.model.go_on.set()
+        cast(EarlyModel, early.model).go_on.set()
         bench.until(lambda: copy.ended == FAILED)
         bench.play(other, 3)
         assert copy.error == "RuntimeError: its keys can't be made clean"
@@ -211,7 +212,7 @@ def test_a_prompt_whose_chunk_may_not_begin_yet_is_taken_while_nothing_else_is_t
     """Neither a move nor another's next chunk has to wait for that."""
     model = AheadModel()
     with running(Runner(model, "cpu"), hot=2, host=0) as bench:
-        bench.engine.curves[""] = Curve("all", ((1, 1e-6),))
+        cast(dict[str, Curve], bench.engine.curves)[""] = Curve("all", ((1, 1e-6),))
         bench.roster._chunk_duration_s = FAR
         made = _versions(bench)
         copy, bad = bench.open(2), bench.open(2, "a blue ball")
