@@ -1,5 +1,5 @@
 # make up     everything on this machine: http://localhost:8080   (PORT=, WORKERS=, MAX_WORKERS=, POLICY=, DATA=, DATABASE_URL=)
-# make test   make check, then every test, two files at a time    (JOBS=2, PYTEST_ARGS="-k name", CHROMIUM=path|none)
+# make test   make check, then every test    (JOBS=2: two files at a time, PYTEST_ARGS="-k name", CHROMIUM=path|none)
 # make test-hunt  finds tests that fail only now and then: SELECT=tests/system RUNS=3 MINUTES=30, under load:
 #             STRESS=2 busy processes, STALL=1.5 seconds of standstill at times; logs of failures in .cache/hunt
 # make check  lint, types, and which module may import which
@@ -19,7 +19,7 @@ DATABASE_URL ?=
 PYTHON ?=
 TORCH ?=
 CHROMIUM ?=
-JOBS ?= 2
+JOBS ?= 1
 PYTEST_ARGS ?=
 UPGRADE ?=
 SELECT ?= tests/system

@@ -17,8 +17,8 @@ import httpx
 from shared.bus import Bus
 from turboserve.nats_server import find_binary, free_port, write_config
 
-_POLICY = "ll-resume"
-"""Moves no session of its own accord: the benchmark does."""
+_POLICY = "fixed-ll"
+"""Moves no session of its own accord: the benchmark does. Who is resumed comes back where its state is."""
 _STOP_S = 15.0
 _BUS_WAIT_S = 15.0
 _ASK_S = 5.0

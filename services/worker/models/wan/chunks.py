@@ -116,9 +116,12 @@ class Chunks:
         return copied_later(pixels(frames))
 
     def warm_decoder(self, state: State) -> None:
-        """Its cache, from latents whose pictures nobody wants."""
+        """Its cache, from latents whose pictures nobody wants: a chunk's at a time, as those were made, since
+        all at once take gigabytes.
+        """
         latents, first = self.latents.unbroken(state)
-        self._decoder.decode(latents, self._cache[state.slot], first=first)
+        for number, piece in enumerate(latents.split(self._config.geometry.chunk_latent_frames)):
+            self._decoder.decode(piece, self._cache[state.slot], first=first and number == 0)
         state.versions.wrote([DECODER])
 
     def _end(self, state: State) -> None:
