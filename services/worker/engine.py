@@ -237,7 +237,9 @@ class Engine:
                 chunk.steps = chunk.steps_left = self.runner.begin_chunk(chunk.state, order.rung)
 
     def _forward(self, chunks: list[Making]) -> None:
-        """One step together. If the model can't, each alone: only those that can't either fail."""
+        """One step together. If the model can't, each alone: only those that can't either fail. One that was
+        told to be between two steps meanwhile stays there.
+        """
         try:
             self._advance(chunks)
         except Exception as error:  # noqa: BLE001 a model may raise anything
@@ -246,7 +248,8 @@ class Engine:
                 return
             logger.warning("a step of %d rows failed, stepping each alone: %s", len(chunks), error)
             for chunk in chunks:
-                self._forward([chunk])
+                if not chunk.parked:
+                    self._forward([chunk])
 
     def _advance(self, chunks: list[Making]) -> None:
         self.crossings.begin_step(chunks)

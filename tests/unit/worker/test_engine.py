@@ -379,6 +379,35 @@ def test_rows_of_one_step_that_fails_are_stepped_alone(tiny: Runner) -> None:
         assert (bad.error, good.ended) == ("RuntimeError: the prompt said so", "")
 
 
+def test_one_that_is_to_leave_is_not_stepped_alone_after_a_step_that_failed(tiny: Runner) -> None:
+    """Its source reads it beside the step of the other one, which is made alone first."""
+    with running(tiny, hot=2, host=0) as bench:
+        copies = [bench.open(2), bench.open(2)]
+        bench.until(lambda: all(copy.next_append == 2 for copy in copies))
+        read, launch = freezing(bench, copies[0], -1), bench.engine.runner.launch
+        left: list[Copy] = []
+
+        def launched(states: list[Any]) -> Any:
+            if len(states) == 2 and states[1].steps_left == 1:
+                left.extend(c for c, chunk in bench.engine._chunks.items() if chunk.state is states[1])
+                bench.roster.transit.freeze(left[0])
+                raise RuntimeError("not together")
+            told = launch(states)
+            bench.engine.crossings.tell()
+            return told
+
+        bench.engine.runner.launch = launched  # type: ignore[method-assign]
+        with bench.roster.changed:
+            for copy in copies:
+                bench.roster.grant(copy, 0)
+        reading = read.get(timeout=WAIT_S)
+        bench.until(lambda: sum(copy.next_append == 3 for copy in copies) == 1)
+        bench.look_again()
+        assert bench.states.mid_chunk(left[0]).counters == msgspec.msgpack.decode(reading.counters)
+        bench.roster.transit.thaw(left[0])
+        bench.until(lambda: all(copy.next_append == 3 for copy in copies))
+
+
 def test_a_place_held_for_a_move_is_nobody_elses_until_it_is_let_go(tiny: Runner) -> None:
     with running(tiny, hot=1, host=2) as bench:
         one, two = bench.open(2), bench.open(0)
