@@ -26,6 +26,7 @@ THREADS = "transfer"
 _MOST_LINKS = 8  # open ones; each NCCL communicator takes device memory
 _OPEN_S = 5.0
 _MOST_REFUSED = 256
+_LOST_EVERY_S = 1.0
 
 
 class Transfer(NamedTuple):
@@ -182,6 +183,16 @@ class Links:
     def abort(self, peer: str) -> None:
         for pairs in self._pairs.values():
             pairs.abort(peer)
+
+    async def keep_forgetting_lost(self) -> None:
+        """Until it is cancelled, before `close`. Who takes an ended worker's GPU needs all its memory."""
+        while True:
+            await asyncio.sleep(_LOST_EVERY_S)
+            await self.forget_lost()
+
+    async def forget_lost(self) -> None:
+        for pairs in self._pairs.values():
+            await asyncio.wrap_future(self._openers.submit(pairs.forget_lost))
 
     def close(self) -> None:
         for pairs in self._pairs.values():

@@ -51,6 +51,7 @@ class Mover:
     _incoming: dict[str, Incoming] = field(default_factory=dict)
     _over: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _subscriptions: list[Subscription] = field(default_factory=list)
+    _forgetting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         desk = self.port.holdings.desk
@@ -62,6 +63,7 @@ class Mover:
             await bus.serve(STAGE, self._stage, **at),
             await bus.subscribe(CALL_OFF, self._call_off, **at),
         ]
+        self._forgetting = asyncio.create_task(self.port.links.keep_forgetting_lost(), name="lost links")
 
     async def close(self) -> None:
         """Give up what is under way: the other sides go on without this worker."""
@@ -73,6 +75,8 @@ class Mover:
             move.tell(Failed("the worker stops"))
         if ending:
             await asyncio.wait([asyncio.ensure_future(m.closed()) for m in ending], timeout=_CLOSE_S)
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         self.port.links.close()
 
     # What the rest of the worker says.

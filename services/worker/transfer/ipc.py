@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 import socket
 import struct
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _RECEIPT = b"\x06"
 _LENGTH = struct.Struct("!I")
+_CREDENTIALS = struct.Struct("=iII")  # process, user, group
 _MOST_SAID_BYTES = 4 << 20
 _MAX_INVITATIONS = 8
 _MOST_MAPPED = 16
@@ -106,12 +108,12 @@ class IpcTransport:
 
     def _connect(self, invited: _Invitation, me: str, peer: str, deadline_at: float) -> socket.socket:
         if rank_of(me, peer) == 1:
-            return join(socket.AF_UNIX, invited.address, invited.token, deadline_at)
+            return _of_this_user(join(socket.AF_UNIX, invited.address, invited.token, deadline_at))
         listener = self._listeners.pop(invited.token, None)
         if listener is None:
             raise LinkRefused(f"the invitation to a link with {peer} was not made here, or was used before")
         with listener:
-            return accept(listener, invited.token, deadline_at)
+            return _of_this_user(accept(listener, invited.token, deadline_at))
 
     def close(self) -> None:
         while self._listeners:
@@ -237,7 +239,8 @@ class IpcLink:
             self._unmap()
             new = set(handles)
         try:
-            self._mapped.update({number: self._lending.map(handles[number]) for number in new})
+            for number in new:
+                self._mapped[number] = self._lending.map(handles[number])
         except LinkRefused as error:
             raise LinkLost(str(error)) from error
 
@@ -265,6 +268,18 @@ class IpcLink:
                     self._mapped.clear()  # not to be unmapped under it
                     return
                 time.sleep(_POLL_S)
+
+
+def _of_this_user(connection: socket.socket) -> socket.socket:
+    """The other end, before it hears what memory can be mapped by: a name in no folder is open to everybody.
+    Raises `LinkRefused`.
+    """
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(credentials)
+    if user != os.geteuid():
+        connection.close()
+        raise LinkRefused(f"the other end of the link is a process of user {user}, not {os.geteuid()}")
+    return connection
 
 
 def _difference(lent: _Lent, buffers: Sequence[Buffer], tag: bytes) -> str | None:

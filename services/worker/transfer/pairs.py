@@ -96,6 +96,18 @@ class Pairs:
         if link is not None:
             link.abort()
 
+    def forget_lost(self) -> None:
+        """Closes idle links whose peer is gone: some hold memory of its GPU, which nobody gets until then.
+        Not where links open alone: those hold little, and close when another is opened.
+        """
+        if self._transport.opens_alone:
+            return
+        with self._changed:
+            lost = [peer for peer, link in self._idle.items() if not link.healthy()]
+            links = [self._idle.pop(peer) for peer in lost]
+        for link in links:
+            link.close()
+
     def close(self) -> None:
         """Idle links are closed, used ones aborted: their users close them."""
         with self._changed:

@@ -79,6 +79,21 @@ async def test_the_next_transport_where_the_best_cant_be_opened_and_that_is_reme
         wire.close()
 
 
+async def test_memory_of_a_peer_that_is_gone_is_let_go(tmp_path: Path) -> None:
+    wire, files = Wire(), {ME: Files(tmp_path), PEER: Files(tmp_path)}
+    mine, theirs = wire.add(ME, files[ME]), wire.add(PEER, files[PEER])
+    try:
+        assert await mine.open_best(PEER, theirs.names, 40) == "ipc-here"
+        assert await sent(wire, "ipc-here", files) == [1, 2, 3]
+        await theirs.forget_lost()
+        assert files[PEER].mapped
+        mine.close()
+        await theirs.forget_lost()
+        assert not files[PEER].mapped
+    finally:
+        wire.close()
+
+
 async def test_where_nothing_is_left_to_try_the_last_reason_is_told(tmp_path: Path) -> None:
     wire, files = Wire(), {ME: Files(tmp_path), PEER: Files(tmp_path)}
     mine, theirs = wire.add(ME, files[ME]), wire.add(PEER, files[PEER], "elsewhere")

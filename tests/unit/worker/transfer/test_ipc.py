@@ -234,6 +234,19 @@ def test_an_invitation_from_another_host_or_of_another_kind_is_refused(tmp_path:
             mine.open(mine.invite(), ME, PEER, soon(0.05))
 
 
+def test_a_process_of_another_user_hears_of_no_memory(
+    tmp_path: Path, aside: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with transport_of(Files(tmp_path)) as mine, transport_of(Files(tmp_path)) as yours:
+        invitation = mine.invite()
+        theirs = aside(yours.open, invitation, PEER, ME, soon())
+        with pytest.raises(LinkRefused, match="a process of user"):
+            mine.open(invitation, ME, PEER, soon())
+        with pytest.raises(LinkRefused, match="a process of user"):
+            theirs.result(20)
+
+
 def test_a_host_has_one_name_and_no_other_may_sit_in_it() -> None:
     assert on_this_host() == on_this_host()
     assert len(on_this_host()) == 8
