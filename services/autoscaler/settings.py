@@ -26,8 +26,8 @@ class AutoscalerSettings(ServiceSettings, frozen=True, kw_only=True):
     died. `model`: model the workers serve (not given: the worker's default). `provider`: where workers run;
     `local` starts them as processes beside the autoscaler, `kubernetes` in pods. `pod_template`: file with
     the pod to start on Kubernetes, one for a node. `namespace`: where its pods are (not given: that of the
-    service account). `devices`: of local workers, as torch names them, separated by commas: the first worker
-    gets the first, one beyond the last shares the first again (not given: each chooses by itself).
+    service account). `devices`: of local workers, as torch names them, separated by commas: each worker
+    gets the first of those with the fewest workers that stay (not given: each chooses by itself).
     `schedule_deadline_s`: a pod that isn't running by then is given up. `provider_s`: how
     long the provider may take for a call. `log_folder`: each local worker logs into a file of its own there
     (not given: to this process's output). `start_deadline_s`: a worker that isn't ready by then is replaced.

@@ -29,9 +29,12 @@ _SUFFIX_CHARS = 4
 class _Child:
     """`log_start`: where in the log file, which earlier workers of the slot wrote too, its lines begin."""
 
-    def __init__(self, worker: str, slot: int, process: Process, log: Path | None, log_start: int) -> None:
+    def __init__(
+        self, worker: str, slot: int, device: str, process: Process, log: Path | None, log_start: int
+    ) -> None:
         self.worker = worker
         self.slot = slot
+        self.device = device
         self.process = process
         self.log = log
         self.log_start = log_start
@@ -70,7 +73,7 @@ class LocalProvider:
         )
 
     async def start(self) -> list[str]:
-        slot = self._free_slot()
+        slot, device = self._free_slot(), self._free_device()
         # New with every process: no report or command of an old one can be taken for the new one's.
         worker = f"worker-{slot}-{secrets.token_hex(_SUFFIX_CHARS // 2)}"
         log = self._logs / f"worker-{slot}.log" if self._logs else None
@@ -78,14 +81,14 @@ class LocalProvider:
             output = stack.enter_context(_open_log(log)) if log else None
             log_start = output.tell() if output else 0
             process = await asyncio.create_subprocess_exec(
-                *self._command(worker, slot),
+                *self._command(worker, device),
                 stdin=DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 env=os.environ | {"TURBOSERVE_NATS_URL": self._settings.nats_url},
             )
-            child = _Child(worker, slot, process, log, log_start)
+            child = _Child(worker, slot, device, process, log, log_start)
         self._children[worker] = child
         child.watch = asyncio.create_task(self._watch(child), name=f"watch {worker}")
         logger.info("started %s", worker, extra={"pid": process.pid})
@@ -130,7 +133,18 @@ class LocalProvider:
         taken = {c.slot for c in self._children.values()}
         return next(n for n in range(1, len(taken) + 2) if n not in taken)
 
-    def _command(self, worker: str, slot: int) -> list[str]:
+    def _free_device(self) -> str:
+        """With the fewest workers that stay, and then the fewest at all: one that is told to go may take its
+        time. "": workers choose by themselves.
+        """
+
+        def taken(device: str) -> tuple[int, int]:
+            there = [child for child in self._children.values() if child.device == device]
+            return sum(not child.stopping for child in there), len(there)
+
+        return min(self._devices, key=taken, default="")
+
+    def _command(self, worker: str, device: str) -> list[str]:
         """Without the bus's address: every user of the machine can read command lines, and it may hold a
         password.
         """
@@ -144,7 +158,7 @@ class LocalProvider:
             "metrics-port": "0",
             "parent-pid": str(os.getpid()),
             **({"model": settings.model} if settings.model else {}),
-            **({"device": self._devices[(slot - 1) % len(self._devices)]} if self._devices else {}),
+            **({"device": device} if device else {}),
         }
         options = [word for name, value in given.items() for word in (f"--{name}", value)]
         return [*self._program, *options]

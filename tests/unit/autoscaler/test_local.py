@@ -103,5 +103,10 @@ async def test_each_local_worker_gets_a_device_of_its_own(tmp_path: Path) -> Non
     workers = [(await provider.start())[0] for _ in range(3)]
     for worker in workers:
         await running(tmp_path, worker)
+    for worker in workers[::2]:
+        provider.release(worker)
+    workers += await provider.start()
+    await running(tmp_path, workers[-1])
     await provider.stop(workers)
-    assert [(tmp_path / worker).read_text() for worker in workers] == ["cuda:0", "cuda:1", "cuda:0"]
+    told = [(tmp_path / worker).read_text() for worker in workers]
+    assert told == ["cuda:0", "cuda:1", "cuda:0", "cuda:0"]
