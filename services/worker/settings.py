@@ -33,9 +33,8 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     `transfer_host`: the address under which other workers reach this one, over which sessions move (in
     Kubernetes the pod's); "auto": what this machine's name stands for. `transports`: over which it may be
     linked to them, of ipc (GPUs of one host), nccl (GPUs) and tcp, apart by commas; "": all that it can.
-    `move_patience_s`: how long a session
-    that moves stands still at most before it goes on here, 0: as long as its viewers' credit lasts, two
-    chunks; everything else of a move waits in proportion.
+    `move_patience_s`: how long a session that moves stands still at most before it goes on here, 0: as long
+    as its viewers' credit lasts, two chunks; everything else of a move waits in proportion.
     `links_ahead`: to how many other workers it links itself once it is ready, before any session moves; 0:
     to none. `move_checksums`: whether what was sent is compared with what arrived; it costs time in the
     pause.
