@@ -82,14 +82,14 @@ class Incoming:
             memory, fence = await port.errand(lambda: self._reserve_memory(copy))
             state_bytes = self._asked.compatibility.state_bytes
             self._receiving = Receiving(port.links, self.move, state_bytes, memory, fence)
+            self._follow_up()
+            self._expect(state_bytes, "")
         except NoRoom as error:
             self.end("freed", str(error))
             raise Refused("no_slot", str(error), "choose another worker") from None
         except Exception as error:
             self.end("freed", str(error) or type(error).__name__)
             raise
-        self._follow_up()
-        self._expect(state_bytes, "")
         self._chores.begin(self._account.say("reserved"))
 
     def _reserve_memory(self, copy: Copy) -> tuple[Any, Callable[[], None]]:
