@@ -12,6 +12,7 @@ from bench.live.replay import Asked, replay
 from bench.sim.profiles import PROFILES, Gpu, Profile
 from bench.traces.events import Event
 from shared.contracts.fleet import LoadReport
+from turboserve.errors import TurboserveError
 
 _ALONE = (
     Event(0.0, "first", "arrive", active=True),
@@ -25,6 +26,8 @@ _ALONE = (
 async def calibrate(url: str, report: LoadReport, boots_s: list[float]) -> Calibration:
     """Plays for ten seconds, one session at a time. Raises TurboserveError."""
     told = await replay(_ALONE, Asked(url))
+    if told["chunk_latency_ms"]["p50"] is None or told["ttfc_ms"]["p50"] is None:
+        raise TurboserveError("no_chunks", "a session that played alone showed no chunk in time")
     return Calibration(profile_of(report, told), round(statistics.median(boots_s), 1))
 
 

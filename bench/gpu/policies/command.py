@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import httpx
 import msgspec
 import torch
 
@@ -18,6 +19,7 @@ from bench.gpu.machine import machine
 from bench.gpu.policies.phases import Phase, Prediction, Terms, phase, predict, write
 from bench.gpu.policies.run import Run
 from bench.gpu.policies.system import System
+from bench.gpu.policies.trace import NoTrace
 from bench.gpu.system.services import NotStarted
 from bench.live.calibrate import Calibration
 from turboserve.errors import TurboserveError
@@ -33,7 +35,10 @@ _MEASURE_S = 18.0
 def main(given: list[str] | None = None) -> None:
     asked = _arguments(given)
     if asked.predict is not None:
-        write(_predicted(asked), asked.out / "prediction.json")
+        try:
+            write(_predicted(asked), asked.out / "prediction.json")
+        except (OSError, msgspec.DecodeError, NoTrace) as error:
+            sys.exit(f"--predict {asked.predict}: {error}")
         return
     sys.exit(asyncio.run(_play(asked)))
 
@@ -49,14 +54,26 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     add("--weights", default="random:0", help="weights_path of a preset")
     add("--geometry", default="", help="of a preset: WIDTHxHEIGHT, WIDTHxHEIGHTxLATENTFRAMES or small")
     add("--workers", type=int, default=torch.cuda.device_count() or 2, help="at most; a GPU each")
-    add("--worker", action="append", default=[], metavar="NAME=VALUE", help="a setting of the workers")
+    add(
+        "--worker",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the workers",
+    )
     add("--capacity", type=int, default=0, help="active sessions a worker; 0: what it says itself")
     add("--duration", type=float, default=150.0, help="seconds of the trace")
     add("--seed", type=int, default=1, help="of the trace")
     add("--settings", type=json.loads, default={}, help='of the scaled policy, as JSON like {"z": 2}')
     add("--minutes", type=float, default=9.3, help="for everything: a phase that wouldn't fit is left out")
     add("--start-limit", type=float, default=120.0, help="seconds until the workers of a phase are ready")
-    add("--predicted", type=Path, help="a prediction made before, to stand beside what is played")
+    add(
+        "--predicted",
+        type=_prediction,
+        metavar="FILE",
+        help="made before, to stand beside what is played",
+    )
     add(
         "--predict", type=Path, metavar="CALIBRATION", help="no run: write OUT/prediction.json from that file"
     )
@@ -82,8 +99,7 @@ async def _play(asked: argparse.Namespace) -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     devices = [f"cuda:{n}" if torch.cuda.is_available() else "cpu" for n in range(asked.workers)]
     system = System(asked.out, devices, asked.model, _worker_settings(asked), asked.settings)
-    earlier = _read(asked.predicted) if asked.predicted else None
-    run = Run(system, asked.out, _words(devices), earlier, time.monotonic() + 60 * asked.minutes)
+    run = Run(system, asked.out, _words(devices), asked.predicted, time.monotonic() + 60 * asked.minutes)
     try:
         with tempfile.TemporaryDirectory() as data:
             try:
@@ -92,7 +108,7 @@ async def _play(asked: argparse.Namespace) -> int:
                 await bus.close()
             finally:
                 print("stopped:", system.stop(), flush=True)
-    except (NotStarted, TimeoutError) as error:
+    except (NotStarted, TimeoutError, NoTrace, httpx.HTTPError) as error:
         print(f"failed: {error or 'not ready in time'}\n{system.last_words()}", file=sys.stderr)
         return 1
     return int(len(run.played) < len(asked.phases))
@@ -111,7 +127,7 @@ async def _phases(run: Run, asked: argparse.Namespace) -> None:
             if number:
                 await run.prepare(one, min(asked.start_limit, run.left_s() - asked.duration))
             await run.play(one)
-        except (NotStarted, TimeoutError, TurboserveError) as error:
+        except (NotStarted, TimeoutError, TurboserveError, httpx.HTTPError) as error:
             run.note(f"{one.name} failed: {error or 'its workers were not ready in time'}")
     if run.left_s() > _MEASURE_S:
         try:
@@ -120,8 +136,18 @@ async def _phases(run: Run, asked: argparse.Namespace) -> None:
             run.note(f"Nothing could be measured: {error}")
 
 
-def _read(path: Path) -> Prediction:
-    return msgspec.json.decode(path.read_bytes(), type=Prediction)
+def _prediction(path: str) -> Prediction:
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=Prediction)
+    except (OSError, msgspec.DecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} is no prediction: {error}") from None
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, like host_pool_gib=4")
+    return name, value
 
 
 def _worker_settings(asked: argparse.Namespace) -> Mapping[str, str]:
@@ -132,7 +158,7 @@ def _worker_settings(asked: argparse.Namespace) -> Mapping[str, str]:
         settings |= {"weights_path": asked.weights, "host_pool_gib": _HOST_POOL_GIB}
     if asked.geometry:
         settings["geometry"] = asked.geometry
-    return settings | dict(setting.split("=", 1) for setting in asked.worker)
+    return settings | dict(asked.worker)
 
 
 def _words(devices: list[str]) -> list[str]:
