@@ -28,6 +28,7 @@ from services.worker.shelf import Shelf
 from services.worker.states import States
 from services.worker.texts import Texts
 from services.worker.tiers import Tiers
+from services.worker.transfer.choose import wished
 from shared.chunk_log import ChunkLog
 from shared.contracts.moves import compatibility_of
 from shared.contracts.session import CREDIT_WINDOW
@@ -84,7 +85,7 @@ def assemble(process: Process[WorkerSettings], reporter: Reporter, log: ChunkLog
 
 def _port(process: Process[WorkerSettings], holdings: Holdings, engine: Engine, loaded: Loaded) -> Port:
     settings, model = process.settings, loaded.runner
-    transports = transports_of(model.device, settings.transfer_host, settings.transports)
+    transports = transports_of(model.device, settings.transfer_host, wished(settings.transports))
     return Port(
         holdings,
         Links(process.bus, settings.cell, process.instance, transports),

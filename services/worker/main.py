@@ -17,6 +17,7 @@ from services.worker.engine import Engine
 from services.worker.loading import Loaded
 from services.worker.report import Reporter
 from services.worker.settings import WorkerSettings
+from services.worker.transfer.choose import wished
 from shared.chunk_log import ChunkLog
 from shared.ids import InvalidName, check_name, new_instance_id
 from shared.process import Process, run
@@ -33,6 +34,7 @@ def main(given: Mapping[str, object]) -> int:
     try:
         settings = load(WorkerSettings, "worker", os.environ, given)
         worker = check_name("worker_id", settings.worker_id or new_instance_id("worker"))
+        _check_transports(settings.transports)
     except (SettingsError, InvalidName) as error:
         print(f"turboserve worker: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -40,6 +42,14 @@ def main(given: Mapping[str, object]) -> int:
     if any(thread.name.startswith(_THREADS) for thread in threading.enumerate()):
         os._exit(exit_code)  # what hangs in the model can't be ended, and Python would wait for it
     return exit_code
+
+
+def _check_transports(kinds: str) -> None:
+    """Before a model is loaded for them."""
+    try:
+        wished(kinds)
+    except ValueError as error:
+        raise SettingsError(f"TURBOSERVE_WORKER_TRANSPORTS={kinds!r}: {error}") from None
 
 
 async def serve(process: Process[WorkerSettings]) -> None:

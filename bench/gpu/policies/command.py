@@ -8,7 +8,6 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -21,12 +20,10 @@ from bench.gpu.policies.run import Run
 from bench.gpu.policies.system import System
 from bench.gpu.policies.trace import NoTrace
 from bench.gpu.system.services import NotStarted
+from bench.gpu.system.worker_settings import setting, worker_settings
 from bench.live.calibrate import Calibration
 from turboserve.errors import TurboserveError
 
-_LOADERS = {"tiny": "tests.fixtures.tiny_model"}
-_SHIPPED = {"sprites"}
-_HOST_POOL_GIB = "24"
 _MARGIN_S = 15.0
 """What a phase takes beside its trace, and the end of everything."""
 _MEASURE_S = 18.0
@@ -56,7 +53,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     add("--workers", type=int, default=torch.cuda.device_count() or 2, help="at most; a GPU each")
     add(
         "--worker",
-        type=_setting,
+        type=setting,
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -98,7 +95,7 @@ def _terms(asked: argparse.Namespace, capacity: int) -> Terms:
 async def _play(asked: argparse.Namespace) -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     devices = [f"cuda:{n}" if torch.cuda.is_available() else "cpu" for n in range(asked.workers)]
-    system = System(asked.out, devices, asked.model, _worker_settings(asked), asked.settings)
+    system = System(asked.out, devices, asked.model, worker_settings(asked, asked.capacity), asked.settings)
     run = Run(system, asked.out, _words(devices), asked.predicted, time.monotonic() + 60 * asked.minutes)
     try:
         with tempfile.TemporaryDirectory() as data:
@@ -141,24 +138,6 @@ def _prediction(path: str) -> Prediction:
         return msgspec.json.decode(Path(path).read_bytes(), type=Prediction)
     except (OSError, msgspec.DecodeError) as error:
         raise argparse.ArgumentTypeError(f"{path} is no prediction: {error}") from None
-
-
-def _setting(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, like host_pool_gib=4")
-    return name, value
-
-
-def _worker_settings(asked: argparse.Namespace) -> Mapping[str, str]:
-    settings = {"capacity": str(asked.capacity)} if asked.capacity else {}
-    if loader := _LOADERS.get(asked.model):
-        settings["model_loader"] = loader
-    elif asked.model not in _SHIPPED:
-        settings |= {"weights_path": asked.weights, "host_pool_gib": _HOST_POOL_GIB}
-    if asked.geometry:
-        settings["geometry"] = asked.geometry
-    return settings | dict(asked.worker)
 
 
 def _words(devices: list[str]) -> list[str]:

@@ -21,13 +21,11 @@ from bench.gpu.system.moves import moves
 from bench.gpu.system.play import play
 from bench.gpu.system.run import Run
 from bench.gpu.system.services import NotStarted, Services
+from bench.gpu.system.worker_settings import setting, worker_settings
 from turboserve.client import Client
 
 PARTS: dict[str, Callable[[Run], Awaitable[None]]] = {"play": play, "moves": moves, "alone": alone}
 _UNLESS_SAID = ["play", "moves"]
-_LOADERS = {"tiny": "tests.fixtures.tiny_model"}
-_SHIPPED = {"sprites"}
-_HOST_POOL_GIB = "24"  # six states of 3.6 GB
 
 
 def main(given: list[str] | None = None) -> None:
@@ -60,7 +58,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     add("--geometry", default="", help="of a preset: WIDTHxHEIGHT, WIDTHxHEIGHTxLATENTFRAMES or small")
     add("--workers", type=int, default=2)
     add("--devices", nargs="*", help="one for each worker; cuda:0, cuda:1, … where there are GPUs")
-    add("--worker", action="append", default=[], metavar="NAME=VALUE", help="a setting of the workers")
+    add("--worker", type=setting, action="append", default=[], metavar="NAME=VALUE", help="of the workers")
     add("--minutes", type=float, default=9.0, help="for everything")
     add("--start-limit", type=float, default=240.0, help="seconds until all workers are ready")
     add("--settle", type=float, default=6.0, help="seconds that sessions play before anything counts")
@@ -92,7 +90,8 @@ def _devices(workers: int) -> list[str]:
 
 async def _run(asked: argparse.Namespace, devices: list[str], report: Report) -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
-    services = Services(asked.out, devices, asked.model, _worker_settings(asked))
+    tried = max([*asked.sizes, asked.active])  # whatever the worker thinks of it
+    services = Services(asked.out, devices, asked.model, worker_settings(asked, tried))
     run: Run | None = None
     failed = False
     try:
@@ -109,18 +108,6 @@ async def _run(asked: argparse.Namespace, devices: list[str], report: Report) ->
     finally:
         report.write(asked.out)
     return 1 if failed or run is None or run.problems else 0
-
-
-def _worker_settings(asked: argparse.Namespace) -> dict[str, str]:
-    """Capacity is what the run tries, whatever the worker thinks of it."""
-    settings = {"capacity": str(max([*asked.sizes, asked.active]))}
-    if loader := _LOADERS.get(asked.model):
-        settings["model_loader"] = loader
-    elif asked.model not in _SHIPPED:
-        settings |= {"weights_path": asked.weights, "host_pool_gib": _HOST_POOL_GIB}
-    if asked.geometry:
-        settings["geometry"] = asked.geometry
-    return settings | dict(setting.split("=", 1) for setting in asked.worker)
 
 
 async def _start(asked: argparse.Namespace, services: Services, report: Report, data: Path) -> Run:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from services.worker.transfer.choose import best_first, choose_transport, wished
+from services.worker.transfer.choose import BEST_FIRST, best_first, choose_transport
 from services.worker.transfer.link import Buffer, LinkLost, LinkRefused, Transport, rank_of
 from services.worker.transfer.pairs import Pairs
 from services.worker.transfer.tcp import TcpTransport
@@ -38,14 +38,10 @@ class Transfer(NamedTuple):
     fence: Callable[[], None]
 
 
-def transports_of(device: str, host: str, kinds: str = "") -> list[Transport]:
-    """What this worker can offer. `host`: the address under which others reach it, or "auto". `kinds`: those
-    it may offer, as the setting says. Raises `StartupError`.
+def transports_of(device: str, host: str, may: Sequence[str] = BEST_FIRST) -> list[Transport]:
+    """What this worker can offer of the kinds that it `may`. `host`: the address under which others reach it,
+    or "auto". Raises `StartupError`.
     """
-    try:
-        may = wished(kinds)
-    except ValueError as error:
-        raise StartupError(f"TURBOSERVE_WORKER_TRANSPORTS={kinds}: {error}") from None
     offered: list[Transport] = [_tcp(host)] if "tcp" in may else []
     return [*(_between_gpus(device, may) if device.startswith("cuda") else []), *offered]
 

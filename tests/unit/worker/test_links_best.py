@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.worker.main import EXIT_USAGE, main
 from services.worker.mover.links import Links, Transfer, transports_of
 from services.worker.transfer.choose import BEST_FIRST, choose_transport, kind_of, wished
 from services.worker.transfer.ipc import IpcTransport
@@ -18,7 +19,6 @@ from services.worker.transfer.manifest import tag_of
 from services.worker.transfer.tcp import TcpTransport
 from shared.bus import Refused
 from shared.contracts.moves import LinkOpening, OpenLink
-from shared.process import StartupError
 from tests.unit.worker.transfer.lent_files import Files
 from tests.unit.worker.transfer.peer import HOST, ME, PEER, soon
 
@@ -138,10 +138,10 @@ def test_transports_are_chosen_by_kind_and_only_what_both_can_have_in_common() -
         choose_transport(mine, ["ipc-one"], ["ipc-one"])
 
 
-def test_a_setting_leaves_transports_out() -> None:
+def test_a_setting_leaves_transports_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert wished("") == BEST_FIRST
     assert wished(" nccl, tcp,") == ("nccl", "tcp")
-    assert [transport.name for transport in transports_of("cpu", HOST, "nccl,tcp")] == ["tcp"]
-    assert transports_of("cpu", HOST, "nccl") == []
-    with pytest.raises(StartupError, match="TURBOSERVE_WORKER_TRANSPORTS=tcp,pigeon: pigeon is no transport"):
-        transports_of("cpu", HOST, "tcp,pigeon")
+    assert [transport.name for transport in transports_of("cpu", HOST, ("nccl", "tcp"))] == ["tcp"]
+    assert transports_of("cpu", HOST, ("nccl",)) == []
+    assert main({"transports": "tcp,pigeon"}) == EXIT_USAGE
+    assert "TURBOSERVE_WORKER_TRANSPORTS='tcp,pigeon': pigeon is no transport" in capsys.readouterr().err
