@@ -47,12 +47,14 @@ def run(setting: Setting, report: Report, out: Path) -> None:  # noqa: ARG001
 
 
 class _Memory(NamedTuple):
-    """`held`, `pinned`: what tensors hold, on the device and page-locked; `driver`: what the device's driver
-    says is in use, which is torch's spare memory, graphs and kernels too.
+    """`held`, `pinned`: what tensors hold, on the device and page-locked beside the pool; `spare`: what torch
+    had page-locked beyond that, for its next tensors, before it was told to let go of it; `driver`: what the
+    device's driver says is in use, which is torch's spare memory there, graphs and kernels too.
     """
 
     held: int
     pinned: int
+    spare: int
     driver: int
 
 
@@ -98,10 +100,18 @@ class _Cycles:
         gc.collect()
         settle(self.setting.device)
         if self.setting.device.type != "cuda":
-            return _Memory(0, 0, 0)
+            return _Memory(0, 0, 0, 0)
         free, total = torch.cuda.mem_get_info(self.setting.device)
-        pinned = torch.cuda.host_memory_stats().get("allocated_bytes.current", 0)
-        return _Memory(torch.cuda.memory_allocated(self.setting.device), int(pinned), total - free)
+        owned = _page_locked()
+        torch._C._host_emptyCache()  # noqa: SLF001 torch offers no other way; its own captures do it
+        pinned = _page_locked()
+        held = torch.cuda.memory_allocated(self.setting.device)
+        return _Memory(held, pinned, owned - pinned, total - free)
+
+
+def _page_locked() -> int:
+    """By torch's allocator: in use or kept for the next use."""
+    return int(torch.cuda.host_memory_stats()["allocated_bytes.current"])
 
 
 def _wishes(setting: Setting) -> Wishes:
@@ -122,11 +132,13 @@ def _tell(report: Report, cycles: _Cycles, before: _Memory, done: int, took_s: f
     report.row("cycles", f"{done} in {took_s:.1f} s, {done / took_s:.1f} a second", "cycles", done)
     for name, words in (
         ("held", "device memory held, after less before"),
-        ("pinned", "page-locked memory beside the pool, after less before"),
+        ("pinned", "page-locked memory beside the pool that tensors hold, after less before"),
         ("driver", "device memory as its driver says, after less before"),
     ):
         grown = getattr(after, name) - getattr(before, name)
         report.row(words, f"{grown:,} bytes", f"{name}_bytes", grown)
+    spare = f"{before.spare:,} and {after.spare:,} bytes"
+    report.row("page-locked memory kept by torch for its next tensors, before and after", spare)
     report.row("process memory, last fifth less first", f"{slope / 1e6:.1f} MB", "resident_bytes", slope)
     free = cycles.model.pool.free_slots
     report.row(

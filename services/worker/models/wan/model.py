@@ -69,9 +69,9 @@ class Wan:
         self._prompts = Prompts(encoder, transformer, self._pool)
         geometry = config.geometry
         shape = (geometry.chunk_latent_frames, *geometry.latent_shape)
-        noise = NoiseAhead(shape, pinned=weight.is_cuda)
-        self._stepper = made_stepper(config, transformer, self._pool, noise, wishes)
-        self._chunks = Chunks(config, self._pool, self._stepper, noise, self._decoder)
+        self._noise = NoiseAhead(shape, pinned=weight.is_cuda)
+        self._stepper = made_stepper(config, transformer, self._pool, self._noise, wishes)
+        self._chunks = Chunks(config, self._pool, self._stepper, self._noise, self._decoder)
         self._pool.soil()
         self._random = digest.startswith(RANDOM)
         self.spec = spec_of(
@@ -106,7 +106,8 @@ class Wan:
 
     def close(self, state: State) -> None:
         """Gives the slot back; a second time does nothing. A state that is dropped gives it back too."""
-        if state.lease is not None:
+        if state.lease is not None and state.lease.alive:
+            self._noise.forget(state.seed, state.chunk)
             state.lease()
 
     def learn(self, prompt: str, encoded: TextEncoded) -> object:
@@ -180,6 +181,8 @@ class Wan:
         state.versions.wrote(self._parts)
         if under_way is not None:
             self._chunks.enter(state, *under_way)
+        else:
+            self._noise.want(state.seed, state.chunk, [0])
 
     @torch.inference_mode()
     def latents(self, state: State) -> PastChunk:

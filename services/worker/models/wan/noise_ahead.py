@@ -41,6 +41,11 @@ class NoiseAhead:
         drawn = self._drawn.pop((seed, chunk, step), None)
         return self._draw((seed, chunk, step)) if drawn is None else drawn.result()
 
+    def forget(self, seed: int, chunk: int) -> None:
+        """A session leaves in this chunk, or before it: what was drawn for it goes."""
+        for key in [key for key in self._drawn if key[0] == seed and key[1] in (chunk, chunk + 1)]:
+            self._drawn.pop(key).cancel()
+
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 

@@ -92,6 +92,19 @@ def test_noise_ahead_is_the_noise_drawn() -> None:
     ahead.close()
 
 
+def test_nothing_drawn_ahead_stays_of_who_has_left() -> None:
+    made = model(Wishes())
+    states = [made.open(seed=seed, prompt="a street") for seed in (1, 2)]
+    for state in states:
+        made.begin_chunk(state, made.spec.rungs[0])
+        made.forward([state])
+    stays, leaves = states
+    made.close(leaves)
+    assert {key[0] for key in made._noise._drawn} == {stays.seed}
+    made.close(stays)
+    assert not made._noise._drawn
+
+
 def test_the_fastest_that_computes_the_same_is_taken() -> None:
     wanted = draw((64,), 1, 1)
 
