@@ -33,7 +33,10 @@ _Positive = Finite(0, min_open=True)
     help="fixed-rr, fixed-ll, ll-resume, memory-greedy, hpa, paper or turboserve.",
 )
 @click.option(
-    "--profile", default="h100-1.3b", show_default=True, help="How quick: h100-1.3b, sprites-cpu or paper."
+    "--profile",
+    default="h100-1.3b",
+    show_default=True,
+    help="How quick: h100-1.3b, h100-1.3b-fast, sprites-cpu or paper.",
 )
 @click.option(
     "--boot-s", type=Finite(0), default=30.0, show_default=True, help="Time a worker takes to boot."
