@@ -35,6 +35,8 @@ from services.worker.models.wan.vae import VaeDecoder
 
 WORKSPACE_BYTES = 8 << 30
 _MOST_SLOTS = 8
+_DECODERS = {"": TaehvDecoder, "vae": VaeDecoder}
+"""Of random weights, by what follows their seed."""
 
 
 def load_preset(
@@ -48,7 +50,7 @@ def load_preset(
     slots: int | None = None,
 ) -> Wan:
     """`weights_path`: a folder with a transformer, perhaps a LoRA (LongLive's), and a decoder; or
-    `random:SEED`.
+    `random:SEED`, with the small decoder, or `random:SEED+vae`, with the Wan VAE.
 
     Where both decoders are there, the small one is taken. `encoder` None: prompts come encoded, by the
     service `turboserve text`. `slots` None: as many as the device has room for,
@@ -57,10 +59,11 @@ def load_preset(
     wished = _wishes()
     config = WanConfig(architecture, recipe, geometry or Geometry(), _dtype(device).itemsize)
     if weights_path.startswith(RANDOM):
-        seed = weights_path.removeprefix(RANDOM)
-        if not seed.isdecimal():
-            raise WeightsError(f"weights {weights_path!r}: a number follows {RANDOM}")
-        decoder = TaehvDecoder()
+        seed, _, painter = weights_path.removeprefix(RANDOM).partition("+")
+        if not seed.isdecimal() or painter not in _DECODERS:
+            message = f"a number follows {RANDOM}, and +vae where the Wan VAE is to decode"
+            raise WeightsError(f"weights {weights_path!r}: {message}")
+        decoder = _DECODERS[painter]()
         room = slots or _room(config, decoder, device, wished)
         return random_model(
             config, int(seed), slots=room, device=device, dtype=_dtype(device), decoder=decoder, wishes=wished

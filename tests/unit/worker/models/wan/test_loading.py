@@ -349,8 +349,9 @@ def test_presets_without_weights_say_what_to_do(tmp_path: Path) -> None:
     for name in ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b"):
         with pytest.raises(WeightsError, match=r"ships no weights.*random:SEED"):
             load_model(name)
-    with pytest.raises(WeightsError, match="a number follows"):
-        load_model("wan2.1-t2v-1.3b", weights_path="random:x")
+    for weights in ("random:x", "random:0+large"):
+        with pytest.raises(WeightsError, match="a number follows"):
+            load_model("wan2.1-t2v-1.3b", weights_path=weights)
     with pytest.raises(WeightsError, match="holds no weights file"):
         load_preset(tiny.ARCH, LONGLIVE, "cpu", str(tmp_path), encoder=StandInEncoder(tiny.ARCH))
 
@@ -367,6 +368,15 @@ def test_random_weights_are_told_apart_by_their_seed_and_the_same_for_one() -> N
     sums = [digest(model._transformer, model._decoder) for model in (one, same, other)]  # type: ignore[arg-type]
     assert sums[0] == sums[1] != sums[2]
     assert other.spec.weights_digest == "random:2"
+
+
+def test_random_weights_come_with_either_decoder() -> None:
+    small, large = (
+        load_preset(tiny.ARCH, LONGLIVE, "cpu", f"random:0{painter}", geometry=tiny.GEOMETRY).spec
+        for painter in ("", "+vae")
+    )
+    assert small.architecture != large.architecture
+    assert small.state_bytes < large.state_bytes
 
 
 def test_full_size_modules_have_the_published_tensors() -> None:
