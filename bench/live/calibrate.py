@@ -24,8 +24,13 @@ _LOOK_S = 0.2
 
 
 class Calibration(msgspec.Struct, frozen=True):
+    """`boot_s`: of a worker ordered while the trace plays. `learned_boot_s`: of those before, which is what
+    the autoscaler expects by then; None: the same.
+    """
+
     profile: Profile
     boot_s: float
+    learned_boot_s: float | None = None
 
 
 async def calibrate(url: str) -> Calibration:

@@ -34,7 +34,11 @@ class Prediction(msgspec.Struct, frozen=True):
 
 def predict(events: Sequence[Event], calibration: Calibration, policy: str, max_workers: int) -> Prediction:
     options = Options(
-        policy=policy, profile=calibration.profile, boot_s=calibration.boot_s, max_gpus=max_workers
+        policy=policy,
+        profile=calibration.profile,
+        boot_s=calibration.boot_s,
+        learned_boot_s=calibration.learned_boot_s,
+        max_gpus=max_workers,
     )
     return Prediction(
         made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

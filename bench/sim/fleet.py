@@ -5,24 +5,28 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from random import Random
+from statistics import median
 
 import msgspec
 
 from bench.sim.parts import KindOfWorker, SimWorker
 from bench.sim.world import World
+from services.autoscaler.knowledge import BOOTS_KEPT
 from services.autoscaler.policies import view
 from services.autoscaler.policies.view import Change
 
 
 class Terms(msgspec.Struct, frozen=True):
     """`boot_fail_ratio`: share of boots that end in nothing after their time. `node_size`: workers that are
-    sold together.
+    sold together. `learned_boot_s`: what a policy takes for the boot at first, and the median with those it
+    has seen since, as the live autoscaler does; None: it knows.
     """
 
     boot_s: float
     boot_fail_ratio: float = 0.0
     node_size: int = 1
     maximum: int = 1_000_000
+    learned_boot_s: float | None = None
 
 
 class Fleet:
@@ -39,14 +43,12 @@ class Fleet:
         self._changed = changed
         self._names = itertools.count()
         self._nodes = itertools.count()
-        self._boot_s = terms.boot_s
+        self._boots_s = [terms.boot_s if terms.learned_boot_s is None else terms.learned_boot_s]
         self.seen_kinds = self._see_kinds()
 
     def _see_kinds(self) -> tuple[view.Kind, ...]:
-        told = (
-            view.Kind(k.gpu.kind, k.capacity, k.latency_s, k.gpu.price_per_s, self._boot_s)
-            for k in self.kinds
-        )
+        boot_s = median(self._boots_s)
+        told = (view.Kind(k.gpu.kind, k.capacity, k.latency_s, k.gpu.price_per_s, boot_s) for k in self.kinds)
         return tuple(sorted(told, key=lambda kind: kind.price_per_s / kind.capacity))
 
     def begin(self, count: int) -> None:
@@ -103,7 +105,12 @@ class Fleet:
             self._release(worker.name)
         else:
             self._ready(worker)
+            self._learn()
         self._changed()
+
+    def _learn(self) -> None:
+        self._boots_s = [*self._boots_s, self._terms.boot_s][-BOOTS_KEPT:]
+        self.seen_kinds = self._see_kinds()
 
     def _ready(self, worker: SimWorker) -> None:
         worker.become("ready", self._world.now_s)

@@ -37,11 +37,13 @@ class Options(msgspec.Struct, frozen=True):
     `settings`: of the policies, by field name; a name that neither has is refused. `latency_target_s` None:
     the profile's. `profile`: the name of one, or one that was measured just now. `floor_rung_weight`: what a
     session takes of a worker one step down, against 1 at the full rung; None: nobody steps down.
+    `learned_boot_s`: what the fleet's policy takes a boot for until it has seen one; None: it knows.
     """
 
     policy: str = "turboserve"
     profile: str | Profile = "h100-1.3b"
     boot_s: float = 30.0
+    learned_boot_s: float | None = None
     boot_fail_ratio: float = 0.0
     min_gpus: int = 1
     max_gpus: int | None = None
@@ -160,7 +162,13 @@ class _Run:
         placement, fleet = _policies(options)
         self.world = World(profile)
         self.control = Control(self.world, placement, fleet, limits, options.floor_rung_weight or 1.0)
-        terms = Terms(options.boot_s, options.boot_fail_ratio, options.node_size, limits.maximum)
+        terms = Terms(
+            options.boot_s,
+            options.boot_fail_ratio,
+            options.node_size,
+            limits.maximum,
+            options.learned_boot_s,
+        )
         self.fleet = Fleet(self.world, kinds, terms, Random(options.seed), self.control.touch)
         self.control.fleet = self.fleet
 

@@ -12,7 +12,7 @@ from services.autoscaler.policies.view import Counts
 from services.autoscaler.provider import Member
 from shared.contracts.fleet import FleetLoad, WorkerLoad
 
-_BOOTS_KEPT = 9
+BOOTS_KEPT = 9
 _FORMER_KEPT = 4
 
 
@@ -70,7 +70,7 @@ def learn(before: Knowledge, members: Sequence[Member], load: FleetLoad, now: fl
         before,
         heard=heard | {worker.worker: now for worker in ours if worker.state != "starting"},
         ordered=waiting,
-        boots_s=(*before.boots_s, *booted)[-_BOOTS_KEPT:],
+        boots_s=(*before.boots_s, *booted)[-BOOTS_KEPT:],
         ready_at=now if booted else before.ready_at,
         kinds=before.kinds | _carried(load.workers),
         kind=_commonest([worker.kind for worker in ready], before.kind),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-_LOADERS = {"tiny": "tests.fixtures.tiny_model"}
+_LOADERS = {"tiny": "tests.fixtures.tiny_model", "clocked": "bench.live.clocked"}
 _SHIPPED = {"sprites"}
 _HOST_POOL_GIB = "24"  # six states of 3.6 GB
 
@@ -21,7 +21,7 @@ def worker_settings(asked: argparse.Namespace, capacity: int) -> dict[str, str]:
     """`asked`: `model`, `weights`, `geometry` and `worker` (by `setting`). `capacity` 0: what it says."""
     settings = {"capacity": str(capacity)} if capacity else {}
     if loader := _LOADERS.get(asked.model):
-        settings["model_loader"] = loader
+        settings |= {"model_loader": loader, "weights_path": asked.weights}
     elif asked.model not in _SHIPPED:
         settings |= {"weights_path": asked.weights, "host_pool_gib": _HOST_POOL_GIB}
     if asked.geometry:
