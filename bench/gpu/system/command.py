@@ -17,14 +17,21 @@ from bench.gpu.machine import machine
 from bench.gpu.report import Report
 from bench.gpu.system.alone import alone
 from bench.gpu.system.fleet import Fleet
+from bench.gpu.system.kill import kill
 from bench.gpu.system.moves import moves
 from bench.gpu.system.play import play
-from bench.gpu.system.run import Run
-from bench.gpu.system.services import NotStarted, Services
+from bench.gpu.system.run import Run, memory_in_use
+from bench.gpu.system.services import POLICY, NotStarted, Services
 from bench.gpu.system.worker_settings import setting, worker_settings
+from services.worker.device import Device
 from turboserve.client import Client
 
-PARTS: dict[str, Callable[[Run], Awaitable[None]]] = {"play": play, "moves": moves, "alone": alone}
+PARTS: dict[str, Callable[[Run], Awaitable[None]]] = {
+    "play": play,
+    "moves": moves,
+    "alone": alone,
+    "kill": kill,
+}
 _UNLESS_SAID = ["play", "moves"]
 
 
@@ -59,6 +66,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     add("--workers", type=int, default=2)
     add("--devices", nargs="*", help="one for each worker; cuda:0, cuda:1, … where there are GPUs")
     add("--worker", type=setting, action="append", default=[], metavar="NAME=VALUE", help="of the workers")
+    add("--policy", default=POLICY, help="of placement; with ll-resume sessions come back elsewhere, too")
     add("--minutes", type=float, default=9.0, help="for everything")
     add("--start-limit", type=float, default=240.0, help="seconds until all workers are ready")
     add("--settle", type=float, default=6.0, help="seconds that sessions play before anything counts")
@@ -73,13 +81,16 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     move_options = parser.add_argument_group("moves")
     move_options.add_argument("--rung", default="", help="of the sessions; the model's default unless said")
     move_options.add_argument("--moves", type=int, default=200)
-    move_options.add_argument("--active", type=int, default=4, help="of six sessions")
+    move_options.add_argument("--sessions", type=int, default=6)
+    move_options.add_argument("--active", type=int, default=4, help="of them; of `kill` all")
     move_options.add_argument("--beat", type=float, default=0.4, help="seconds from move to move, at least")
     move_options.add_argument("--rotate-every", type=int, default=5, help="beats from suspend to suspend")
     asked = parser.parse_args(given)
     asked.parts = asked.parts or _UNLESS_SAID
-    if asked.workers < 2 and "moves" in asked.parts:
-        parser.error("moves need two workers")
+    if asked.workers < 2 and {"moves", "kill"} & {*asked.parts}:
+        parser.error("moves and kill need two workers")
+    if "kill" in asked.parts[:-1]:
+        parser.error("kill is to be the last part")
     return asked
 
 
@@ -91,7 +102,7 @@ def _devices(workers: int) -> list[str]:
 async def _run(asked: argparse.Namespace, devices: list[str], report: Report) -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     tried = max([*asked.sizes, asked.active])  # whatever the worker thinks of it
-    services = Services(asked.out, devices, asked.model, worker_settings(asked, tried))
+    services = Services(asked.out, devices, asked.model, worker_settings(asked, tried), asked.policy)
     run: Run | None = None
     failed = False
     try:
@@ -112,6 +123,8 @@ async def _run(asked: argparse.Namespace, devices: list[str], report: Report) ->
 
 async def _start(asked: argparse.Namespace, services: Services, report: Report, data: Path) -> Run:
     ends_at = time.monotonic() + 60 * asked.minutes
+    gpus = {worker: Device(at) for worker, at in services.workers.items() if at.startswith("cuda")}
+    idle_memory = memory_in_use(gpus)
     async with asyncio.timeout(min(asked.start_limit, 60 * asked.minutes)):
         bus = await services.start(data)
         fleet = Fleet(bus)
@@ -122,7 +135,7 @@ async def _start(asked: argparse.Namespace, services: Services, report: Report, 
         except TimeoutError:
             logs = "\n".join(services.tail(worker) for worker in services.workers)
             raise NotStarted(f"not ready after {asked.start_limit:.0f} s:\n{logs}") from None
-    run = Run(asked, services, fleet, Client(services.url), report, ends_at)
+    run = Run(asked, services, fleet, Client(services.url), report, ends_at, gpus, idle_memory)
     _tell_start(run)
     return run
 

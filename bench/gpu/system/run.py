@@ -7,28 +7,38 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.gpu.report import Report, quantile
 from bench.gpu.system.fleet import Fleet
 from bench.gpu.system.services import Services
+from services.worker.device import Device
 from turboserve.client import Client
+from turboserve.messages import Phase
 
 _APPEND = re.compile(r'^turboserve_worker_stage_seconds_(sum|count)\{stage="append"\} (\S+)', re.MULTILINE)
 
 
 @dataclass
 class Run:
+    """`gpus`: of the workers, by the driver. `idle_memory`: bytes in use there before any had started."""
+
     asked: argparse.Namespace
     services: Services
     fleet: Fleet
     client: Client
     report: Report
     ends_at: float
+    gpus: Mapping[str, Device] = field(default_factory=dict)
+    idle_memory: Mapping[str, int] = field(default_factory=dict)
     problems: int = 0
 
     def left_s(self) -> float:
         return self.ends_at - time.monotonic()
+
+    def gpu_memory(self) -> dict[str, int]:
+        """Bytes in use, by worker, of those on GPUs."""
+        return memory_in_use(self.gpus)
 
     def problem(self, text: str) -> None:
         self.problems += 1
@@ -39,6 +49,10 @@ class Run:
         """Those asked for, or all that the model has."""
         model = next(iter(self.fleet.reports.values())).model
         return self.asked.rungs or list(model.rungs)
+
+
+def memory_in_use(gpus: Mapping[str, Device]) -> dict[str, int]:
+    return {worker: gpu.report().memory_used_bytes for worker, gpu in gpus.items()}
 
 
 def spread(values_s: Sequence[float]) -> dict[str, float]:
@@ -55,6 +69,20 @@ def words(told: Mapping[str, float]) -> str:
         return "none seen"
     quantiles = ", ".join(f"{name} {told[name]:.1f}" for name in ("p50", "p95", "p99", "max"))
     return f"{quantiles} ms of {told['n']}"
+
+
+def tell_phases(run: Run, call: str, told: Sequence[Sequence[Phase]]) -> None:
+    phases: dict[str, list[float]] = {}
+    for phase in (phase for each in told for phase in each):
+        phases.setdefault(phase.name, []).append(phase.duration_s)
+    for name, seconds in phases.items():
+        figure = spread(seconds)
+        run.report.row(f"  {call}, {name}", words(figure), f"{call} {name}", figure)
+
+
+def whole_s(phases: Sequence[Phase]) -> float:
+    """Phases with a space in their names are details within the others."""
+    return sum(phase.duration_s for phase in phases if " " not in phase.name)
 
 
 def appended(before: Mapping[str, str], after: Mapping[str, str]) -> float | None:

@@ -17,7 +17,7 @@ import httpx
 from shared.bus import Bus
 from turboserve.nats_server import find_binary, free_port, write_config
 
-_POLICY = "fixed-ll"
+POLICY = "fixed-ll"
 """Moves no session of its own accord: the benchmark does. Who is resumed comes back where its state is."""
 _STOP_S = 15.0
 _BUS_WAIT_S = 15.0
@@ -34,12 +34,19 @@ class NotStarted(Exception):
 class Services:
     """`devices`: a worker for each, named worker-1 and on. `settings`: of the workers."""
 
-    def __init__(self, out: Path, devices: Sequence[str], model: str, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        devices: Sequence[str],
+        model: str,
+        settings: Mapping[str, str],
+        policy: str = POLICY,
+    ) -> None:
         self.workers = {f"worker-{number}": device for number, device in enumerate(devices, 1)}
         self.nats_url = f"nats://127.0.0.1:{free_port()}"
         self.url = f"http://127.0.0.1:{free_port()}"
         self.started_at: dict[str, float] = {}
-        self._out, self._model, self._settings = out, model, settings
+        self._out, self._model, self._settings, self._policy = out, model, settings, policy
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._metrics: dict[str, int] = {}
         self._environment = os.environ | {"TURBOSERVE_LOG_FORMAT": "text", "PYTHONUNBUFFERED": "1"}
@@ -52,7 +59,7 @@ class Services:
         bus = Bus(self.nats_url, "bench-system", "bench")
         await bus.connect(_BUS_WAIT_S)
         database = f"sqlite+aiosqlite:///{data / 'turboserve.db'}"
-        given = {"default_model": self._model, "models": self._model, "policy": _POLICY}
+        given = {"default_model": self._model, "models": self._model, "policy": self._policy}
         self._service("placement", database_url=database, **given)
         self._service("gateway", port=self.url.rpartition(":")[2])
         for worker, device in self.workers.items():
@@ -97,6 +104,13 @@ class Services:
                 except httpx.HTTPError:
                     told[name] = ""
         return told
+
+    def kill(self, worker: str) -> None:
+        """Without a warning; it is none of the workers any more."""
+        process = self._running.pop(worker)
+        process.kill()
+        process.wait(_STOP_S)
+        del self.workers[worker], self._metrics[worker]
 
     def stop(self) -> dict[str, int]:
         """In the reverse order. Returns exit codes; negative: the signal that ended it."""
