@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from services.worker.models.in_pieces import InPieces
 from shared.contracts.text import TextEncoded
 
 State = Any
@@ -171,6 +172,24 @@ class TakesPromptsAhead(Protocol):
     def take_prompt(self, state: State, rung: Rung) -> None:
         """Between two chunks, with a prompt set that no chunk shows yet. `rung`: of the next chunk, which
         will be what it would have been without this.
+        """
+
+
+class WorksInPieces(Protocol):
+    """What a `SessionModel` may be besides: what takes longer than a step is done piece by piece, each of
+    about a step's time at most. Between two pieces the worker may do anything to other states, steps
+    included, and what comes out is the same, bit for bit.
+    """
+
+    def rebuild_in_pieces(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> InPieces[State]:
+        """As `rebuild`. The state belongs to nobody before the last piece; closed earlier, nothing is left of
+        it, and its place is free.
+        """
+
+    def take_prompt_in_pieces(self, state: State, rung: Rung) -> InPieces[None]:
+        """As `take_prompt`, of a model that takes prompts ahead. Between two pieces, and after the last one
+        that is wanted, the state is whole: it may be saved, carried, told another prompt, or begin its chunk,
+        which then does all that is left.
         """
 
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from services.worker.models.conformance import isolation, moving, parts, promises, rebuilding, sameness
+from services.worker.models.conformance import (
+    isolation,
+    moving,
+    parts,
+    piecewise,
+    promises,
+    rebuilding,
+    sameness,
+)
 from services.worker.models.conformance.result import Result
 from services.worker.models.conformance.trial import Trial
 from services.worker.models.protocol import ReadsEmbeddings, SessionModel
@@ -37,6 +45,8 @@ CHECKS: tuple[Callable[[Trial], Iterator[Result]], ...] = (
     isolation.frames_stay,
     rebuilding.goes_on,
     rebuilding.is_itself,
+    piecewise.rebuilt,
+    piecewise.prompted,
     promises.prompts,
     promises.words,
     promises.sizes,

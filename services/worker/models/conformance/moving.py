@@ -23,13 +23,13 @@ def goes_on(trial: Trial) -> Iterator[Result]:
     states = trial.at_cut()
     for row, state in enumerate(states):
         name = f"a state that took over is what it was made from (row {row})"
-        yield _same_state(name, trial.save(state), trial.baseline.at_cut[row])
+        yield same_state(name, trial.save(state), trial.baseline.at_cut[row])
     made = trial.play(states, AFTER)
     for row, state in enumerate(states):
         later = trial.baseline.frames[row][trial.window_chunks :]
         yield equal(f"moved = stayed, frames (row {row})", *differing(made[row], later))
         name = f"moved = stayed, state bytes (row {row})"
-        yield _same_state(name, trial.save(state), trial.baseline.at_end[row])
+        yield same_state(name, trial.save(state), trial.baseline.at_end[row])
 
 
 def goes_on_young(trial: Trial) -> Iterator[Result]:
@@ -66,7 +66,7 @@ def leaves_mid_chunk(trial: Trial) -> Iterator[Result]:
         moved, told = _chunk_that_leaves(trial, rung, prompt, leaving=True)
         yield equal(f"moved after every forward = stayed ({about})", *differing(moved, stayed))
         name = f"moved after every forward, state bytes ({about})"
-        yield _same_state(name, told, asked)
+        yield same_state(name, told, asked)
 
 
 def _chunk_that_leaves(trial: Trial, rung: Rung, prompt: str, *, leaving: bool) -> tuple[list[Frames], Saved]:
@@ -128,7 +128,7 @@ def _carried(trial: Trial, states: list[State]) -> list[State]:
     return states
 
 
-def _same_state(name: str, one: Saved, two: Saved) -> Result:
+def same_state(name: str, one: Saved, two: Saved) -> Result:
     if one.unpacked() != two.unpacked():
         return Result(name, False, f"counters {one.unpacked()}", f"{two.unpacked()}")
     return equal(name, *tensors.differing(one.memory, two.memory), "bytes")

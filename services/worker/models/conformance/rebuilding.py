@@ -23,7 +23,7 @@ def goes_on(trial: Trial) -> Iterator[Result]:
     if not trial.model.spec.recent_chunks:
         return
     for chunks in (1, trial.window_chunks + 1):
-        past, lost = _played(trial, chunks)
+        past, lost = played(trial, chunks)
         rebuilt = trial.model.rebuild(seed=SEEDS[0], prompt=PROMPTS[0], past=past)
         made = trial.chunk([rebuilt])[0]
         del rebuilt
@@ -37,7 +37,7 @@ def is_itself(trial: Trial) -> Iterator[Result]:
     """Latents are the newest chunk's; a rebuilt state moves, and can be rebuilt, like any other."""
     if not trial.model.spec.recent_chunks:
         return
-    past, _ = _played(trial, 2)
+    past, _ = played(trial, 2)
     rebuilt = trial.model.rebuild(seed=SEEDS[0], prompt=PROMPTS[0], past=past)
     one, two = trial.model.latents(rebuilt), past[-1]
     place = (one.index, one.origin, one.prompt) == (two.index, two.origin, two.prompt)
@@ -51,7 +51,7 @@ def is_itself(trial: Trial) -> Iterator[Result]:
     yield equal("moved = stayed, after a rebuild", *differing([moved], [stayed]))
 
 
-def _played(trial: Trial, chunks: int) -> tuple[list[PastChunk], Frames]:
+def played(trial: Trial, chunks: int) -> tuple[list[PastChunk], Frames]:
     """What the cold tier would hold of row 0 after so many chunks, and the chunk that followed."""
     spec, past = trial.model.spec, []
     state: State = trial.open([0])[0]

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from services.worker.models.in_pieces import InPieces, at_once
 from services.worker.models.protocol import MidChunk, ModelSpec, Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Region, Spans, Versions
 from services.worker.models.sprites import noise, vocabulary, weights
@@ -202,8 +203,11 @@ class Sprites:
             state.chunk - (not state.decoded), state.origin, prompt, state.latents.to("cpu", copy=True)
         )
 
-    @torch.inference_mode()
     def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
+        return at_once(self.rebuild_in_pieces(seed=seed, prompt=prompt, past=past))
+
+    @torch.inference_mode()
+    def rebuild_in_pieces(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> InPieces[State]:
         """Its clean passes again, as if the picture had begun just long enough ago: from then on a ring is
         the same every few chunks. Each sees fewer chunks before it than it once did, so they differ a little.
         """
@@ -215,6 +219,7 @@ class Sprites:
             self._begin(state, (0.0,))
             self._put(state, torch.as_tensor(chunk.latents))
             self.forward([state])
+            yield
         self._decode(state, _under_way(state.latent), first=True)
         state.picture_chunk, state.noise, state.latent, state.ring = len(past), None, None, None
         self.set_prompt(state, prompt)

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from torch import Tensor
 
+from services.worker.models.in_pieces import InPieces
 from services.worker.models.slots import Pool
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.frames import Later, copied_later, pixels
@@ -68,14 +69,20 @@ class Chunks:
             new_prompt=begun.new_prompt,
         )
 
-    def renew(self, state: State, *, fp8: bool = False, sink_too: bool = False) -> None:
-        """Between two chunks: the window's keys and values anew from clean latents, as `recache` says."""
+    def renew(self, state: State, *, fp8: bool = False, sink_too: bool = False) -> InPieces[None]:
+        """Between two chunks: the window's keys and values anew from clean latents, as `recache` says. A
+        piece takes about half as long as a step.
+        """
         anew = recache(self._config.recipe, state.frames, sink_too=sink_too)
         self._stepper.forget(state)
-        state.fp8, state.passes = fp8, (anew,)
-        self._stepped([state])
-        state.passes = ()
-        state.versions.wrote(ring_parts(anew.written, self._together))
+        pieces = 2 * -(-anew.count // self._config.geometry.chunk_latent_frames)
+        layers = -(-self._config.architecture.layers // pieces)
+        written = ring_parts(anew.written, self._together)
+        latents = self.latents.at(state, anew.written)
+        for _ in self._stepper.in_pieces(state, anew, latents, fp8, layers):
+            state.versions.wrote(written)
+            yield
+        state.versions.wrote(written)
 
     def forward(self, states: Sequence[State]) -> None:
         """One forward of each: rows that feed and see equally many frames go together. Nobody moves on
@@ -115,14 +122,16 @@ class Chunks:
         self._end(state)
         return copied_later(pixels(frames))
 
-    def warm_decoder(self, state: State) -> None:
+    def warm_decoder(self, state: State) -> InPieces[None]:
         """Its cache, from latents whose pictures nobody wants: a chunk's at a time, as those were made, since
         all at once take gigabytes.
         """
         latents, first = self.latents.unbroken(state)
         for number, piece in enumerate(latents.split(self._config.geometry.chunk_latent_frames)):
+            if number:
+                yield
             self._decoder.decode(piece, self._cache[state.slot], first=first and number == 0)
-        state.versions.wrote([DECODER])
+            state.versions.wrote([DECODER])
 
     def _end(self, state: State) -> None:
         """Over once it is decoded and has no forward left, whichever came last. Before that it may be begun

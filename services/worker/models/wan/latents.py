@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from services.worker.models.protocol import PastChunk
 from services.worker.models.slots import Pool
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.frames import copied_later
+from services.worker.models.wan.noise_ahead import sent
 from services.worker.models.wan.passes import place_of, window_of
 from services.worker.models.wan.session import LATENTS, State
 
@@ -30,7 +32,7 @@ class CleanLatents:
 
     def at(self, state: State, places: Sequence[int]) -> Tensor:
         """[places, 16, h, w], a copy."""
-        return self._kept[state.slot, list(places)]
+        return torch.stack([self._kept[state.slot, place] for place in places])
 
     def newest(self, state: State) -> PastChunk:
         """Of the chunk decoded last."""
@@ -44,7 +46,9 @@ class CleanLatents:
         """What a lost state had of them."""
         for chunk in past:
             places = self._places((chunk.index - chunk.origin) * self._count, self._count)
-            self._kept[state.slot, places] = chunk.latents.to(self._kept.device, self._kept.dtype)
+            latents = sent(chunk.latents, self._kept.device)
+            for place, latent in zip(places, latents, strict=True):
+                self._kept[state.slot, place] = latent.to(self._kept.dtype)
 
     def unbroken(self, state: State) -> tuple[Tensor, bool]:
         """The newest in the window that follow each other without a gap; whether the picture began with

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from services.worker.models.in_pieces import InPieces, at_once
 from services.worker.models.protocol import MidChunk, Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Pool, Versions
 from services.worker.models.wan import chunks
@@ -53,8 +55,11 @@ class Wan:
         slots: int,
         digest: str,
         wishes: Wishes | None = None,
+        rehearsed: Future[None] | None = None,
     ) -> None:
-        """The modules carry their weights and are on the device, of one type of numbers."""
+        """The modules carry their weights and are on the device, of one type of numbers. `rehearsed`: as of
+        `made_stepper`.
+        """
         wishes = wishes or Wishes()
         weight = transformer.patch_embedding.weight
         self._config = config
@@ -70,7 +75,7 @@ class Wan:
         geometry = config.geometry
         shape = (geometry.chunk_latent_frames, *geometry.latent_shape)
         self._noise = NoiseAhead(shape, pinned=weight.is_cuda)
-        self._stepper = made_stepper(config, transformer, self._pool, self._noise, wishes)
+        self._stepper = made_stepper(config, transformer, self._pool, self._noise, wishes, rehearsed)
         self._chunks = Chunks(config, self._pool, self._stepper, self._noise, self._decoder)
         self._pool.soil()
         self._random = digest.startswith(RANDOM)
@@ -129,14 +134,20 @@ class Wan:
         return len(state.passes)
 
     @torch.inference_mode()
-    def take_prompt(self, state: State, rung: Rung) -> None:
-        """The window's keys and values for the new prompt now, instead of with the next chunk."""
+    def take_prompt_in_pieces(self, state: State, rung: Rung) -> InPieces[None]:
+        """The window's keys and values for the new prompt now, instead of with the next chunk. Until all is
+        done the text counts as new, so that a chunk begun meanwhile does it over.
+        """
         assert state.latent is None, "a chunk under way is begun again"
         if not state.new_text:
             return
-        self._prompts.take(state)
+        self._prompts.read_out(state)
         if self._config.recipe.recache_on_prompt and state.frames:
-            self._chunks.renew(state, fp8=rung.precision == FP8)
+            yield from self._chunks.renew(state, fp8=rung.precision == FP8)
+        self._prompts.taken(state)
+
+    def take_prompt(self, state: State, rung: Rung) -> None:
+        at_once(self.take_prompt_in_pieces(state, rung))
 
     @torch.inference_mode()
     def forward(self, states: Sequence[State]) -> None:
@@ -188,8 +199,11 @@ class Wan:
     def latents(self, state: State) -> PastChunk:
         return self._chunks.latents.newest(state)
 
-    @torch.inference_mode()
     def rebuild(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
+        return at_once(self.rebuild_in_pieces(seed=seed, prompt=prompt, past=past))
+
+    @torch.inference_mode()
+    def rebuild_in_pieces(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> InPieces[State]:
         """One long forward, and a decode thrown away.
 
         What an evicted frame had left in the window's keys and values is lost, and where the embedding of the
@@ -202,8 +216,9 @@ class Wan:
         shown = newest.prompt if self._prompts.knows(newest.prompt) else prompt
         self.set_prompt(state, shown)
         self._prompts.take(state)
-        self._chunks.renew(state, sink_too=True)
-        self._chunks.warm_decoder(state)
+        yield from self._chunks.renew(state, sink_too=True)
+        yield
+        yield from self._chunks.warm_decoder(state)
         state.versions.wrote(self._parts)
         if prompt != shown:
             self.set_prompt(state, prompt)

@@ -33,7 +33,7 @@ class Prompts:
 
     @torch.inference_mode()
     def set(self, state: State, prompt: str) -> None:
-        """Shows once it is `taken`. Words beyond those that the text has places for are unread."""
+        """Shows once it is taken. Words beyond those that the text has places for are unread."""
         text = self._text[state.slot]
         words = self._encoder.encode(prompt)[: len(text)]
         text[: len(words)] = sent(words, text.device).to(text.dtype)
@@ -41,9 +41,17 @@ class Prompts:
         state.prompt, state.new_text = prompt, True
         state.versions.wrote([CROSS])
 
+    def read_out(self, state: State) -> None:
+        """The keys and values of the prompt that was set. It isn't `shown` yet."""
+        self._cross[state.slot] = self._transformer.text_kv(self._text[state.slot])
+        state.versions.wrote([CROSS])
+
     def take(self, state: State) -> None:
-        """The keys and values of a prompt that was set, once."""
+        """Once: the prompt that was set is shown."""
         if state.new_text:
-            self._cross[state.slot] = self._transformer.text_kv(self._text[state.slot])
-            state.shown, state.new_text = state.prompt, False
-            state.versions.wrote([CROSS])
+            self.read_out(state)
+            self.taken(state)
+
+    def taken(self, state: State) -> None:
+        """All that it needed is done."""
+        state.shown, state.new_text = state.prompt, False

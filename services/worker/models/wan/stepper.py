@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from services.worker.models.in_pieces import InPieces
 from services.worker.models.slots import Pool
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import PLAIN, Form
@@ -19,6 +20,8 @@ from services.worker.models.wan.passes import Pass, chunk_passes
 from services.worker.models.wan.session import State
 from services.worker.models.wan.swift import Swift
 from services.worker.models.wan.transformer import Rows
+
+_OVER = object()
 
 
 class Forms(NamedTuple):
@@ -70,7 +73,7 @@ class Stepper:
         Those of a pass that doesn't denoise are the same as before.
         """
         passes = [state.passes[0] for state in states]
-        job = self._job(states, passes)
+        job = self._job(states, passes, fp8=states[0].fp8)
         with self._current():
             self._make_windows(job, states, passes)
             inputs = self._inputs(states, passes, latents)
@@ -79,14 +82,35 @@ class Stepper:
                 return self._graphs.run(job, inputs).clone()
             return self._compute(job, inputs)
 
+    @torch.inference_mode()
+    def in_pieces(
+        self, state: State, following: Pass, latents: Tensor, fp8: bool, layers: int
+    ) -> InPieces[None]:
+        """A forward of one, uncaptured, that makes nothing but keys and values; so many layers a piece."""
+        forward = self._in_pieces(state, following, latents, fp8=fp8, layers=layers)
+        while True:
+            with self._current():
+                if next(forward, _OVER) is _OVER:
+                    return
+            yield
+
+    def _in_pieces(
+        self, state: State, following: Pass, latents: Tensor, *, fp8: bool, layers: int
+    ) -> Iterator[None]:
+        job = self._job([state], [following], fp8=fp8)
+        self._make_windows(job, [state], [following])
+        inputs = self._inputs([state], [following], [latents])
+        rows, levels = self._rows_of(job, inputs), inputs.mix[:, :1].expand(-1, job.fed)
+        yield from self._swift.in_pieces(inputs.latents, levels, rows, job.form, layers)
+
     def _current(self) -> contextlib.AbstractContextManager[object]:
         """Kernels that aren't torch's own go to the thread's present device."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
 
-    def _job(self, states: Sequence[State], passes: Sequence[Pass]) -> _Job:
+    def _job(self, states: Sequence[State], passes: Sequence[Pass], *, fp8: bool) -> _Job:
         fed, seen = passes[0].shape
         in_place = not passes[0].from_ring and all(set(p.seen) == set(range(seen)) for p in passes)
-        forms = self.fp8_forms if states[0].fp8 else self.forms
+        forms = self.fp8_forms if fp8 else self.forms
         form = forms.of(len(states), in_place=in_place)
         return _Job(len(states), fed, seen, form, states[0].slot if form.window == "turned" else None)
 
@@ -119,12 +143,15 @@ class Stepper:
 
     def _compute(self, job: _Job, inputs: Inputs) -> Tensor:
         """The clean picture lies `level` along the velocity; fresh noise takes it to the next level."""
-        rows = Rows(self._kv, self._cross, inputs.slots, inputs.places, job.fed, job.slot)
+        rows = self._rows_of(job, inputs)
         level, keep, renew = inputs.mix[..., None, None, None, None].unbind(1)
         levels = inputs.mix[:, :1].expand(-1, job.fed)
         velocity = self._swift(inputs.latents, levels, rows, job.form)
         clean = inputs.latents.float() - level * velocity.float()
         return (keep * clean + renew * inputs.noise).to(inputs.latents.dtype)
+
+    def _rows_of(self, job: _Job, inputs: Inputs) -> Rows:
+        return Rows(self._kv, self._cross, inputs.slots, inputs.places, job.fed, job.slot)
 
     def _captured(self, job: _Job, inputs: Inputs) -> bool:
         """Whether there is a graph; one of a steady shape is made at its first use, for all slots at once."""

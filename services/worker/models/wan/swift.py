@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from services.worker.models.in_pieces import InPieces, at_once
 from services.worker.models.wan.attention import ATTENTIONS
 from services.worker.models.wan.form import Form
 from services.worker.models.wan.fp8 import Product
@@ -64,9 +65,15 @@ class Swift:
 
     def __call__(self, latents: Tensor, levels: Tensor, rows: Rows, form: Form) -> Tensor:
         """As `Transformer.forward`."""
+        return at_once(self.in_pieces(latents, levels, rows, form, len(self._blocks)))
+
+    def in_pieces(
+        self, latents: Tensor, levels: Tensor, rows: Rows, form: Form, layers: int
+    ) -> InPieces[Tensor]:
+        """So many layers a piece."""
         if form.pieces == "plain":
-            return self._transformer(latents, levels, rows)
-        return _Forward(self, rows, form)(latents, levels)
+            return self._transformer.in_pieces(latents, levels, rows, layers)
+        return _Forward(self, rows, form).in_pieces(latents, levels, layers)
 
     def blocks(self, form: Form) -> list[tuple[Block, Products]]:
         products = self.prepare_fp8(form.spared) if form.fp8 else self._plain
@@ -90,7 +97,7 @@ class _Forward:
         self._pieces = pieces_of(form.pieces)
         self._table = swift.transformer.table
 
-    def __call__(self, latents: Tensor, levels: Tensor) -> Tensor:
+    def in_pieces(self, latents: Tensor, levels: Tensor, layers: int) -> InPieces[Tensor]:
         transformer, pieces, form = self._swift.transformer, self._pieces, self._form
         embedded, time = transformer.times(levels)
         times = (self._swift.modulation[:, None] + time.flatten(0, 1)[None]).unbind(0)
@@ -100,6 +107,8 @@ class _Forward:
         x = transformer.patches(latents).flatten(0, 1).contiguous()
         made = pieces.normed(x, norms[0], fp8=blocks[0][1].qkv.fp8)
         for layer, (block, products) in enumerate(blocks):
+            if layer and not layer % layers:
+                yield
             last = layer == len(blocks) - 1
             following = Norm(head[:, 1], head[:, 0], 1.0) if last else norms[layer + 1]
             fp8 = not last and blocks[layer + 1][1].qkv.fp8

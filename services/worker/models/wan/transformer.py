@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from services.worker.models.in_pieces import InPieces, at_once
 from services.worker.models.wan.config import LATENT_CHANNELS, PATCH, Architecture, WanConfig
 from services.worker.models.wan.fp8 import saturated
 from services.worker.models.wan.passes import TIMESTEPS
@@ -174,10 +175,16 @@ class Transformer(nn.Module):
 
     def forward(self, latents: Tensor, levels: Tensor, rows: Rows) -> Tensor:
         """The velocity of latents [rows, frames fed, 16, h, w] at noise levels [rows, frames fed]."""
+        return at_once(self.in_pieces(latents, levels, rows, len(self.blocks)))
+
+    def in_pieces(self, latents: Tensor, levels: Tensor, rows: Rows, layers: int) -> InPieces[Tensor]:
+        """So many layers a piece."""
         x = self.patches(latents)
         embedded, time = self.times(levels)
         table = self.table[:, : rows.places.shape[1]]
         for layer, block in enumerate(self.blocks):
+            if layer and not layer % layers:
+                yield
             x = block(x, time, layer, rows, table)
         return self.picture(self.head(x, embedded), latents.shape[1])
 
