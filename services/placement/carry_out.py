@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from services.placement.facts import (
@@ -30,15 +30,19 @@ Resuming = type[ResumedByUser] | type[Watched]
 
 
 class Order(NamedTuple):
-    """`events`: by session, in the order in which they happen to it."""
+    """`events`: by session, in the order in which they happen to it. `hand_overs`: of sessions that go on
+    where they are placed once their state has been brought there; they are queued until then.
+    """
 
     events: dict[str, list[Event]]
     moves: list[Move]
+    hand_overs: list[Place]
 
 
 class Context(NamedTuple):
     """`rows`: of the sessions that were seen. `resuming`: paused ones that are to go on, and by whom.
-    `incarnations`: of the workers that were seen.
+    `incarnations`: of the workers that were seen. `carried`: sessions that the decision places elsewhere than
+    where their state is, and that can be handed over from there.
     """
 
     rows: Mapping[str, SessionRow]
@@ -46,16 +50,19 @@ class Context(NamedTuple):
     incarnations: Mapping[str, str]
     floor_rung: str
     decision: str
+    carried: Collection[str] = ()
 
 
 def order(decided: Decision, context: Context) -> Order:
     """A paused session goes on where it is if the policy says so, without a new epoch; else it is queued
     first, and without a place it stays so.
     """
-    found = Order({}, [])
+    found = Order({}, [], [])
     for act in decided.acts:
         if isinstance(act, Move):
             found.moves.append(act)
+        elif isinstance(act, Place) and act.session in context.carried:
+            found.hand_overs.append(act)
         elif happens := _events(act, context):
             found.events.setdefault(act.session, []).extend(happens)
     for session, resumes in context.resuming.items():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from services.placement.facts import Event, OwnerLost
 from services.placement.live import Live
+from services.placement.moves import Wanted
 from services.placement.phases import timed
 from services.placement.room import Room
 from services.placement.transfers import WHY
@@ -121,7 +122,7 @@ class Drainer:
     async def _hand_over(self, live: Live) -> str:
         """What came of it, "" if it could not even be tried. Nobody waits for the next one's first chunk."""
         try:
-            return (await self._placement.mover.hand_over(live, "", _MOVES_WITHIN_S)).outcome
+            return (await self._placement.mover.hand_over(live, Wanted("", _MOVES_WITHIN_S))).outcome
         except Refused as refused:
             logger.info("not moved: %s", refused, extra={"session": live.row.id})
             return ""

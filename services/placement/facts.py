@@ -28,8 +28,8 @@ class OwnerLost(NamedTuple):
 
 
 class MoveProposed(NamedTuple):
-    """The owner of `epoch` is to hand the session over: another epoch is given, to the move's target alone,
-    and never again.
+    """The owner of `epoch` is to hand the session over, or of a queued session whoever was it last: another
+    epoch is given, to the move's target alone, and never again.
     """
 
     epoch: int

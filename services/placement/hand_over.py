@@ -28,10 +28,11 @@ class Ongoing:
     """A move under way, in memory alone.
 
     `incarnation`: the target's process. `within_s`: from the proposal until the state must have arrived, more
-    than the two workers' own patience together. `decision`: who wants it, "" for an operator. `news`: the
-    last of each state, by worker. `freed`: why the target has nothing to go on with, "" as long as it doesn't
-    say so. `answered`: its operator was told that the session has moved; what is left is the target's first
-    chunk.
+    than the two workers' own patience together. `decision`: who wants it, "" for an operator. `home`: the
+    source's process, where it has the state of a session that nobody owns, "" where it is the owner. `news`:
+    the last of each state, by worker. `freed`: why the target has nothing to go on with, "" as long as it
+    doesn't say so. `answered`: its operator was told that the session has moved; what is left is the target's
+    first chunk.
     """
 
     move: Move
@@ -39,6 +40,7 @@ class Ongoing:
     since: float
     within_s: float = MOVE_S
     decision: str = ""
+    home: str = ""
     news: dict[tuple[str, str], MoveNews] = field(default_factory=dict)
     freed: str = ""
     answered: bool = False
@@ -121,11 +123,22 @@ def _before_commit(
         return CallOff(f"worker {move.target}: {lost}")
     if (copy is not None and copy.state not in _SPENT) or going.said(move.target, "arrived"):
         return Commit()
-    if (row.worker, row.epoch) != (move.source, move.epoch):
-        return CallOff(f"worker {move.source} does not own it any more")
+    if why := _why_not_its_source(going, row, fleet, now, connected_s):
+        return CallOff(f"worker {move.source}{why}")
     if now - going.since > going.within_s:
         return CallOff(f"its state was not there after {going.within_s:g} s")
     return None
+
+
+def _why_not_its_source(
+    going: Ongoing, row: SessionRow, fleet: FleetView, now: float, connected_s: float
+) -> str:
+    """Why the session isn't its source's to give any more, "" if it is."""
+    move = going.move
+    if (row.worker, row.epoch) != ("" if going.home else move.source, move.epoch):
+        return " does not own it any more"
+    lost = fleet.why_lost(move.source, going.home, now, connected_s) if going.home else ""
+    return f": {lost}" if lost else ""
 
 
 def targets_copy(move: Move, fleet: FleetView) -> CopyReport | None:

@@ -132,6 +132,13 @@ def _propose_move(row: SessionRow, event: MoveProposed) -> Outcome:
     return Change({"given_epoch": row.given_epoch + 1})
 
 
+def _propose_resume(row: SessionRow, event: MoveProposed) -> Outcome:
+    """Its last owner's copy still has its state. It stays queued until that has arrived."""
+    if event.epoch != row.epoch or not row.epoch:
+        return None
+    return Change({"given_epoch": row.given_epoch + 1})
+
+
 def _hand_over(row: SessionRow, event: HandedOver) -> Outcome:
     """Without a word on status: who was paused stays so, whoever waited for a worker has one."""
     owns = (row.worker, row.incarnation) == (event.worker, event.incarnation)
@@ -299,7 +306,7 @@ _PAUSED: dict[str, Any] = {"status": "paused"}
 TABLE: dict[type[Any], dict[Status, Rule]] = {
     Placed: {"queued": _place},
     OwnerLost: {"active": _lose, "paused": _lose_paused},
-    MoveProposed: {"active": _propose_move, "paused": _propose_move},
+    MoveProposed: {"queued": _propose_resume, "active": _propose_move, "paused": _propose_move},
     HandedOver: {"queued": _hand_over, "active": _hand_over, "paused": _hand_over},
     HandedBack: {"active": _hand_back, "paused": _hand_back},
     Steered: {

@@ -25,8 +25,9 @@ _BEAT_S = 5.0
 class Live:
     """`move`: the one under way, with `stirred` set whenever something was heard of it. `next_chunk` comes
     from reports. `told_phase`: as viewers heard it last. `unwatched_since` None: somebody watches. `reserved`
-    names the worker it is being placed on while that is saved. `doubtful`: a save met an absent database, so
-    the row must be read before it counts. `own_tries` and `refusals` (their codes) are of the row's last
+    names the worker it is being placed on while that is saved, `coming_to` the one to which its state is
+    brought, so that it may go on there. `doubtful`: a save met an absent database, so the row must be read
+    before it counts. `own_tries` and `refusals` (their codes) are of the row's last
     change; `own_due_at` is on the steady clock, as is `since_s`: since when it has its status. `resuming`: it
     is paused and is to go on as soon as somebody decided where. `retry_after_s`: of a session that was
     refused.
@@ -40,6 +41,7 @@ class Live:
         self.told_phase = row.phase
         self.unwatched_since = unwatched_since
         self.reserved = ""
+        self.coming_to = ""
         self.doubtful = False
         self.move: Ongoing | None = None
         self.stirred = asyncio.Event()
@@ -59,9 +61,10 @@ class Live:
     @property
     def places(self) -> set[str]:
         """Workers on which it takes an active session's room: its owner, and both sides of a move."""
-        owners = {self.reserved or (self.row.worker if self.row.status == "active" else "")}
+        owners = {self.reserved or (self.row.worker if self.row.status == "active" else self.coming_to)}
         if self.move is not None and self.row.status == "active":
-            owners |= {self.move.move.target} | (set() if self.move.answered else {self.move.move.source})
+            leaves = "" if self.move.answered or self.move.home else self.move.move.source
+            owners |= {self.move.move.target, leaves}
         return owners - {""}
 
     @property
@@ -84,10 +87,13 @@ class Live:
         """It just failed there."""
         self._shunned[worker] = now + _SHUNNED_S
 
-    def standing(self, bound_for: str, stuck: bool, now: float, wall_now: float) -> Standing | None:
+    def standing(
+        self, bound_for: str, stuck: bool, now: float, wall_now: float, *, anchored: bool = False
+    ) -> Standing | None:
         """How it stands as far as policies are concerned, None while it wants no chunks.
 
-        `bound_for`: the worker to which a move is to take it, which hasn't begun yet.
+        `bound_for`: the worker to which a move is to take it, which hasn't begun yet. `anchored` as
+        `Standing` has it.
         """
         row, going, leaving = self.row, "", ""
         if not wants_chunks(row) and self.resuming is None:
@@ -96,15 +102,16 @@ class Live:
             move = self.move.move if self.move is not None and not self.move.answered else None
             going = bound_for or (move.target if move is not None else row.worker)
             source = move.source if move is not None else row.worker
-            leaving = source if going != source else ""
+            resumed = self.move is not None and self.move.home
+            leaving = source if going != source and not resumed else ""
         else:
-            going = self.reserved
+            going = self.reserved or self.coming_to
         if going:
             stuck = stuck or self.move is not None
             return Standing(row, self.since_s, going, leaving, stuck, beat_s=self._beat_s(now))
         self._shunned = {worker: until for worker, until in self._shunned.items() if until > now}
         opened_s = now - max(0.0, wall_now - row.created_at)
-        return Standing(row, opened_s, avoid=tuple(self._shunned))
+        return Standing(row, opened_s, avoid=tuple(self._shunned), anchored=anchored)
 
 
 @contextlib.contextmanager

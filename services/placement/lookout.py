@@ -51,7 +51,8 @@ class Lookout:
         found: list[Standing] = []
         for session, live in self._placement.sessions.live.items():
             target, stuck = transfers.target_of(session), transfers.stuck(session, now)
-            standing = live.standing(target, stuck, now, wall_now)
+            anchored = not self._placement.resumes.able(live, now)
+            standing = live.standing(target, stuck, now, wall_now, anchored=anchored)
             if standing is not None and (standing.going_to or not (live.lock.locked() or live.doubtful)):
                 found.append(standing)
         return found
@@ -59,7 +60,11 @@ class Lookout:
     def _terms(self, standings: Sequence[Standing], now: float) -> Terms:
         tally, floor_rung = self._placement.sessions.tally, self._placement.settings.floor_rung
         running_s = sum(now - standing.since_s for standing in standings if standing.going_to)
-        return Terms(now, self._drained_since_s, floor_rung, tally.spell_s(running_s), tally.move_pause_s)
+        spell_s = tally.spell_s(running_s)
+        holding = self._placement.resumes.holding(now)
+        return Terms(
+            now, self._drained_since_s, floor_rung, spell_s, tally.move_pause_s, tally.away_s, holding
+        )
 
     def _copies(self, standings: Sequence[Standing], now: float) -> Copies:
         found: dict[str, dict[str, CopyReport]] = {s.row.id: {} for s in standings if not s.going_to}

@@ -30,6 +30,16 @@ move_carry_s = Histogram(
     buckets=(0.01, 0.03, 0.06, 0.125, 0.25, 0.5, 1, 2, 4, 8),
 )
 move_bytes = Counter("turboserve_placement_move_bytes", "State carried by moves")
+resumes = Counter(
+    "turboserve_placement_resumes",
+    "Sessions that go on where their state was (home), where it came to (handed_over), or without (rebuilt)",
+    ["how"],
+)
+resume_hand_over_s = Histogram(
+    "turboserve_placement_resume_hand_over_seconds",
+    "From the decision until a resumed session's state was where it goes on and the row said so",
+    buckets=(0.01, 0.03, 0.06, 0.125, 0.25, 0.5, 1, 2),
+)
 outbox_waiting = Gauge("turboserve_placement_outbox_waiting", "Public events not published yet")
 outbox_lag_s = Gauge(
     "turboserve_placement_outbox_lag_seconds", "Age of the oldest public event not published yet"

@@ -48,7 +48,7 @@ class Run:
         self._going = going
         self._source = source
         self._target = target
-        self._deadline_at = time.time() + going.within_s
+        self._deadline_at = time.time() + going.since + going.within_s - time.monotonic()
         self._phases = phases
         self._over: Over | None = None
         self._answer: asyncio.Future[SessionMoved] = asyncio.get_running_loop().create_future()
@@ -58,6 +58,15 @@ class Run:
         """As in `SessionMoved`, by what is known so far."""
         return self._over.outcome if self._over is not None else "moved"
 
+    @property
+    def phases(self) -> list[PhaseTime]:
+        """Placement's own, so far."""
+        return list(self._phases)
+
+    def _left_s(self) -> float:
+        """Until the state must be there."""
+        return max(0.0, self._going.since + self._going.within_s - time.monotonic())
+
     async def answered(self) -> SessionMoved:
         """What its operator is told, as soon as nothing can undo it, or the time is up."""
         return await asyncio.shield(self._answer)
@@ -66,10 +75,13 @@ class Run:
         """Until both workers need each other no longer."""
         voice, move = self._placement.voice, self.move
         try:
-            with timed(self._phases, "reserve"):
-                await voice.ask_reserve(move, self._live.known, self._source.model, self._deadline_at)
-            with timed(self._phases, "order"):
-                await voice.ask_move_out(move, self._target.transports, self._deadline_at)
+            async with asyncio.timeout(self._left_s()):
+                with timed(self._phases, "reserve"):
+                    await voice.ask_reserve(move, self._live.known, self._source.model, self._deadline_at)
+                with timed(self._phases, "order"):
+                    await voice.ask_move_out(move, self._target.transports, self._deadline_at)
+        except TimeoutError:
+            self._over = self._not_begun("its workers didn't answer in time")
         except Refused as refused:
             if refused.refusal.code in _WITHOUT_STATE:
                 await self._place(str(refused))
@@ -124,8 +136,12 @@ class Run:
             if self._over is not None or enough():
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_EVERY_S):
+                async with asyncio.timeout(self._look_again_s()):
                     await live.stirred.wait()
+
+    def _look_again_s(self) -> float:
+        left_s = self._left_s()
+        return min(_LOOK_EVERY_S, left_s + 0.01) if left_s > 0 else _LOOK_EVERY_S
 
     async def _act(self) -> None:
         live, placement, now = self._live, self._placement, time.monotonic()
@@ -152,6 +168,9 @@ class Run:
     async def _place(self, why: str) -> None:
         """Without its state: the target begins the session, rebuilds it or resumes it, as its next owner."""
         await self._call_off(why)
+        if self._going.home and self._live.row.status != "queued":  # it is to wait where its state is
+            self._over = Over("stayed", why)
+            return
         self._live.move = None
         self._over = Over("placed", why)
         try:

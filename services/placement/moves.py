@@ -11,10 +11,10 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
-from services.placement import move_rules
+from services.placement import homes, move_rules
 from services.placement.facts import MoveProposed
 from services.placement.hand_over import Ongoing
 from services.placement.live import Live
@@ -26,15 +26,37 @@ from shared.contracts.fleet import LoadReport, PhaseTime
 from shared.contracts.moves import Move, MoveNews, SessionMoved
 from shared.contracts.session import Refusal
 from shared.contracts.subjects import MOVE_NEWS
+from shared.store.rows import SessionRow
 
 if TYPE_CHECKING:
     from services.placement.service import Placement
 
 logger = logging.getLogger(__name__)
 
-_MAX_WAITING = 32
+BUSY = frozenset({"busy", "busy_moving"})
+"""Refusals of a move that another moment may answer otherwise."""
+_MAX_WAITING = 48
 _TURN_WITHIN_S = 5.0
 """For how long a move waits for those before it, once at each of its workers."""
+
+
+class Wanted(NamedTuple):
+    """`to`: a worker, "": whichever has most room. `turn_s`: for how long it may wait for other moves, at
+    each of its workers. `decision`: who wants it, "" for an operator. `home`: who has the state, of a queued
+    session that nobody owns; "": its owner. `until`: when the target must have the state, monotonic; None: in
+    the usual time.
+    """
+
+    to: str
+    turn_s: float
+    decision: str = ""
+    home: str = ""
+    until: float | None = None
+
+
+def _as_owned(row: SessionRow, home: str) -> SessionRow:
+    """A queued session is its home's to give."""
+    return homes.owned_by(row, home) if home and row.status == "queued" else row
 
 
 class Mover:
@@ -70,27 +92,25 @@ class Mover:
 
         Raises `Refused` for what can't be tried.
         """
-        return await (await self.hand_over(live, to, _TURN_WITHIN_S)).answered()
+        return await (await self.hand_over(live, Wanted(to, _TURN_WITHIN_S))).answered()
 
-    async def hand_over(self, live: Live, to: str, turn_s: float, decision: str = "") -> Run:
-        """As `move`, but only until the target has the session or the move is over.
-
-        `turn_s`: for how long it may wait for other moves, at each of its workers. `decision`: who wants it,
-        "" for an operator.
-        """
-        self._target(live, to, decision)
+    async def hand_over(self, live: Live, wanted: Wanted) -> Run:
+        """As `move`, but only until the target has the session or the move is over."""
+        self._target(live, wanted)
         with self._claim(live):
             async with contextlib.AsyncExitStack() as turns:
-                source = live.row.worker
-                await turns.enter_async_context(self._turn(f"from {source}", turn_s))
-                target = self._target(live, to, decision)
-                await turns.enter_async_context(self._turn(f"to {target}", turn_s))
+                source = wanted.home or live.row.worker
+                await turns.enter_async_context(self._turn(f"from {source}", wanted.turn_s))
+                target = self._target(live, wanted)
+                await turns.enter_async_context(self._turn(f"to {target}", wanted.turn_s))
                 both = " and ".join(sorted((source, target)))
-                await turns.enter_async_context(self._turn(f"between {both}", turn_s))
-                return await self._handed_over(live, self._target(live, target, decision), decision)
+                await turns.enter_async_context(self._turn(f"between {both}", wanted.turn_s))
+                wanted = wanted._replace(to=target)
+                self._target(live, wanted)
+                return await self._handed_over(live, wanted)
 
-    async def _handed_over(self, live: Live, target: str, decision: str) -> Run:
-        run = await self._begin(live, target, decision)
+    async def _handed_over(self, live: Live, wanted: Wanted) -> Run:
+        run = await self._begin(live, wanted)
         try:
             await run.hand_over()
         finally:
@@ -128,15 +148,16 @@ class Mover:
         finally:
             lock.release()
 
-    def _target(self, live: Live, to: str, decision: str) -> str:
+    def _target(self, live: Live, wanted: Wanted) -> str:
         """A worker that may be tried, by what is known now. Raises `Refused`."""
         reports, rooms = self._fleet()
-        refusal = move_rules.refuse_session(live.row, reports)
-        chosen: str | Refusal = to
-        if refusal is None and to:
-            refusal = move_rules.refuse_target(live.row, to, reports, None if decision else rooms)
+        row = _as_owned(live.row, wanted.home)
+        refusal = move_rules.refuse_session(row, reports)
+        chosen: str | Refusal = wanted.to
+        if refusal is None and wanted.to:
+            refusal = move_rules.refuse_target(row, wanted.to, reports, None if wanted.decision else rooms)
         elif refusal is None:
-            chosen = move_rules.best_target(live.row, reports, rooms)
+            chosen = move_rules.best_target(row, reports, rooms)
         refusal = chosen if isinstance(chosen, Refusal) else refusal
         if refusal is not None:
             raise Refused(refusal.code, refusal.message, refusal.hint)
@@ -148,21 +169,23 @@ class Mover:
         rooms = {room.worker: room for room in placement.rooms()}  # first: who falls silent is in neither
         return {report.worker: report for report in placement.reports()}, rooms
 
-    async def _begin(self, live: Live, target: str, decision: str) -> Run:
+    async def _begin(self, live: Live, wanted: Wanted) -> Run:
         """The target's epoch is saved before anybody is told of it: it is never given again."""
+        target, decision = wanted.to, wanted.decision
         started, phases = time.monotonic(), list[PhaseTime]()
         with timed(phases, "propose"):
             changed = await self._placement.change(live, lambda row: [MoveProposed(row.epoch)])
-        row = changed.row
-        if changed.before is row or row.ended or not row.worker or row.worker == target:
+        row = _as_owned(changed.row, wanted.home)
+        if changed.before is changed.row or row.ended or not row.worker or row.worker == target:
             raise Refused("not_owned", f"session {row.id} changed hands just now", "look where it is")
         move = Move(f"{row.id}.{row.given_epoch}", row.id, row.worker, target, row.epoch, row.given_epoch)
         reports, _ = self._fleet()
         if not {row.worker, target} <= reports.keys():
             raise Refused("worker_not_found", "a worker fell silent just now", "try again in a moment")
-        self._target(live, target, decision)  # a decision may have filled it meanwhile
-        within_s = self._placement.settings.move_s
-        live.move = Ongoing(move, reports[target].incarnation, started, within_s, decision)
+        self._target(live, wanted)  # a decision may have filled it meanwhile
+        within_s = self._placement.settings.move_s if wanted.until is None else wanted.until - started
+        home = reports[row.worker].incarnation if wanted.home else ""
+        live.move = Ongoing(move, reports[target].incarnation, started, within_s, decision, home)
         logger.info("moving to %s", target, extra={"session": row.id, "worker": row.worker})
         return Run(self._placement, live, live.move, reports[row.worker], reports[target], phases)
 

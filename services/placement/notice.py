@@ -107,7 +107,7 @@ def unneeded(
         return Drop(copy.session, copy.epoch)
     if row.worker:
         return _beside_owner(row, worker, copy, others.get(row.worker), moving=moving)
-    if copy.epoch > row.epoch or (moving and copy.move_id):
+    if copy.epoch > row.epoch or moving:
         return None
     better = any(other.epoch > copy.epoch for other in others.values() if other.state not in OVER)
     # One that runs without an owner came from a late command, or its worker was thought dead: placing had

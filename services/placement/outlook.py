@@ -7,22 +7,22 @@ placed. The worker that it is about to leave has one place fewer meanwhile.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from services.placement import homes
+from services.placement.groups import Groups
 from services.placement.policies.latency import latencies_s
 from services.placement.policies.view import Session, View, Worker
-from services.placement.room import OVER
 from shared.contracts.fleet import CopyReport, LatencyPoint, LoadReport, ModelReport
-from shared.contracts.moves import Compatibility, compatibility_of
 from shared.store.rows import SessionRow
 
 STUCK_S = 1e6
 """The cost of a move that can't be made now: more than any latency is worth."""
-AWAY_S = 10.0
-"""What going on elsewhere than where its state is costs a session: there it is rebuilt, or begins anew. Moved
-with its state a moment later it is there for less, so this is more than most differences are worth.
+REBUILT_S = 10.0
+"""What going on elsewhere costs a session whose state can't be handed over: there it is rebuilt, for which
+everybody else on that device waits, or begins anew. More than most differences are worth.
 """
 
 _LOST = "lost"
@@ -36,7 +36,8 @@ class Standing(NamedTuple):
     """A session that wants chunks. `since_s`: of a waiting one since it was opened, which is its turn; of
     others since they became active. `going_to`: who has it, or is about to, "" for none. `leaving`: who still
     has it meanwhile. `stuck`: it can't be moved now. `beat_s`: when one of its chunks fell due lately, None:
-    not known. `avoid`: workers on which it just failed.
+    not known. `avoid`: workers on which it just failed. `anchored`: of a waiting one, its home can't hand it
+    over now.
     """
 
     row: SessionRow
@@ -46,11 +47,13 @@ class Standing(NamedTuple):
     stuck: bool = False
     beat_s: float | None = None
     avoid: tuple[str, ...] = ()
+    anchored: bool = False
 
 
 class Terms(NamedTuple):
     """What is the same for all. `drained_since_s`: since when workers are drained. `floor_rung` "": sessions
-    aren't stepped down. `spell_s`, `move_pause_s`: as learned so far.
+    aren't stepped down. `spell_s`, `move_pause_s`, `away_s`: as learned so far; the last is what it takes to
+    hand a session over to where it is resumed. `holding`: workers that can't do so at this moment.
     """
 
     now_s: float
@@ -58,6 +61,8 @@ class Terms(NamedTuple):
     floor_rung: str
     spell_s: float
     move_pause_s: float
+    away_s: float
+    holding: Collection[str] = ()
 
 
 def view_of(
@@ -67,12 +72,12 @@ def view_of(
     sessions without a worker. As long as somebody's worker isn't heard, as after a start, nobody can tell
     how long a turn takes, so that nobody is refused for it.
     """
-    groups = _Groups(reports)
+    groups = Groups(reports)
     leaving = Counter(standing.leaving for standing in standings if standing.leaving)
     workers = [_worker(r, groups.of_worker[r.worker], leaving[r.worker], terms) for r in reports]
     silent = {s.going_to for s in standings} - {report.worker for report in reports} - {""}
     workers += [Worker(name, "", "silent", 0, 0, (0.0,)) for name in sorted(silent)]
-    groups.fill(workers, standings)
+    groups.fill(workers, [standing.going_to for standing in standings])
     sessions = [_session(standing, groups, copies, terms) for standing in standings]
     placed = sum(bool(standing.going_to) for standing in standings)
     return View(
@@ -131,79 +136,11 @@ def chunk_s(model: ModelReport) -> float:
     return model.chunk_frames / model.fps if model.fps > 0 and model.chunk_frames > 0 else 1.0
 
 
-class _Kind(NamedTuple):
-    """What workers must share to be of one group: sessions may be moved between them."""
-
-    model: str
-    state: Compatibility
-    rungs: tuple[str, ...]
-
-
-class _Groups:
-    """Workers between which sessions may move. Mostly each model has one; while its weights are replaced it
-    has two. A worker that starts knows no more of its model than the name, and makes none.
-    """
-
-    def __init__(self, reports: Sequence[LoadReport]) -> None:
-        self._kinds: dict[_Kind, str] = {}
-        self.of_worker: dict[str, str] = {}
-        self._told: dict[str, LoadReport] = {}
-        self._free: Counter[str] = Counter()
-        for report in reports:
-            starts = report.state == "starting"
-            group = report.model.name if starts else self._name(report.model)
-            self.of_worker[report.worker] = group
-            if starts:
-                continue
-            if report.state == "ready" or group not in self._told:
-                self._told[group] = report
-
-    def _name(self, model: ModelReport) -> str:
-        kind = _Kind(model.name, compatibility_of(model), tuple(model.rungs))
-        if kind not in self._kinds:
-            others = sum(known.model == model.name for known in self._kinds)
-            self._kinds[kind] = f"{model.name}#{others + 1}" if others else model.name
-        return self._kinds[kind]
-
-    def fill(self, workers: Iterable[Worker], standings: Iterable[Standing]) -> None:
-        """How many places each group has left."""
-        for worker in workers:
-            if worker.state == "ready":
-                self._free[worker.group] += worker.capacity
-        self._free.subtract(Counter(self.of_worker.get(s.going_to, "") for s in standings))
-
-    def of(self, standing: Standing, home: str) -> str:
-        """Where a waiting session is looked after: with its state while there is room, else where most is."""
-        if standing.going_to:
-            return self.of_worker.get(standing.going_to, standing.row.model)
-        found = self._serving(standing.row)
-        if not found:
-            return standing.row.model
-        at_home = self.of_worker.get(home, "")
-        group = at_home if at_home in found and self._free[at_home] > 0 else max(found, key=self._room)
-        self._free[group] -= 1
-        return group
-
-    def _room(self, group: str) -> int:
-        return self._free[group]
-
-    def _serving(self, row: SessionRow) -> list[str]:
-        return [
-            group
-            for kind, group in self._kinds.items()
-            if kind.model == row.model and (not row.rung or row.rung in kind.rungs)
-        ]
-
-    def told(self, group: str) -> LoadReport | None:
-        """A report of one of its workers."""
-        return self._told.get(group)
-
-
-def _session(standing: Standing, groups: _Groups, copies: Copies, terms: Terms) -> Session:
+def _session(standing: Standing, groups: Groups, copies: Copies, terms: Terms) -> Session:
     row = standing.row
     held = {} if standing.going_to else copies.get(row.id, {})
-    home = standing.going_to or _home(row, held, groups)
-    group = groups.of(standing, home)
+    home = standing.going_to or homes.home_of(row, held, groups.of_worker)
+    group = groups.of(row, standing.going_to, home)
     weight, floor_weight, full_weight = weights(row, groups.told(group), terms.floor_rung)
     failed = {worker for worker, copy in held.items() if copy.state in ("failed", "superseded")}
     return Session(
@@ -221,16 +158,17 @@ def _session(standing: Standing, groups: _Groups, copies: Copies, terms: Terms) 
         full_weight=full_weight,
         avoid=tuple(sorted(failed.union(standing.avoid))),
         beat_s=standing.beat_s,
-        away_cost_s=AWAY_S if home and not standing.going_to else 0.0,
+        away_cost_s=_away_s(standing, home, held.get(home), groups, terms),
     )
 
 
-def _home(row: SessionRow, held: Mapping[str, CopyReport], groups: _Groups) -> str:
-    """Who owns it while it is paused, else who has the newest copy that can go on. "": nobody."""
-    if row.worker in groups.of_worker:
-        return row.worker
-    usable = [(copy.epoch, worker) for worker, copy in held.items() if copy.state not in OVER]
-    return max(usable)[1] if usable else ""
+def _away_s(standing: Standing, home: str, copy: CopyReport | None, groups: Groups, terms: Terms) -> float:
+    """Of one whose state nobody has it is the same everywhere."""
+    if standing.going_to or not home:
+        return 0.0
+    holds = standing.anchored or home in terms.holding
+    able = not holds and homes.can_give(standing.row, copy) and groups.linked(home)
+    return terms.away_s if able else REBUILT_S
 
 
 def weights(row: SessionRow, told: LoadReport | None, floor_rung: str) -> tuple[float, float, float]:

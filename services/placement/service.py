@@ -25,6 +25,7 @@ from services.placement.outlook import worker_latencies_s
 from services.placement.reconcile import Reconciler
 from services.placement.records import Records
 from services.placement.requests import Requests
+from services.placement.resumes import Resumes
 from services.placement.retiring import Retiring
 from services.placement.room import Room, room_of
 from services.placement.sessions import Changed, Decide, Sessions
@@ -64,6 +65,7 @@ class Placement:
         self.voice = Voice(self.bus, self.settings.cell, self.settings.command_timeout_s)
         self.mover = Mover(self)
         self.transfers = Transfers(self)
+        self.resumes = Resumes(self)
         self.retiring = Retiring(self)
         self.ticks = Ticks(self)
         self.recorder = Recorder(self.bus, self.settings.cell, "placement", self.instance)
@@ -97,6 +99,9 @@ class Placement:
     def view(self, row: SessionRow) -> SessionView:
         if row.status != "queued":
             return msgspec.structs.replace(row.view(), phase=self.fleet.phase(row))
+        live = self.sessions.live.get(row.id)
+        if live is not None and live.coming_to:
+            return msgspec.structs.replace(row.view(), phase="resuming")
         waiting = self.ticks.waiting(row.id)
         return row.view(waiting.position, waiting.expected_wait_s)
 
@@ -229,6 +234,7 @@ async def serve(process: Process[PlacementSettings], store: Store, leadership: L
     await process.stopping.wait()
     await process.say("stopping")
     await requests.close()
+    await placement.resumes.close()
     await placement.transfers.close()
     await placement.mover.close()
     await placement.voice.close()

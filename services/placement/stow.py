@@ -41,10 +41,9 @@ class Stower:
         return await self._have(live, "host", "stow", phases)
 
     async def resume(self, live: Live) -> SessionStowed:
-        """With its owner, where its state is, if that has room; else elsewhere. Raises `Refused`."""
+        """Where its state is, if there is room; else elsewhere, where it is brought. Raises `Refused`."""
         phases: list[PhaseTime] = []
-        with timed(phases, "place"):
-            await self._placement.ticks.resume(live, ResumedByUser)
+        await self._placement.ticks.resume(live, ResumedByUser, phases)
         with timed(phases, "own"):
             await self._placement.voice.insist(live)
         return await self._have(live, "device", "restore", phases)

@@ -11,6 +11,9 @@ _PRIOR_SPELLS = 4
 _PRIOR_SPELL_S = 15.0
 _PRIOR_MOVES = 4
 _PRIOR_PAUSE_S = 0.1
+_PRIOR_AWAY_S = 0.15
+_MOST_AWAY = 32
+"""So many of the last hand-overs count, about: links and loads change."""
 
 
 def wants_chunks(row: SessionRow) -> bool:
@@ -19,7 +22,9 @@ def wants_chunks(row: SessionRow) -> bool:
 
 
 class Tally:
-    """Since this process leads. An active spell ends with a pause or the session's end."""
+    """Since this process leads. An active spell ends with a pause or the session's end. `away_s`: how long it
+    takes to hand a session over to where it is resumed, on average lately.
+    """
 
     def __init__(self) -> None:
         self.counts = SessionCounts()
@@ -27,6 +32,8 @@ class Tally:
         self._spells_s = 0.0
         self._moves = 0
         self._pauses_s = 0.0
+        self.away_s = _PRIOR_AWAY_S
+        self._handed_over = _PRIOR_MOVES
 
     def opened(self) -> None:
         self._count(arrived=1, arrived_active=1)
@@ -45,6 +52,11 @@ class Tally:
     def moved(self, pause_s: float) -> None:
         self._moves += 1
         self._pauses_s += pause_s
+
+    def went_away(self, took_s: float) -> None:
+        """One was handed over to where it was resumed, or that was tried in vain."""
+        self._handed_over = min(self._handed_over + 1, _MOST_AWAY)
+        self.away_s += (took_s - self.away_s) / self._handed_over
 
     def spell_s(self, running_s: float) -> float:
         """How long active spells last on average. `running_s`: all those that have not ended, together."""

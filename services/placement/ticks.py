@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from services.placement import carry_out, metrics
@@ -19,8 +19,10 @@ from services.placement.carry_out import Context, Order, Resuming
 from services.placement.facts import RefusedLater, Watched
 from services.placement.live import Live
 from services.placement.lookout import Lookout, Seen
+from services.placement.phases import timed
 from services.placement.policies.view import Decision, Memory, Move, Waiting
 from shared.bus import BusAway, Refused
+from shared.contracts.fleet import PhaseTime
 from shared.decision_log import Decided
 from shared.ids import new_decision_id
 from shared.store.rows import SessionRow
@@ -75,18 +77,34 @@ class Ticks:
             async with asyncio.timeout(within_s):
                 await asking
 
-    async def resume(self, live: Live, resumes: Resuming) -> SessionRow:
-        """A paused session goes on: where its state is, elsewhere, or once there is room.
+    async def resume(
+        self, live: Live, resumes: Resuming, phases: list[PhaseTime] | None = None
+    ) -> SessionRow:
+        """A paused session goes on: where its state is, elsewhere, or once there is room. `phases`: what took
+        how long is added to them.
 
         Raises `Refused`.
         """
+        phases = [] if phases is None else phases
+        until = time.monotonic() + ANSWER_WITHIN_S
+        with timed(phases, "place"):
+            await self._resume(live, resumes)
+        carried = await self._placement.resumes.arrived(live.row.id, until - time.monotonic())
+        if carried is not None:
+            phases += carried.phases
+            if live.row.status == "queued":
+                with timed(phases, "place"):
+                    await self.decided(max(0.0, until - time.monotonic()))
+        return live.known
+
+    async def _resume(self, live: Live, resumes: Resuming) -> None:
+        """Until that was decided."""
         if live.row.status == "paused":
             live.resuming = resumes
             await self.decided(ANSWER_WITHIN_S)
         if live.resuming is not None or live.doubtful:
             live.resuming = None
             await self._placement.change(live, lambda _: [resumes(owner_has_room=False)])
-        return live.known
 
     def waiting(self, session: str) -> Waiting:
         """A queued session's turn, as the last decision has it; one that it didn't see comes last."""
@@ -130,23 +148,43 @@ class Ticks:
 
     async def _carry_out(self, decision: Decision, seen: Seen, name: str) -> set[str]:
         """The sessions to which something happened."""
-        order = carry_out.order(decision, self._context(seen, name))
+        from_where = self._placement.resumes.homes(decision, seen)
+        order = carry_out.order(decision, self._context(seen, name, from_where))
         self._note_refusals(order, seen)
         wanted = [(seen.lives[session], events) for session, events in order.events.items()]
-        changed = await self._placement.change_many(wanted, name)
+        with self._coming(order, seen):
+            changed = await self._placement.change_many(wanted, name)
+        self._placement.resumes.count(changed)
         for live in seen.lives.values():
             if live.row.status != "paused" or live.resuming is Watched:  # which is noticed again if need be
                 live.resuming = None
         begun = {move.session for move in order.moves if self._begin(move, seen.lives[move.session], name)}
+        for act in order.hand_overs:
+            home, live = from_where[act.session], seen.lives[act.session]
+            if self._placement.resumes.begin(live, home, act.worker, name):
+                begun.add(act.session)
         return begun | {change.row.id for change in changed}
 
-    def _context(self, seen: Seen, name: str) -> Context:
+    @contextlib.contextmanager
+    def _coming(self, order: Order, seen: Seen) -> Iterator[None]:
+        """Who is handed over is told so at once, not that it waits for room."""
+        lives = [(seen.lives[act.session], act.worker) for act in order.hand_overs]
+        for live, worker in lives:
+            live.coming_to = worker
+        try:
+            yield
+        finally:
+            for live, _ in lives:
+                live.coming_to = ""
+
+    def _context(self, seen: Seen, name: str, carried: Collection[str]) -> Context:
         return Context(
             {session: live.row for session, live in seen.lives.items()},
             {session: live.resuming for session, live in seen.lives.items() if live.resuming is not None},
             seen.incarnations,
             self._placement.settings.floor_rung,
             name,
+            carried,
         )
 
     def _note_refusals(self, order: Order, seen: Seen) -> None:

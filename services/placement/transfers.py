@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from services.placement.facts import Event, OwnerLost, Placed
 from services.placement.live import Live, in_trace_of
+from services.placement.moves import BUSY, Wanted
 from shared.bus import Refused
 from shared.store.rows import SessionRow
 
@@ -22,7 +23,6 @@ MAX_AT_ONCE = 16
 _TURN_WITHIN_S = 5.0
 _BACK_OFF_S = (2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 _BUSY_AGAIN_S = 0.5
-_BUSY = frozenset({"busy", "busy_moving"})
 _NEVER = frozenset({"incompatible"})
 _TRIES = 2
 """After so many a session on a worker that is drained begins anew elsewhere, rather than hold that up."""
@@ -87,12 +87,13 @@ class Transfers:
     async def _move(self, live: Live, target: str, decision: str) -> str:
         """As in `SessionMoved`, or "busy": later, "never": not to there."""
         try:
-            run = await self._placement.mover.hand_over(live, target, _TURN_WITHIN_S, decision)
+            wanted = Wanted(target, _TURN_WITHIN_S, decision)
+            run = await self._placement.mover.hand_over(live, wanted)
             moved = await run.answered()
         except Refused as refused:
             logger.info("not moved: %s", refused, extra={"session": live.row.id, "worker": live.row.worker})
             code = refused.refusal.code
-            return "busy" if code in _BUSY else "never" if code in _NEVER else "stayed"
+            return "busy" if code in BUSY else "never" if code in _NEVER else "stayed"
         if moved.outcome == "moved":
             self._placement.sessions.tally.moved(moved.pause_s)
         return moved.outcome

@@ -23,7 +23,7 @@ def placings(
         if row.status in ("active", "queued")
     ]
     copies = {standing.row.id: fleet.holders(standing.row.id, now) for standing in standings}
-    view = view_of(standings, reports, copies, Terms(now, {}, "", 15.0, 0.1))
+    view = view_of(standings, reports, copies, Terms(now, {}, "", 15.0, 0.1, 10.0))
     incarnations = {report.worker: report.incarnation for report in reports}
     return [
         (act.session, Placed(act.worker, incarnations[act.worker]))

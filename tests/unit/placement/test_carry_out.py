@@ -44,6 +44,14 @@ def test_a_paused_one_goes_on_where_it_is_else_with_a_new_epoch() -> None:
     assert away.events["s-2"] == [ResumedByUser(owner_has_room=False), Placed("w-2", "i-2", "p-1")]
 
 
+def test_one_whose_state_can_be_brought_waits_for_that_where_it_is_placed() -> None:
+    places = [Place("s-2", "w-2", "why"), Place("s-1", "w-2", "why")]
+    away = order(decided(*places), CONTEXT._replace(carried={"s-1", "s-2"}))
+    assert away.hand_overs == places
+    assert away.events["s-2"] == [ResumedByUser(owner_has_room=False)]
+    assert "s-1" not in away.events, "it is queued already"
+
+
 def test_a_worker_that_was_started_anew_has_no_state_of_it() -> None:
     found = order(decided(Place("s-3", "w-1", "why")), CONTEXT)
     assert found.events["s-3"] == [Watched(owner_has_room=False), Placed("w-1", "i-1", "p-1")]

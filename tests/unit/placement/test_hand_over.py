@@ -79,6 +79,23 @@ def test_what_ends_a_move_before_the_hand_over() -> None:
     assert late == CallOff(f"its state was not there after {MOVE_S:g} s")
 
 
+def test_a_session_that_nobody_owns_is_its_home_s_to_give() -> None:
+    def told(row: SessionRow, fleet: FleetView, now: float = 0.0) -> Decision | None:
+        return decide(Ongoing(MOVE, "i-2", 0.0, within_s=1.5, home="i-1"), row, fleet, now, 100.0)
+
+    waiting, fleet = make_row("queued", given_epoch=3), fleet_of(make_copy(state="paused"))
+    paused_again = make_row("paused", given_epoch=3, worker="", incarnation="")
+    for row in (waiting, paused_again):
+        assert told(row, fleet) is None
+        assert told(row, fleet_of(None, ARRIVED)) == Commit()
+        assert told(row, fleet, 1.6) == CallOff("its state was not there after 1.5 s")
+    assert told(make_row("active", epoch=4), fleet) == Over("stayed", "worker w-2 could not go on with it")
+    fleet.exited("w-1", 0.0)
+    assert told(waiting, fleet) == CallOff("worker w-1: its worker ended")
+    fleet.report(make_report("w-1", 2, make_copy(state="paused"), incarnation="i-9", started_at=200.0), 5.0)
+    assert told(waiting, fleet, 1.0) == CallOff("worker w-1: its worker was started anew")
+
+
 @pytest.mark.parametrize(
     ("row", "copy", "heard", "expected"),
     [

@@ -18,6 +18,7 @@ class Surroundings:
     def __init__(self, *lives: Live) -> None:
         self.sessions = SimpleNamespace(live={live.row.id: live for live in lives}, tally=Tally())
         self.transfers = SimpleNamespace(target_of=self.target_of, stuck=lambda *_: False)
+        self.resumes = SimpleNamespace(able=lambda *_: True, holding=lambda _: frozenset())
         self.settings = SimpleNamespace(floor_rung="")
         self.fleet = FleetView(5.0, time.monotonic())
         self.state = "ready"
@@ -80,6 +81,23 @@ async def test_a_session_that_moves_stays_with_its_target_whatever_is_saved_mean
     assert surroundings.seen(lookout) == {"s-1": "w-2"}
     moving.move.answered = True
     assert surroundings.seen(lookout) == {"s-1": "w-1"}
+
+
+async def test_a_session_whose_state_is_brought_to_where_it_goes_on_is_laid_there_alone() -> None:
+    waiting = live("queued", "s-1")
+    surroundings, lookout = around(waiting)
+    waiting.coming_to = "w-2"
+    seen = lookout.look()
+    assert seen is not None
+    assert [worker.capacity for worker in seen.view.workers] == [2, 2], "it took no place at its home"
+    assert (surroundings.seen(lookout), waiting.places) == ({"s-1": "w-2"}, {"w-2"})
+    move = Move("s-1.3", "s-1", "w-1", "w-2", 2, 3)
+    waiting.row = make_row("active", id="s-1", worker="w-2", epoch=3)
+    waiting.coming_to, waiting.move = "", Ongoing(move, "i-1", 0.0, home="i-1")
+    assert waiting.places == {"w-2"}
+    standing = waiting.standing("", False, 0.0, 0.0)
+    assert standing is not None
+    assert (standing.going_to, standing.leaving) == ("w-2", "")
 
 
 async def test_a_drain_begins_when_it_is_first_seen() -> None:

@@ -1,15 +1,18 @@
+from typing import Any
+
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.placement.outlook import AWAY_S, STUCK_S, Standing, Terms, rung_weight, view_of
+from services.placement.outlook import REBUILT_S, STUCK_S, Standing, Terms, rung_weight, view_of
 from services.placement.policies.registry import POLICIES, named
 from services.placement.policies.view import Memory, Move, Place, Refuse, Session, View
 from shared.contracts.fleet import CopyReport, DeviceReport, LatencyPoint, LoadReport, ModelReport
 from shared.store.rows import SessionRow
 from tests.unit.placement.examples import MODEL, make_copy, make_report, make_row
 
-TERMS = Terms(now_s=1000.0, drained_since_s={}, floor_rung="", spell_s=20.0, move_pause_s=0.05)
+TERMS = Terms(now_s=1000.0, drained_since_s={}, floor_rung="", spell_s=20.0, move_pause_s=0.05, away_s=0.15)
 OTHER_WEIGHTS = msgspec.structs.replace(MODEL, weights_digest="sha256:1")
 
 
@@ -123,7 +126,42 @@ def test_home_is_the_owner_of_a_paused_session_else_the_newest_copy_that_can_go_
         }
     }
     found = only(view([standing()], reports, copies))
-    assert (found.home, found.away_cost_s, found.avoid) == ("w-2", AWAY_S, ("w-3",))
+    assert (found.home, found.away_cost_s, found.avoid) == ("w-2", REBUILT_S, ("w-3",))
+
+
+@pytest.mark.parametrize(
+    ("able", "copy", "anchored", "home", "other", "holding"),
+    [
+        (True, {}, False, {}, {}, ()),
+        (True, {"tier": "host"}, False, {"state": "draining"}, {}, ()),
+        (True, {"move_id": "m-1", "committed": True}, False, {}, {}, ()),
+        (False, {"move_id": "m-1"}, False, {}, {}, ()),
+        (False, {"tier": "none"}, False, {}, {}, ()),
+        (False, {"epoch": 1}, False, {}, {}, ()),
+        (False, {"state": "running"}, False, {}, {}, ()),
+        (False, {}, True, {}, {}, ()),
+        (False, {}, False, {}, {}, ("w-1",)),
+        (False, {}, False, {"transports": ["ipc.a"]}, {"transports": ["ipc.b"]}, ()),
+        (False, {}, False, {"model": OTHER_WEIGHTS}, {}, ()),
+        (False, {}, False, {}, {"state": "draining"}, ()),
+    ],
+)
+def test_being_away_costs_a_hand_over_where_home_can_give_the_state_else_a_rebuild(
+    able: bool,
+    copy: dict[str, Any],
+    anchored: bool,
+    home: dict[str, Any],
+    other: dict[str, Any],
+    holding: tuple[str, ...],
+) -> None:
+    linked: dict[str, Any] = {"transports": ["tcp"]}
+    reports = [make_report("w-1", **(linked | home)), make_report("w-2", **(linked | other))]
+    paused: dict[str, Any] = {"state": "paused"}
+    copies = {"s-1": {"w-1": make_copy(**(paused | copy))}}
+    for row in (make_row("queued", id="s-1"), make_row("paused", id="s-1")):
+        waiting = standing(row=row, anchored=anchored)
+        seen = only(view([waiting], reports, copies, TERMS._replace(holding=holding)))
+        assert (seen.home, seen.away_cost_s) == ("w-1", TERMS.away_s if able else REBUILT_S)
 
 
 def test_a_session_that_lost_its_state_is_not_a_new_one() -> None:

@@ -1,0 +1,166 @@
+"""Sessions that are resumed elsewhere than where their state is: it is brought there, and they go on.
+
+A few at once, each for a short time. Whatever fails is told to the policy: it places the session again, at
+home if there is room, else without its state, which is rebuilt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from services.placement import homes, metrics
+from services.placement.live import Live, in_trace_of
+from services.placement.lookout import Seen
+from services.placement.moves import BUSY, Wanted
+from services.placement.policies.view import Decision, Place
+from services.placement.sessions import Changed
+from shared.bus import Refused
+from shared.contracts.fleet import LoadReport, PhaseTime
+from shared.store.rows import SessionRow
+
+if TYPE_CHECKING:
+    from services.placement.service import Placement
+
+logger = logging.getLogger(__name__)
+
+MAX_AT_ONCE = 16
+WITHIN_S = 1.5
+"""From the decision until the target has the state, its turn behind other moves included. A rebuild is there
+in less than a second, but everybody else on that device waits for it.
+"""
+_BACK_OFF_S = 5.0
+_REBUILD_S = 0.5
+"""What a hand-over in vain costs besides its own time."""
+
+
+class Carried(NamedTuple):
+    """`outcome` as in `SessionMoved`, so far. `phases`: what it took, in order."""
+
+    outcome: str
+    phases: list[PhaseTime]
+
+
+class Resumes:
+    """For `Ticks`, which begins them."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._tasks: dict[str, asyncio.Task[Carried]] = {}
+        self._sessions_later: dict[str, float] = {}
+        self._homes_later: dict[str, float] = {}
+
+    def able(self, live: Live, now: float) -> bool:
+        """Whether one of it may begin, as far as those before it tell."""
+        rested = self._sessions_later.get(live.row.id, now) <= now
+        return rested and live.move is None and len(self._tasks) < MAX_AT_ONCE
+
+    def holding(self, now: float) -> frozenset[str]:
+        """Workers that just failed to give away a session."""
+        return frozenset(home for home, until in self._homes_later.items() if until > now)
+
+    def homes(self, decision: Decision, seen: Seen) -> dict[str, str]:
+        """Of the sessions that it places elsewhere, and which can be handed over there: from where."""
+        targets = {act.session: act.worker for act in decision.acts if isinstance(act, Place)}
+        if not targets:
+            return {}
+        now, found = time.monotonic(), dict[str, str]()
+        reports = {report.worker: report for report in self._placement.reports()}
+        for one in seen.view.sessions:
+            target = targets.get(one.session, one.home)
+            if target != one.home and self._from(seen.lives[one.session], one.home, target, reports, now):
+                found[one.session] = one.home
+        return dict(list(found.items())[: MAX_AT_ONCE - len(self._tasks)])
+
+    def _from(
+        self, live: Live, home: str, target: str, reports: Mapping[str, LoadReport], now: float
+    ) -> bool:
+        if home in self.holding(now) or not self.able(live, now):
+            return False
+        copy = self._placement.fleet.copy(home, live.row.id)
+        return homes.can_give(live.row, copy) and homes.may_go(live.row, home, target, reports)
+
+    def begin(self, live: Live, home: str, target: str, decision: str) -> bool:
+        """Whether it could be. Its row is queued by now."""
+        session = live.row.id
+        if live.row.status != "queued" or session in self._tasks:
+            return False
+        now = time.monotonic()
+        self._sessions_later = {s: until for s, until in self._sessions_later.items() if until > now}
+        self._homes_later = {home: until for home, until in self._homes_later.items() if until > now}
+        live.coming_to = target
+        task = asyncio.create_task(self._carry(live, home, target, decision), name=f"resume {session}")
+        self._tasks[session] = task
+        return True
+
+    async def arrived(self, session: str, within_s: float) -> Carried | None:
+        """What came of it; None: none is under way, or the time is up."""
+        task = self._tasks.get(session)
+        if task is None:
+            return None
+        await asyncio.wait({task}, timeout=within_s)
+        return task.result() if task.done() and not task.cancelled() else None
+
+    async def _carry(self, live: Live, home: str, target: str, decision: str) -> Carried:
+        began_at, session = time.monotonic(), live.row.id
+        carried, code = Carried("stayed", []), ""
+        try:
+            with in_trace_of(live):
+                wanted = Wanted(target, WITHIN_S, decision, home, began_at + WITHIN_S)
+                run = await self._placement.mover.hand_over(live, wanted)
+                carried = Carried(run.outcome, run.phases)
+        except Refused as refused:
+            code = refused.refusal.code
+            logger.info("not handed over: %s", refused, extra={"session": session, "worker": home})
+        except Exception:
+            logger.exception("a hand-over failed", extra={"session": session, "worker": home})
+        finally:
+            live.coming_to = ""
+            self._tasks.pop(session, None)
+            outcome = "busy" if code in BUSY else carried.outcome
+            self._note(session, home, outcome, time.monotonic() - began_at)
+            self._placement.ticks.stir()
+        return carried
+
+    def _note(self, session: str, home: str, outcome: str, took_s: float) -> None:
+        tally = self._placement.sessions.tally
+        if outcome == "moved":
+            metrics.resumes.labels("handed_over").inc()
+            metrics.resume_hand_over_s.observe(took_s)
+            tally.went_away(took_s)
+            return
+        tally.went_away(took_s + _REBUILD_S)
+        if outcome == "placed":
+            metrics.resumes.labels("rebuilt").inc()
+        else:
+            until = time.monotonic() + _BACK_OFF_S
+            self._sessions_later[session] = until
+            if outcome != "busy":
+                self._homes_later[home] = until
+
+    def count(self, changes: Sequence[Changed]) -> None:
+        """Of what a decision changed at once: sessions that go on, without any hand-over."""
+        for before, row, _, _ in changes:
+            if before is None or row.status != "active" or before.status == "active":
+                continue
+            if before.epoch and before.phase != "recovering":
+                at_home = row.epoch == before.epoch or self._has_state(row)
+                metrics.resumes.labels("home" if at_home else "rebuilt").inc()
+
+    def _has_state(self, row: SessionRow) -> bool:
+        copy = self._placement.fleet.copy(row.worker, row.id)
+        return homes.can_give(msgspec.structs.replace(row, epoch=copy.epoch), copy) if copy else False
+
+    async def close(self) -> None:
+        """What is under way goes on between its workers; the next placement sees what became of it."""
+        tasks = set(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(ValueError):
+            await asyncio.wait(tasks, timeout=1.0)
