@@ -85,6 +85,8 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     move_options.add_argument("--active", type=int, default=4, help="of them; of `kill` all")
     move_options.add_argument("--beat", type=float, default=0.4, help="seconds from move to move, at least")
     move_options.add_argument("--rotate-every", type=int, default=5, help="beats from suspend to suspend")
+    away = "there is more room elsewhere for who comes back: with --policy ll-resume it goes there"
+    move_options.add_argument("--away", action="store_true", help=away)
     asked = parser.parse_args(given)
     asked.parts = asked.parts or _UNLESS_SAID
     if asked.workers < 2 and {"moves", "kill"} & {*asked.parts}:

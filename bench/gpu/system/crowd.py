@@ -27,10 +27,11 @@ class Move(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """`asked_at`: by the wall clock. `home`: the worker that had its state."""
+    """Times by the wall clock. `home`: the worker that had its state, in host memory."""
 
     viewer: Spectator
     asked_at: float
+    answered_at: float
     home: str
     stowed: Stowed
 
@@ -129,13 +130,17 @@ class Crowd:
             await self._look(viewer)
 
     async def rotate(self, half: Half) -> None:
-        """One comes back, and one on the same worker makes room for it, if there is one."""
+        """One comes back, and one makes room for it, if there is one: on the same worker, or on another one
+        where who is resumed is to go there.
+        """
         if not self._suspended:
             return
         back = self._suspended[0]
         active = [viewer for viewer in self.viewers if viewer not in self._suspended]
-        beside = [v for v in active if self._at[v.session] == self._at[back.session]] or active
-        await self.suspend(half, min(beside, key=lambda viewer: self._restored.get(viewer.session, 0.0)))
+        at_home = [v for v in active if self._at[v.session] == self._at[back.session]]
+        where = [v for v in active if v not in at_home] if self._run.asked.away else at_home
+        leaves = min(where or active, key=lambda viewer: self._restored.get(viewer.session, 0.0))
+        await self.suspend(half, leaves)
         await self.restore(half, back)
 
     async def suspend(self, half: Half, viewer: Spectator) -> None:
@@ -158,7 +163,7 @@ class Crowd:
         except TurboserveError as error:
             half.failed.append(f"restore of {viewer.session}: {error}")
             return
-        half.restores.append(Restored(viewer, asked_at, home, stowed))
+        half.restores.append(Restored(viewer, asked_at, time.time(), home, stowed))
         self._at[viewer.session] = stowed.worker or home
 
     def _touch(self, viewer: Spectator) -> None:

@@ -40,6 +40,14 @@ class MoveTimes:
                 return _times(said)
         return None
 
+    def arrival(self, session: str, since: float, until: float) -> float | None:
+        """How long after `since` a target had the session's state, by a move that was reserved by `until`."""
+        for said in self._news[session].values():
+            reserved, arrived = said.get("reserved"), said.get("arrived")
+            if reserved is not None and arrived is not None and since <= reserved.at <= until:
+                return arrived.at - since
+        return None
+
 
 def _times(said: dict[str, MoveNews]) -> Times | None:
     states = ("reserved", "copying", "frozen", "arrived")

@@ -11,7 +11,6 @@ from turboserve.messages import Stowed
 
 _BOUNDARY = "stow wait"
 """Of a suspend's phases: what lies before it is a chunk under way."""
-_HANDED_OVER = ("move", "hand", "carry")
 
 
 def tell_suspends(run: Run, suspends: Sequence[Stowed]) -> None:
@@ -38,26 +37,34 @@ def _freed_s(stowed: Stowed) -> float | None:
 
 def tell_resumes(run: Run, restores: Sequence[Restored]) -> None:
     """By how they came back, most frequent first."""
-    for how, number in Counter(_how(each) for each in restores).most_common():
-        these, name = [each for each in restores if _how(each) == how], f"resume, {how}"
-        whole = spread([whole_s(each.stowed.phases) for each in these])
-        run.report.row(f"{name}: the operator's call, {number} times", words(whole), name, whole)
-        stepped = spread([s for each in these if (s := _stepped_s(each)) is not None])
+    arrivals = [(each, _arrival_s(run, each)) for each in restores]
+    by_way: dict[str, list[tuple[Restored, float | None]]] = {}
+    for each, arrival_s in arrivals:
+        by_way.setdefault(_way(each, arrival_s), []).append((each, arrival_s))
+    for way, these in sorted(by_way.items(), key=lambda item: -len(item[1])):
+        name, told = f"resume, {way}", [each.stowed.phases for each, _ in these]
+        whole = spread([whole_s(phases) for phases in told])
+        run.report.row(f"{name}: the operator's call, {len(these)} times", words(whole), name, whole)
+        stepped = spread([s for each, _ in these if (s := _stepped_s(each)) is not None])
         run.report.row(f"{name}: asked to its next step told", words(stepped), f"{name} stepped", stepped)
-        tell_phases(run, name, [each.stowed.phases for each in these])
+        if arrived := [s for _, s in these if s is not None]:
+            there = spread(arrived)
+            run.report.row(f"{name}: asked to its state there", words(there), f"{name} there", there)
+        tell_phases(run, name, told)
 
 
-def _how(restored: Restored) -> str:
-    """Home is where it was suspended to host memory."""
-    stowed = restored.stowed
-    names = [phase.name for phase in stowed.phases]
-    if not stowed.worker:
+def _arrival_s(run: Run, restored: Restored) -> float | None:
+    """None: no state came from elsewhere."""
+    session = restored.viewer.session
+    return run.fleet.moves.arrival(session, restored.asked_at, restored.answered_at)
+
+
+def _way(restored: Restored, arrival_s: float | None) -> str:
+    if not restored.stowed.worker:
         return "waits for room"
-    if stowed.worker == restored.home:
+    if restored.stowed.worker == restored.home:
         return "at home"
-    if any(word in name.replace("_", " ").split() for name in names for word in _HANDED_OVER):
-        return "handed over"
-    return "rebuilt elsewhere"
+    return "rebuilt elsewhere" if arrival_s is None else "handed over"
 
 
 def _stepped_s(restored: Restored) -> float | None:
