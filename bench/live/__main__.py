@@ -2,7 +2,8 @@
 
 First a system is started to measure a worker's pace and boot; the prediction that follows from them is
 written to OUT/live-prediction.json (and committed, with --commit); then the trace is played on a system of
-its own, and OUT/live.md says both. Takes six minutes for each run; nothing else should run on the machine.
+its own, and OUT/live.md says both. Takes three minutes, and six for each run; nothing else should run on the
+machine.
 Exits with 1 if a judged figure is further off than 15 %.
 """
 
@@ -60,9 +61,9 @@ def main() -> int:
 
 
 def _predict(args: argparse.Namespace, events: list[Event], path: Path) -> Prediction:
-    print("measuring a worker's pace and boot", file=sys.stderr)
-    with up(args.policy, 1, 2) as url:
-        calibration: Calibration = asyncio.run(calibrate(url))
+    print("measuring a worker's pace and boot: two minutes", file=sys.stderr)
+    with up(args.policy, 1, 2) as system:
+        calibration: Calibration = asyncio.run(calibrate(system.url, system.boot_s))
     prediction = predict(events, calibration, args.policy, args.max_workers)
     write(prediction, path)
     if args.commit:
@@ -72,9 +73,9 @@ def _predict(args: argparse.Namespace, events: list[Event], path: Path) -> Predi
 
 
 def _play(said: Prediction, events: list[Event], what: str) -> dict[str, Any]:
-    with up(said.policy, 1, said.max_workers) as url, progress(what, lines=True) as tell:
+    with up(said.policy, 1, said.max_workers) as system, progress(what, lines=True) as tell:
         shown = None if tell is None else lambda share, house: tell(share, f"{house.meter.active} active")
-        return asyncio.run(replay(events, Asked(url), shown))
+        return asyncio.run(replay(events, Asked(system.url), shown))
 
 
 def _command() -> str:

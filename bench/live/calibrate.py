@@ -1,16 +1,16 @@
 """What the simulator must know of a live system before it can say how a trace will go there: how quick its
-workers are, as they report it, and how long one takes to boot.
+workers are, as they report it and as sessions see it, and how long one takes to boot beside one that serves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import httpx
 import msgspec
 
+from bench.live.crowd import measured, see
 from bench.sim.profiles import PROFILES, Gpu, Profile
 from services.worker.residency import SPARE_SLOTS
 from turboserve.client import Client
@@ -33,15 +33,27 @@ class Calibration(msgspec.Struct, frozen=True):
     learned_boot_s: float | None = None
 
 
-async def calibrate(url: str) -> Calibration:
-    """On a system with one ready worker that may have two. Raises TurboserveError, TimeoutError."""
+async def calibrate(url: str, first_boot_s: float) -> Calibration:
+    """On a system with one ready worker that may have two. Takes a minute and three quarters. Raises
+    TurboserveError, TimeoutError.
+    """
     async with Client(url) as client:
         worker = await _one(client, lambda ready: len(ready) == 1)
-        begun_s = time.monotonic()
-        async with httpx.AsyncClient(base_url=url) as http:
-            (await http.patch("/v1/fleet", json={"minimum": 2})).raise_for_status()
-        await _one(client, lambda ready: len(ready) == 2)
-        return Calibration(profile_of(worker), round(time.monotonic() - begun_s, 1))
+        await _limit(url, 1)
+
+        async def second() -> None:
+            await _limit(url, 2)
+            await _one(client, lambda ready: len(ready) == 2)
+
+        seen = await see(url, second)
+        return Calibration(measured(profile_of(worker), seen), round(seen.boot_s, 1), round(first_boot_s, 1))
+
+
+async def _limit(url: str, workers: int) -> None:
+    """So many, whatever the demand."""
+    async with httpx.AsyncClient(base_url=url) as http:
+        limits = {"minimum": workers, "maximum": workers}
+        (await http.patch("/v1/fleet", json=limits)).raise_for_status()
 
 
 async def _one(client: Client, enough: Callable[[list[WorkerInfo]], bool]) -> WorkerInfo:

@@ -53,13 +53,17 @@ def _what(prediction: Prediction, command: str) -> str:
 
 
 def _how(prediction: Prediction, loads: Sequence[float]) -> str:
-    gpu = prediction.calibration.profile.gpus[0]
-    batches = ", ".join(f"{seconds * 1000:.0f} ms for {rows}" for rows, seconds in gpu.batch_s)
+    calibration = prediction.calibration
+    profile = calibration.profile
+    batches = ", ".join(f"{seconds * 1000:.0f} ms for {rows}" for rows, seconds in profile.gpus[0].batch_s)
     return (
         f"The prediction ([live-prediction.json](live-prediction.json)) was made before the live runs, "
-        f"{prediction.made_at}, by the simulator with a worker's own curve (chunks made together: {batches}) "
-        f"and a boot of {prediction.calibration.boot_s} s, measured at a load of {prediction.load}. The "
-        f"machine's load before each live run: {', '.join(f'{load:.1f}' for load in loads)}."
+        f"{prediction.made_at}, by the simulator, from what was measured on a system of its own where a few "
+        f"sessions played on two workers: chunks made together take {batches}, {profile.beside_boot:g} times "
+        f"as long while a worker boots, {profile.deliver_s * 1000:.0f} ms to be delivered, and a new "
+        f"session's first {profile.start_s * 1000:.0f} ms more; a boot {calibration.boot_s} s (the first "
+        f"worker's, on an idle machine, {calibration.learned_boot_s} s). The machine's load before each live "
+        f"run: {', '.join(f'{load:.1f}' for load in loads)}."
     )
 
 

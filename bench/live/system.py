@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
@@ -23,9 +24,16 @@ class NotUp(Exception):
     """It did not get ready; says so with the end of its output."""
 
 
+class Up(NamedTuple):
+    """`boot_s`: its first worker's, about."""
+
+    url: str
+    boot_s: float
+
+
 @contextlib.contextmanager
-def up(policy: str, workers: int, max_workers: int) -> Iterator[str]:
-    """The address of a system that is ready; stopped afterwards. Raises NotUp."""
+def up(policy: str, workers: int, max_workers: int) -> Iterator[Up]:
+    """A system that is ready; stopped afterwards. Raises NotUp."""
     with tempfile.TemporaryDirectory(prefix="turboserve-live-") as folder:
         port, log = _free_port(), Path(folder) / "up.log"
         given = {"port": port, "policy": policy, "workers": workers, "max-workers": max_workers}
@@ -35,18 +43,20 @@ def up(policy: str, workers: int, max_workers: int) -> Iterator[str]:
             process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         try:
             url = f"http://127.0.0.1:{port}"
-            _wait_ready(process, url, log)
-            yield url
+            yield Up(url, _wait_ready(process, url, log))
         finally:
             _stop(process)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + _READY_S
+def _wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> float:
+    """Since the gateway answers: the autoscaler, which orders the first worker, is started beside it."""
+    deadline, answered_at = time.monotonic() + _READY_S, 0.0
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz", timeout=2.0).is_success:
-                return
+            ready = httpx.get(f"{url}/readyz", timeout=2.0).is_success
+            answered_at = answered_at or time.monotonic()
+            if ready:
+                return time.monotonic() - answered_at
         time.sleep(0.2)
     raise NotUp(log.read_text(errors="replace")[-2000:])
 

@@ -30,12 +30,15 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Fleet:
-    """`workers`: all that are paid for, by name, in the order in which they came."""
+    """`workers`: all that are paid for, by name, in the order in which they came. `serving`: how many of them
+    could serve, since when.
+    """
 
     def __init__(
         self, world: World, kinds: list[KindOfWorker], terms: Terms, rng: Random, changed: Callable[[], None]
     ) -> None:
         self.workers: dict[str, SimWorker] = {}
+        self.serving: list[tuple[float, int]] = [(0.0, 0)]
         self.kinds = kinds
         self._world = world
         self._terms = terms
@@ -79,6 +82,7 @@ class Fleet:
             failing = self._rng.random() < self._terms.boot_fail_ratio
             ready_at_s = self._world.now_s + boot_s
             worker.become("booting", self._world.now_s, ready_at_s)
+            self._world.booting += 1
             self._world.at(ready_at_s, self._booted, worker, failing)
 
     def _order(self, kind: str, count: int) -> list[SimWorker]:
@@ -104,6 +108,7 @@ class Fleet:
         if failing and not worker.node:
             self._release(worker.name)
         else:
+            self._world.booting -= 1
             self._ready(worker)
             self._learn()
         self._changed()
@@ -114,9 +119,16 @@ class Fleet:
 
     def _ready(self, worker: SimWorker) -> None:
         worker.become("ready", self._world.now_s)
+        self._serve(1)
+
+    def _serve(self, change: int) -> None:
+        self.serving.append((self._world.now_s, self.serving[-1][1] + change))
 
     def _release(self, name: str) -> None:
         worker = self.workers.pop(name)
         assert not worker.active
+        if worker.state != "booting":
+            self._serve(-1)
+        self._world.booting -= worker.state == "booting"
         worker.state = "released"
         self._world.meter.rent(worker, -1)

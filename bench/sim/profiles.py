@@ -44,7 +44,8 @@ class Profile(msgspec.Struct, frozen=True):
     """`chunk_s`: how long a chunk plays. `target_s`: latency target where none is given. `deliver_s`: from
     the device's last step to the viewer. `start_s`: before a new session's first chunk. `resume_s`: before
     the first one after a pause, on the worker that has the state; `resume_elsewhere_s`: on another.
-    `move_s`: a moved session's pause.
+    `move_s`: a moved session's pause. `beside_boot`: how many times as long chunks take while a worker boots,
+    where it shares processors with those that serve.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Profile(msgspec.Struct, frozen=True):
     resume_elsewhere_s: float
     move_s: float
     measured: str
+    beside_boot: float = 1.0
 
 
 def _paper_batch_s(sessions: int) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from bench.bound import bound
+from bench.bound.keeping import least_worst_keeping_s
 from bench.sim.control import Control, Limits
 from bench.sim.figures import figures
 from bench.sim.fleet import Fleet, Terms
@@ -72,7 +73,7 @@ def simulate(events: Sequence[Event], options: Options, progress: Progress | Non
         "max_gpus": limits.maximum,
         **figures(meter),
         **_stepped_down(options, meter),
-        "bound": _bound(events, options, kinds, limits),
+        "bound": {**_bound(events, options, kinds, limits), **_keeping(events, run.fleet, kinds[0])},
     }
 
 
@@ -95,6 +96,11 @@ def _bound(
         ),
         "worst_latency_ms": round(1000 * least_s, 3),
     }
+
+
+def _keeping(events: Sequence[Event], fleet: Fleet, kind: KindOfWorker) -> dict[str, float]:
+    """The least on the workers that there were, if nobody may be served beyond capacity."""
+    return {"worst_latency_keeping_ms": round(1000 * least_worst_keeping_s(events, fleet.serving, kind), 3)}
 
 
 def _kinds(options: Options) -> tuple[Profile, list[KindOfWorker]]:

@@ -16,7 +16,7 @@ Handler = Callable[..., None]
 
 class World(Audience):
     """What happens, in order. Whoever decides (`Control`) is told by whoever calls, not from here; but
-    `shifted` has the sessions whose beat has changed, for it to read and clear.
+    `shifted` has the sessions whose beat has changed, for it to read and clear. `booting`: workers, now.
     """
 
     def __init__(self, profile: Profile) -> None:
@@ -25,6 +25,7 @@ class World(Audience):
         self._events: list[tuple[float, int, Handler, tuple[Any, ...]]] = []
         self._order = itertools.count()
         self.shifted: dict[str, SimSession] = {}
+        self.booting = 0
 
     def at(self, at_s: float, handler: Handler, *given: Any) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), handler, given))
@@ -92,6 +93,8 @@ class World(Audience):
         for session in batch:
             session.making = True
         share = sum([session.weight for session in batch]) / len(batch)
+        if self.booting:
+            share *= self.profile.beside_boot
         self.at(self.now_s + share * worker.kind.batch_s[len(batch)], self._made, worker)
 
     def _made(self, worker: SimWorker) -> None:

@@ -17,12 +17,17 @@ from bench.gpu.policies.phases import Phase, Prediction, Terms, predict, write
 from bench.gpu.policies.system import System
 from bench.gpu.policies.trace import needed
 from bench.gpu.system.run import spread
+from bench.live.house import House
 from bench.live.prediction import digest
 from bench.live.replay import Asked, replay
 from bench.traces import files
 from bench.traces.events import Event
 from bench.traces.statistics import peak_active
 from shared.contracts.fleet import LoadReport
+from turboserve.errors import TurboserveError
+
+_IN_VAIN_S = 20.0
+"""Of active time, of all sessions together."""
 
 
 class Run:
@@ -73,9 +78,10 @@ class Run:
             self._earlier = None
 
     async def play(self, phase: Phase) -> None:
+        """Raises TurboserveError."""
         watch = self._system.watch
         watch.forget()
-        told = await replay(self._events, Asked(self._system.url))
+        told = await replay(self._events, Asked(self._system.url), shows_something)
         told |= {
             "carried": spread(watch.pauses_s()),
             "suspends": watch.suspends,
@@ -106,6 +112,13 @@ class Run:
         predictions = {"earlier": self._earlier, "own": self._own}
         content = {"words": words, "live": self.played, **msgspec.to_builtins(predictions)}
         (self._out / "policies.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def shows_something(_: float, house: House) -> None:
+    """Time on the machine is short: none of it for a phase that plays nothing. Raises TurboserveError."""
+    meter = house.meter
+    if meter.active_s > _IN_VAIN_S and not meter.latencies_s:
+        raise TurboserveError("no_chunks", f"{meter.active_s:.0f} s of demand, and no chunk was shown")
 
 
 def _of_trace(terms: Terms, events: Sequence[Event]) -> str:

@@ -75,6 +75,8 @@ class System(Services):
         """
         former = self.watch.load.placement if self.watch.load else ""
         await self._end("placement")
+        log = self._log("placement")
+        log.rename(log.with_stem(f"placement-{1 + len(list(self._logs.glob('placement-*')))}"))
         self._metrics["placement"] = free_port()
         self._service(
             "placement",

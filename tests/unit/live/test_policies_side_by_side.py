@@ -6,13 +6,16 @@ import pytest
 
 from bench.gpu.policies import page, system
 from bench.gpu.policies.phases import Phase, Terms, phase, predict
+from bench.gpu.policies.run import shows_something
 from bench.gpu.policies.trace import NoTrace, needed, trace
 from bench.gpu.policies.watch import Watch
 from bench.live.calibrate import Calibration
+from bench.live.house import House
 from bench.sim.profiles import PROFILES
 from bench.traces.statistics import peak_active
 from shared.contracts.fleet import CopyReport, DeviceReport, LoadReport, ModelReport
 from shared.contracts.moves import MoveNews
+from turboserve.errors import TurboserveError
 
 MODEL = ModelReport("m", 8, 8, 8.0, 4, 4, 100, ["full"], "", 1)
 
@@ -70,6 +73,21 @@ def test_states_that_leave_and_return_are_counted_and_moves_timed_whoever_is_hea
     assert watch.pauses_s() == pytest.approx([0.02, 0.25])
     watch.forget()
     assert (watch.suspends, watch.resumes, watch.pauses_s()) == (0, 0, [])
+
+
+def test_a_phase_that_shows_nothing_is_not_played_to_its_end() -> None:
+    clock_s = [0.0]
+    house = House(lambda: clock_s[0])
+    house.activate(house.arrive("s"))
+    clock_s[0] = 15.0
+    house.now()
+    shows_something(0.1, house)
+    clock_s[0] = 25.0
+    house.now()
+    with pytest.raises(TurboserveError, match="25 s of demand"):
+        shows_something(0.2, house)
+    house.meter.latencies_s.append(0.3)
+    shows_something(0.2, house)
 
 
 def test_a_histogram_s_quantile_lies_within_its_bucket() -> None:
