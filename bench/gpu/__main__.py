@@ -20,7 +20,7 @@ PARTS = {
     "streams": "bench.gpu.streams:run",
     "suspend": "bench.gpu.suspend:run",
     "rebuild": "bench.gpu.rebuild:run",
-    "move": "bench.gpu.move:run",
+    "move": "bench.gpu.system.command:moves_part",
     "coalescing": "bench.gpu.coalescing:large",
     "start": "bench.gpu.start:run",
     "cycles": "bench.gpu.cycles:run",

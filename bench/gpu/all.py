@@ -2,9 +2,8 @@
 
     python -m bench.gpu.all --minutes 8 --out DIR
 
-Where nothing can be installed, unpacked wheels on PYTHONPATH will do: msgspec always; av for encoding,
-nccl4py for NCCL between processes (without it moves go over TCP). torch, Triton, numpy, psutil and pytest
-are expected.
+Where nothing can be installed, unpacked wheels on PYTHONPATH will do: msgspec always; av for encoding. torch,
+Triton, numpy, psutil and pytest are expected. `system` and `move` are not among them.
 
 Writes DIR/PART.json, DIR/PART.log and DIR/summary.txt as it goes, so that a run cut off leaves what it had.
 """
@@ -25,7 +24,6 @@ PARTS = (
     ("chunk", 90),
     ("small", 90),
     ("streams", 180),
-    ("move", 120),
     ("suspend", 90),
     ("start", 150),
     ("cycles", 190),

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from bench.gpu.system.run import Run, counted, spread, words
+from bench.gpu.system.run import Run, counted, medians, spread, stage_spreads, words
 from bench.gpu.system.spectator import Spectator, Watched
 
 _OPEN_S = 60.0
@@ -33,13 +33,12 @@ async def _hungry(run: Run, rung: str, title: str) -> None:
         await asyncio.sleep(run.asked.seconds)
         frames, took_s = seen.frames, time.monotonic() - since
         chunks = list(seen.chunks_seen)
-    stages = _stages([chunk.stages for chunk in chunks])
+    stages = stage_spreads(chunk.stages for chunk in chunks)
     figures: dict[str, Any] = {"fps": frames / took_s, "chunks": len(chunks), "stages": stages}
     latency = figures["chunk_latency"] = spread(seen.chunk_latencies_s)
     run.report.row(f"{title}: frames/s at the gateway", f"{frames / took_s:.2f}", title, figures)
     run.report.row(f"{title}: chunk latency", words(latency))
-    told = ", ".join(f"{stage} {told.get('p50', 0):.1f}" for stage, told in stages.items())
-    run.report.row(f"{title}: stages, medians in ms", told)
+    run.report.row(f"{title}: stages, medians in ms", medians(stages))
     _problems(run, title, seen)
 
 
@@ -89,11 +88,6 @@ async def _watched(viewer: Spectator) -> AsyncIterator[Watched]:
         viewer.finish()
         async with asyncio.timeout(_CLOSE_S):
             await asyncio.wait([watching])
-
-
-def _stages(seen: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    names = seen[0] if seen else {}
-    return {name: spread([stages[name] for stages in seen]) for name in names}
 
 
 def _problems(run: Run, title: str, seen: Watched) -> None:

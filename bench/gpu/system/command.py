@@ -45,7 +45,15 @@ def main(given: list[str] | None = None) -> None:
 
 def part(setting: Setting, report: Report, out: Path) -> None:
     """As a part among the others: default options, or a rehearsal on the CPU."""
-    given = ["play", "moves", "--out", str(out)]
+    _as_part(["play", "moves"], setting, report, out)
+
+
+def moves_part(setting: Setting, report: Report, out: Path) -> None:
+    _as_part(["moves"], setting, report, out)
+
+
+def _as_part(parts: list[str], setting: Setting, report: Report, out: Path) -> None:
+    given = [*parts, "--out", str(out)]
     if setting.tiny:
         given += "--model tiny --sizes 1 --moves 8 --seconds 4 --settle 2 --minutes 3".split()
     asked = _arguments(given)

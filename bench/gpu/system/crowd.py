@@ -165,12 +165,14 @@ class Crowd:
             return
         half.restores.append(Restored(viewer, asked_at, time.time(), home, stowed))
         self._at[viewer.session] = stowed.worker or home
+        if not stowed.worker:
+            await self._look(viewer)
 
     def _touch(self, viewer: Spectator) -> None:
         self._touched[viewer.session] = time.monotonic()
 
     async def _look(self, viewer: Spectator) -> None:
-        """Where it is after a move that didn't happen."""
+        """Where it is after a move that didn't happen, or while it waits for room."""
         try:
             info = await self._run.client.get(viewer.session)
         except TurboserveError:

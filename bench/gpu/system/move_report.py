@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from bench.gpu.report import quantile
 from bench.gpu.system.crowd import Half, Move
-from bench.gpu.system.run import Run, spread, tell_phases, whole_s, words
+from bench.gpu.system.run import Run, medians, spread, stage_spreads, tell_phases, whole_s, words
 
 _CARRIED = ("propose", "reserve", "order", "carry")
 """Of a move's phases: those until the target may go on."""
+_AHEAD = "source copy"
 
 
 def tell_half(run: Run, name: str, half: Half) -> None:
@@ -21,6 +23,7 @@ def tell_half(run: Run, name: str, half: Half) -> None:
         "stalled_s": sum(each.stalled_s for each in half.watched),
         "took_s": half.took_s,
         "ratio_each": ratios,
+        "stages": stage_spreads(seen.stages for each in half.watched for seen in each.chunks_seen),
         "chunk_latency": spread([s for each in half.watched for s in each.chunk_latencies_s]),
         "restored_to_pixel": spread([s for each in half.watched for s in each.restored_to_pixel_s]),
         "prompt_to_pixel": spread([s for each in half.watched for s in each.prompt_to_pixel_s]),
@@ -33,6 +36,7 @@ def tell_half(run: Run, name: str, half: Half) -> None:
         figures,
     )
     run.report.row(f"{name}: chunk latency", words(figures["chunk_latency"]))
+    run.report.row(f"{name}: stages, medians in ms", medians(figures["stages"]))
     gaps = [problem for each in half.watched for problem in each.problems]
     run.report.row(
         f"{name}: gaps, repeats, cuts, errors seen by viewers", str(len(gaps)), f"{name} gaps", gaps
@@ -51,6 +55,10 @@ def tell_moves(run: Run, half: Half) -> None:
         return
     sizes = [each.moved.sent_bytes for each in done]
     report.row("bytes sent, median", f"{sorted(sizes)[len(sizes) // 2]:,}", "sent_bytes", sizes)
+    rates = [rate for each in done if (rate := _bytes_per_s(each)) is not None]
+    if rates:
+        told = f"p50 {quantile(rates, 0.5) / 1e9:.0f}, p5 {quantile(rates, 0.05) / 1e9:.0f}"
+        report.row("pre-copy's rate, GB/s", told, "bytes_per_s", rates)
     pauses = spread([each.moved.pause_s for each in done])
     report.row("pause: frozen to the target able to go on", words(pauses), "pause", pauses)
     going = spread([whole_s([p for p in each.moved.phases if p.name in _CARRIED]) for each in done])
@@ -61,6 +69,12 @@ def tell_moves(run: Run, half: Half) -> None:
     report.row("the operator's whole HTTP call", words(calls), "call", calls)
     _tell_times(run, done)
     tell_phases(run, "move", [each.moved.phases for each in done])
+
+
+def _bytes_per_s(move: Move) -> float | None:
+    """Of all bytes, by the time that the source's copies ahead took. None: not told."""
+    copy_s = sum(phase.duration_s for phase in move.moved.phases if phase.name == _AHEAD)
+    return move.moved.sent_bytes / copy_s if copy_s else None
 
 
 def _tell_times(run: Run, done: Sequence[Move]) -> None:

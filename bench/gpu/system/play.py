@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from bench.gpu.system.fleet import Fleet
-from bench.gpu.system.run import Run, appended, spread, words
+from bench.gpu.system.run import Run, appended, medians, spread, stage_spreads, words
 from bench.gpu.system.spectator import Spectator, Watched
 from turboserve.errors import TurboserveError
 
@@ -115,10 +115,6 @@ def _devices(fleet: Fleet, since: float) -> dict[str, dict[str, float | None]]:
 
 
 def _figures(watched: Sequence[Watched]) -> dict[str, Any]:
-    stages: dict[str, list[float]] = {}
-    for seen in (seen for each in watched for seen in each.chunks_seen):
-        for stage, seconds in seen.stages.items():
-            stages.setdefault(stage, []).append(seconds)
     return {
         "ratio_each": [each.ratio for each in watched],
         "fps_each": [each.fps for each in watched],
@@ -128,7 +124,7 @@ def _figures(watched: Sequence[Watched]) -> dict[str, Any]:
         "chunk_latency": spread([s for each in watched for s in each.chunk_latencies_s]),
         "prompt_to_pixel": spread([s for each in watched for s in each.prompt_to_pixel_s]),
         "delivery": spread([s for each in watched for s in each.deliveries_s]),
-        "stages": {stage: spread(seconds) for stage, seconds in stages.items()},
+        "stages": stage_spreads(seen.stages for each in watched for seen in each.chunks_seen),
         "problems": [problem for each in watched for problem in each.problems],
         "sessions": [_session(each) for each in watched],
     }
@@ -169,7 +165,7 @@ def _tell(run: Run, spell: Spell) -> None:
         ("prompt_to_pixel", "prompt to pixel"),
     ):
         report.row(f"{title}: {what}", words(figures[name]))
-    stages = ", ".join(f"{stage} {told.get('p50', 0):.1f}" for stage, told in figures["stages"].items())
+    stages = medians(figures["stages"])
     append = figures["append_mean_s"]
     report.row(
         f"{title}: stages, medians in ms",

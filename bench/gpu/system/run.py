@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.gpu.report import Report, quantile
@@ -62,6 +62,19 @@ def spread(values_s: Sequence[float]) -> dict[str, float]:
     shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
     told = {name: round(1000 * quantile(values_s, share), 2) for name, share in shares.items()}
     return {"n": len(values_s), **told, "max": round(1000 * max(values_s), 2)}
+
+
+def stage_spreads(chunks: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """By stage, of chunks' seconds in each."""
+    stages: dict[str, list[float]] = {}
+    for chunk in chunks:
+        for stage, seconds in chunk.items():
+            stages.setdefault(stage, []).append(seconds)
+    return {stage: spread(seconds) for stage, seconds in stages.items()}
+
+
+def medians(stages: Mapping[str, Mapping[str, float]]) -> str:
+    return ", ".join(f"{stage} {told.get('p50', 0):.1f}" for stage, told in stages.items())
 
 
 def words(told: Mapping[str, float]) -> str:
