@@ -6,7 +6,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,8 +26,19 @@ _BACKENDS = {
 TOLERANCE = 0.03
 _CALLS, _ROUNDS = 4, 5
 _LONG_MS, _ROUNDS_OF_LONG = 10.0, 3
+HOPELESS = 1.3
+"""Times the quickest: a long call that takes more isn't timed again."""
 _CLEARLY = 0.97
 """Of the time of the one before it: less isn't told from chance, and two workers should choose alike."""
+Ways = Mapping[str, Callable[[], Tensor]]
+"""Of computing the same, in the order of preference where it makes no odds; the first works everywhere."""
+
+
+class Compare(Protocol):
+    def __call__(
+        self, ways: Ways, device: torch.device, tolerance: float = ..., *, first_told: bool = ...
+    ) -> tuple[str, dict[str, float]]:
+        """As `fastest`."""
 
 
 def default(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -46,7 +57,7 @@ def _only(backend: SDPBackend) -> Attention:
 ATTENTIONS: Mapping[str, Attention] = {"default": default} | {n: _only(b) for n, b in _BACKENDS.items()}
 
 
-def runnable(ways: Mapping[str, Callable[[], Tensor]]) -> dict[str, Callable[[], Tensor]]:
+def runnable(ways: Ways) -> dict[str, Callable[[], Tensor]]:
     """Those that can be called here at all."""
     kept = {}
     for name, way in ways.items():
@@ -67,29 +78,34 @@ def _reason(error: Exception) -> str:
 
 
 def fastest(
-    ways: Mapping[str, Callable[[], Tensor]], device: torch.device, tolerance: float = TOLERANCE
+    ways: Ways, device: torch.device, tolerance: float = TOLERANCE, *, first_told: bool = True
 ) -> tuple[str, dict[str, float]]:
-    """The quickest of those that work and agree with the first, and what each takes in ms. `ways`: in the
-    order of preference where it makes no odds; the first one works everywhere.
+    """The quickest of those that work and agree with the first, and what each takes in ms. Not `first_told`:
+    that one is known to be slow, so that it isn't timed, and chosen only where nothing else works.
     """
     (first, reference), *_ = ways.items()
     wanted = reference().clone()
-    took = {}
+    once = {}
     for name, way in ways.items():
         try:
-            if not _agrees(way(), wanted, tolerance):
+            if not _agrees(wanted if name == first else way(), wanted, tolerance):
                 logger.warning("%s computes something else than %s here: not used", name, first)
-                continue
-            took[name] = milliseconds(way, device)
+            elif first_told or name != first:
+                once[name] = _milliseconds(way, device, 1)
         except Exception as error:  # noqa: BLE001 a kernel that isn't there says so in many ways
             logger.info("%s can't be used here: %s", name, _reason(error))
-    if first not in took:
+    if first_told and first not in once:
         raise RuntimeError(f"{first} itself failed on {device}")
-    chosen = first
+    took = {name: _settled(ways[name], device, ms, min(once.values())) for name, ms in once.items()}
+    return _preferred(took, first), took
+
+
+def _preferred(took: Mapping[str, float], first: str) -> str:
+    chosen = next(iter(took), first)
     for name, ms in took.items():
         if ms < _CLEARLY * took[chosen]:
             chosen = name
-    return chosen, took
+    return chosen
 
 
 def _agrees(made: Tensor, wanted: Tensor, tolerance: float) -> bool:
@@ -98,14 +114,26 @@ def _agrees(made: Tensor, wanted: Tensor, tolerance: float) -> bool:
     return bool(error <= tolerance * wanted.float().abs().mean())
 
 
+def _settled(way: Callable[[], Any], device: torch.device, once: float, least: float) -> float:
+    """ms of one call that took `once` when it was first timed; `least`: the quickest of those it is compared
+    with. A start waits for long calls, so they are timed fewer times.
+    """
+    if once <= _LONG_MS:
+        return statistics.median(_milliseconds(way, device, _CALLS) for _ in range(_ROUNDS))
+    if once > HOPELESS * least:
+        return once
+    return statistics.median([once, *(_milliseconds(way, device, 1) for _ in range(_ROUNDS_OF_LONG - 1))])
+
+
 def milliseconds(way: Callable[[], Any], device: torch.device, rounds: int | None = None) -> float:
-    """Of one call on the device: the median of some rounds of a few calls each. A long call is timed fewer
-    times: a start waits for it. `rounds` None: as many as that takes.
+    """Of one call on the device: the median of some rounds of a few calls each. `rounds` None: as many as are
+    compared by, fewer where a call is long.
     """
     way()
     once = _milliseconds(way, device, 1)
-    long = once > _LONG_MS
-    calls, rounds = (1 if long else _CALLS), rounds or (_ROUNDS_OF_LONG if long else _ROUNDS)
+    if rounds is None:
+        return _settled(way, device, once, once)
+    calls = 1 if once > _LONG_MS else _CALLS
     return statistics.median(_milliseconds(way, device, calls) for _ in range(rounds))
 
 

@@ -7,17 +7,17 @@ used.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from services.worker.models.noise import draw
-from services.worker.models.wan.attention import TOLERANCE, fastest
+from services.worker.models.wan.attention import HOPELESS, TOLERANCE, Compare, fastest
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import PLAIN, Form, Wishes
-from services.worker.models.wan.graphs import capture_for
+from services.worker.models.wan.graphs import Capture, capture_for
 from services.worker.models.wan.kernels import usable
 from services.worker.models.wan.products import Products, names
 from services.worker.models.wan.stepper import Forms
@@ -34,14 +34,24 @@ _MOST_SLOTS_WITH_GRAPHS = 16
 class Chooser:
     """Tries forms on slots of the pool that hold no session yet."""
 
-    def __init__(self, config: WanConfig, swift: Swift, kv: Tensor, cross: Tensor) -> None:
+    def __init__(
+        self,
+        config: WanConfig,
+        swift: Swift,
+        kv: Tensor,
+        cross: Tensor,
+        compare: Compare = fastest,
+        capture: Capture | None = None,
+    ) -> None:
+        """`capture` None: as the device does."""
         self._config, self._swift, self._kv, self._cross = config, swift, kv, cross
-        self._device = kv.device
-        self._capture = capture_for(self._device)
+        self._device, self._compare = kv.device, compare
+        self._capture = capture or capture_for(self._device)
         for slot in range(min(_TRIED_SLOTS, kv.shape[0])):
             for layer in kv[slot]:
                 layer.copy_(torch.randn(layer.shape, device=kv.device))
-        self._trials = Trials(config, swift, kv.device, cross.dtype, self._capture)
+        self._trials = Trials(config, swift, kv.device, cross.dtype, self._capture, compare)
+        self._made: dict[tuple[int, Form], Callable[[], Tensor]] = {}  # what was chosen last, still captured
         self.took = self._trials.took
         """What was compared, and how many ms each took."""
 
@@ -55,7 +65,8 @@ class Chooser:
         alone = self._best("one row", 1, list(self._candidates(base, wishes, 1)), forced=forced)
         if self._kv.shape[0] < 2:
             return Forms(alone, elsewhere, elsewhere)
-        together = self._best("two rows", 2, list(self._candidates(base, wishes, 2)), forced=forced)
+        candidates = list(self._candidates(base, wishes, 2))
+        together = self._best("two rows", 2, candidates, forced=forced, first_told=not self._plain_is_slow())
         return Forms(alone, together, elsewhere)
 
     @torch.inference_mode()
@@ -67,7 +78,7 @@ class Chooser:
         }
         try:
             return all(
-                self._swift.room_for(form) and bool(self.forward(rows, form)().isfinite().all())
+                self._swift.room_for(form) and bool(self._uncaptured(rows, form)().isfinite().all())
                 for rows, form in tried
             )
         except Exception as error:  # noqa: BLE001 a kernel that isn't there says so in many ways
@@ -132,41 +143,72 @@ class Chooser:
         logger.warning(text, window, self._config.architecture.head_dim, self._device)
         return replace(wishes, window=None)
 
-    def _best(self, what: str, rows: int, forms: list[Form], *, forced: bool) -> Form:
+    def _plain_is_slow(self) -> bool:
+        """So slow for one row that it needn't be timed for more."""
+        took = self.took["one row"]
+        return str(PLAIN) in took and took[str(PLAIN)] > HOPELESS * min(took.values())
+
+    def _best(
+        self, what: str, rows: int, forms: list[Form], *, forced: bool, first_told: bool = True
+    ) -> Form:
         """The others' results must agree with the first one's. `forced`: it is chosen only where none of them
-        works.
+        works. Not `first_told`: as `fastest`.
         """
         coarse = any(form.fp8 or form.window == "slots8" for form in forms)
         tolerance = EIGHT_BITS_TOLERANCE if coarse else TOLERANCE
-        work = {str(form): self.forward(rows, form) for form in forms}
-        name, self.took[what] = fastest(work, self._device, tolerance)
-        logger.info("%s: %s", what, ", ".join(f"{n}: {ms:.2f} ms" for n, ms in self.took[what].items()))
-        working = {f: self.took[what][str(f)] for f in forms[1:] if str(f) in self.took[what]}
-        if forced and working:
-            return min(working, key=lambda form: working[form])
-        if len(forms) > 1 and not working:
+        made = {form: self._made.get((rows, form)) or self.forward(rows, form) for form in forms}
+        if not first_told:
+            made[forms[0]] = self._uncaptured(rows, forms[0])
+        work = {str(form): way for form, way in made.items()}
+        name, took = self._compare(work, self._device, tolerance, first_told=first_told)
+        self.took[what] = took
+        chosen = next(form for form in forms if str(form) == name)
+        if forced and (working := [form for form in forms[1:] if str(form) in took]):
+            chosen = min(working, key=lambda form: took[str(form)])
+        self._made = {(rows, chosen): made[chosen]} if rows == 1 else self._made
+        self._tell(what, forms, took)
+        return chosen
+
+    def _tell(self, what: str, forms: list[Form], took: Mapping[str, float]) -> None:
+        if self._device.type == "meta":
+            return
+        logger.info("%s: %s", what, ", ".join(f"{n}: {ms:.2f} ms" for n, ms in took.items()))
+        if len(forms) > 1 and not any(str(form) in took for form in forms[1:]):
             logger.warning("%s: nothing else of what was tried works here than %s", what, forms[0])
-        return next(form for form in forms if str(form) == name)
 
     def forward(self, rows: int, form: Form) -> Callable[[], Tensor]:
         """A forward of full windows at rest in the first slots, captured at its first call."""
-        inputs = self._rows(rows, form)
-        geometry = self._config.geometry
-        shape = (rows, geometry.chunk_latent_frames, *geometry.latent_shape)
-        latents = draw(shape, 0, 0).to(self._device, self._cross.dtype)
-        levels = torch.full(shape[:2], 0.5, device=self._device)
+        work = self._work(rows, form)
         captured: list[tuple[Callable[[], None], Tensor]] = []
 
         def run() -> Tensor:
             if not captured:
                 self._make_windows(rows, form)
-                work = lambda: self._swift(latents, levels, inputs, form)  # noqa: E731
                 captured.append(self._capture(work, warm=False))
             replay, out = captured[0]
             replay()
             return out
 
         return run
+
+    def _uncaptured(self, rows: int, form: Form) -> Callable[[], Tensor]:
+        """The same for a few calls, for which capturing would take longer."""
+        work = self._work(rows, form)
+
+        def run() -> Tensor:
+            self._make_windows(rows, form)
+            return work()
+
+        return run
+
+    def _work(self, rows: int, form: Form) -> Callable[[], Tensor]:
+        """The forward alone: what it reads in place has to be there."""
+        inputs = self._rows(rows, form)
+        geometry = self._config.geometry
+        shape = (rows, geometry.chunk_latent_frames, *geometry.latent_shape)
+        latents = draw(shape, 0, 0).to(self._device, self._cross.dtype)
+        levels = torch.full(shape[:2], 0.5, device=self._device)
+        return lambda: self._swift(latents, levels, inputs, form)
 
     def _make_windows(self, rows: int, form: Form) -> None:
         for slot in range(rows if form.window != "gather" else 0):

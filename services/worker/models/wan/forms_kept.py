@@ -4,10 +4,11 @@ nothing that it depends on has changed. What can't be read is only a reason to c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from services.worker.models.wan.attention import ATTENTIONS
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import PIECES, WINDOWS, Form, Wishes
+from services.worker.models.wan.host_lock import host_lock
 from services.worker.models.wan.products import Products, names
 from services.worker.models.wan.stepper import Forms
 
@@ -66,6 +68,12 @@ class KeptForms:
             self.ignored("it names forms that there aren't")
             return None
         return kept.choice
+
+    @contextlib.contextmanager
+    def alone(self, deadline_s: float) -> Iterator[None]:
+        """While one worker of this host compares, the others wait for what it keeps, up to the deadline."""
+        with host_lock(self.path.with_suffix(".lock"), deadline_s):
+            yield
 
     def ignored(self, reason: str) -> None:
         logger.warning("%s is ignored, and forms are compared again: %s", self.path, reason)

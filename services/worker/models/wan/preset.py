@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 
 from services.worker.models import WeightsError
 from services.worker.models.slots import Layout
-from services.worker.models.wan import random_weights
+from services.worker.models.wan import random_weights, rehearsal
 from services.worker.models.wan.checkpoint import Checkpoint, read, read_folder
 from services.worker.models.wan.config import (
     LONGLIVE,
@@ -89,13 +90,14 @@ def random_model(
     wishes: Wishes = Wishes(),  # noqa: B008 frozen
 ) -> Wan:
     """For benchmarks and tests: a model of true sizes and costs that paints nothing."""
+    decoder = decoder or TaehvDecoder()
+    rehearsed = _rehearsed(config, decoder, slots, torch.device(device), dtype, wishes)  # type: ignore[arg-type]
     with torch.device("meta"):
         transformer = Transformer(config)
-    decoder = decoder or TaehvDecoder()
     random_weights.fill(transformer, seed, torch.device(device), dtype)
     random_weights.fill(decoder, seed, torch.device(device), dtype)
     encoder = StandInEncoder(config.architecture)
-    return Wan(config, transformer, decoder, encoder, slots, f"{RANDOM}{seed}", wishes)
+    return Wan(config, transformer, decoder, encoder, slots, f"{RANDOM}{seed}", wishes, rehearsed)
 
 
 def _load_folder(
@@ -121,9 +123,10 @@ def _load_folder(
         decoder: nn.Module = TaehvDecoder() if small else VaeDecoder()
     room = slots or _room(config, decoder, device, wished)  # type: ignore[arg-type]
     place, dtype = torch.device(device), _dtype(device)
+    rehearsed = _rehearsed(config, decoder, room, place, dtype, wished)  # type: ignore[arg-type]
     load_transformer(transformer, main, config.architecture, place, dtype, lora)
     load_decoder(decoder, painter, place, dtype)
-    return Wan(config, transformer, decoder, encoder, room, digest(transformer, decoder), wished)
+    return Wan(config, transformer, decoder, encoder, room, digest(transformer, decoder), wished, rehearsed)
 
 
 def _one(found: list[Checkpoint], kind: str, folder: Path, *, needed: bool = True) -> Checkpoint | None:
@@ -144,6 +147,14 @@ def _wishes() -> Wishes:
         return wished if wished.kept else replace(wished, kept=default_folder())
     except UnknownForm as error:
         raise WeightsError(str(error)) from None
+
+
+def _rehearsed(
+    config: WanConfig, decoder: Decoder, slots: int, device: torch.device, dtype: torch.dtype, wished: Wishes
+) -> Future[None] | None:
+    """As of `made_stepper`: begun before the weights are there."""
+    layout = Layout(regions(config, decoder, dtype, wished.kv_dtype))
+    return rehearsal.begun(config, layout, slots, device, dtype, wished)
 
 
 def _room(config: WanConfig, decoder: Decoder, device: str, wished: Wishes) -> int:

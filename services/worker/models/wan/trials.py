@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from services.worker.models.wan.attention import ATTENTIONS, fastest, runnable
+from services.worker.models.wan.attention import ATTENTIONS, Compare, runnable
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import Form
 from services.worker.models.wan.fp8 import PlainProduct
@@ -24,9 +24,15 @@ class Trials:
     """`took`: what was compared, and how many ms each took."""
 
     def __init__(
-        self, config: WanConfig, swift: Swift, device: torch.device, dtype: torch.dtype, capture: Capture
+        self,
+        config: WanConfig,
+        swift: Swift,
+        device: torch.device,
+        dtype: torch.dtype,
+        capture: Capture,
+        compare: Compare,
     ) -> None:
-        self._config, self._swift, self._capture = config, swift, capture
+        self._config, self._swift, self._capture, self._compare = config, swift, capture, compare
         self._device, self._dtype = device, dtype
         self.took: dict[str, dict[str, float]] = {}
 
@@ -35,7 +41,7 @@ class Trials:
         queries, heads, dim = self._asked()
         q, k, v = self._random(1, queries, heads, dim), *(self._random(1, keys, heads, dim) for _ in range(2))
         ways = {name: (lambda way=way: way(q, k, v)) for name, way in ATTENTIONS.items()}
-        name, self.took[what] = fastest(ways, self._device)
+        name, self.took[what] = self._compare(ways, self._device)
         return name
 
     def shape(self, rows: int, window: str) -> int | None:
@@ -61,7 +67,7 @@ class Trials:
         works = runnable(ways)
         if not works:
             return None
-        name, self.took[f"{window}, {rows}"] = fastest(works, self._device)
+        name, self.took[f"{window}, {rows}"] = self._compare(works, self._device)
         return int(name)
 
     def gelu(self) -> bool:
@@ -73,7 +79,7 @@ class Trials:
             "apart": lambda: F.gelu(up(x), approximate="tanh"),
             "together": lambda: up.with_gelu(x),
         }
-        name, self.took["gelu"] = fastest(ways, self._device)
+        name, self.took["gelu"] = self._compare(ways, self._device)
         return name == "together"
 
     def spared(self, form: Form) -> str:
@@ -85,7 +91,7 @@ class Trials:
         spared = []
         for what, ways in trial.ways().items():
             works = {name or "none": repeated(way, self._capture) for name, way in ways.items()}
-            name, took = fastest(works, self._device, EIGHT_BITS_TOLERANCE)
+            name, took = self._compare(works, self._device, EIGHT_BITS_TOLERANCE)
             self.took[f"in 16 bits, {what}"] = {n: ms / REPEATS for n, ms in took.items()}
             spared.append("" if name == "none" else name)
         return joined(spared)

@@ -9,9 +9,11 @@ import torch
 
 
 def usable(device: torch.device) -> bool:
-    """On a GPU, or anywhere in Triton's interpreter (for tests)."""
+    """On a GPU and on the meta device, which stands for one (`launch`); anywhere in Triton's interpreter (for
+    tests).
+    """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return find_spec("triton") is not None and (device.type == "cuda" or interpreted)
+    return find_spec("triton") is not None and (device.type in ("cuda", "meta") or interpreted)
 
 
 def attends(head_dim: int, *, eight_bits: bool) -> bool:

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from services.worker.models.wan.kernels.launch import launch
 from services.worker.models.wan.kernels.pointwise import LARGEST
 
 
@@ -126,7 +127,8 @@ def by_slot(
     rows, queries, heads, dim = q.shape
     out = torch.empty_like(q)
     fp8 = keys.dtype == torch.float8_e4m3fn
-    attend[(triton.cdiv(queries, shape.queries), rows * heads)](
+    launch(
+        attend, (triton.cdiv(queries, shape.queries), rows * heads),
         q, keys, values, out, slots, queries, keys.stride(0), values.stride(0), values.shape[-1],
         dim**-0.5 * 1.4426950408889634, KEYS=seen_keys, HEADS=heads, DIM=dim, FP8=fp8,
         BLOCK_Q=shape.queries, BLOCK_K=shape.keys, num_stages=shape.stages, num_warps=shape.warps,
@@ -142,7 +144,8 @@ def turn_values(ring: Tensor, out: Tensor, slots: Tensor, places: Tensor, first:
     if frames == 0:
         return
     block = 128
-    transpose[(frames * triton.cdiv(tokens, block), len(slots) * heads, ring.shape[1])](
+    launch(
+        transpose, (frames * triton.cdiv(tokens, block), len(slots) * heads, ring.shape[1]),
         ring, out, slots, places, tokens, first, places.shape[1], ring.stride(0), out.stride(0), ring.stride(1),
         out.stride(1), out.shape[-1], HEADS=heads, DIM=dim, BLOCK=block,
     )  # fmt: skip

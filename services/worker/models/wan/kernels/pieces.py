@@ -8,6 +8,7 @@ from torch import Tensor
 
 from services.worker.models.wan.fp8 import E4M3, Scaled
 from services.worker.models.wan.kernels import pointwise, window
+from services.worker.models.wan.kernels.launch import launch
 from services.worker.models.wan.pieces import Activation, Gains, Norm, Turned
 from services.worker.models.wan.transformer import EPS, Rows
 
@@ -35,14 +36,15 @@ class TritonPieces:
     def rms(self, x: Tensor, gain: Tensor) -> Tensor:
         out = torch.empty_like(x)
         dim = x.shape[-1]
-        pointwise.rms[(x.numel() // dim,)](x, gain, out, dim, EPS, BLOCK=_block(dim))
+        launch(pointwise.rms, (x.numel() // dim,), x, gain, out, dim, EPS, BLOCK=_block(dim))
         return out
 
     def rows(self, x: Tensor, *, gelu: bool) -> Scaled:
         values, scale = _scaled_like(x)
         width = x.shape[-1]
         head = _block(width + 1) // 2
-        pointwise.quantise_rows[(len(x),)](
+        launch(
+            pointwise.quantise_rows, (len(x),),
             x, values, scale, WIDTH=width, GELU=gelu, HEAD=head, TAIL=_block(width - head) if width > head else 0,
             num_warps=8 if width > _WIDE else 4,
         )  # fmt: skip
@@ -62,7 +64,8 @@ class TritonPieces:
         keys = rows.cross.new_empty(batch, seen * tokens, heads, head_dim)
         values = torch.empty_like(keys)
         dim = heads * head_dim
-        window.gather[(batch * seen * tokens,)](
+        launch(
+            window.gather, (batch * seen * tokens,),
             rows.kv[:, layer, 0], rows.kv[:, layer, 1], table, rows.slots, rows.places, keys, values,
             tokens, seen, dim, head_dim // 2, table.stride(0), rows.kv.stride(0), BLOCK=_block(dim),
         )  # fmt: skip
@@ -74,7 +77,8 @@ class TritonPieces:
         if frames == 0:
             return
         apart = keys if values is None else values
-        window.turn[(frames * tokens, layers)](
+        launch(
+            window.turn, (frames * tokens, layers),
             rows.kv, table, rows.slots, rows.places, keys, apart,
             tokens, dim, head_dim // 2, table.stride(0), rows.kv.stride(0), rows.kv.stride(1),
             keys.stride(0), apart.stride(0), KEEP_V=values is not None, BLOCK=_block(dim),
@@ -90,7 +94,8 @@ def _residual_norm(
     groups = 1 if gate is None else gate.shape[0]
     scale, shift = (x, x) if norm is None else (norm.scale, norm.shift)
     norm_groups = 1 if norm is None else scale.shape[0]
-    pointwise.residual_norm[(tokens,)](
+    launch(
+        pointwise.residual_norm, (tokens,),
         x, x if change is None else change, x if gate is None else gate, scale, shift, out_x, out, out_scale,
         tokens // groups, 0 if gate is None else gate.stride(0), 0 if norm is None else scale.stride(0),
         tokens // norm_groups, dim, 0.0 if norm is None else norm.offset, EPS,
@@ -109,7 +114,8 @@ def _split(qkv: Tensor, gains: Gains, rows: Rows, layer: int, table: Tensor, tur
     keys, values = rows.kv[:, layer, 0], rows.kv[:, layer, 1]
     to = turned or Turned(keys, values)
     q = qkv.new_empty(batch, rows.count * tokens, heads, head_dim)
-    window.split[(batch * rows.count * tokens,)](
+    launch(
+        window.split, (batch * rows.count * tokens,),
         qkv, gains.q, gains.k, table, rows.slots, rows.places, keys, values, to.keys, to.values, q,
         rows.count, tokens, seen, dim, head_dim // 2, table.stride(0), rows.kv.stride(0), to.keys.stride(0),
         to.values.stride(0), EPS,
