@@ -25,5 +25,11 @@ ten minutes, two boots of up to 37 s among them, fit three phases of 150 s, or f
     … --workers 4 --minutes 9.2 --phases turboserve fixed-rr ll-resume
     … --workers 4 --minutes 9.2 --geometry small --capacity 16 --worker host_pool_gib=4 --duration 110
 
-What two phases need of a fleet that stays (`fixed-rr turboserve:same-fleet`) takes 6 minutes.
+For eight GPUs: --workers 8. What two phases need of a fleet that stays (`fixed-rr turboserve:same-fleet`)
+takes 6 minutes.
+
+Without a GPU it can be rehearsed by workers that take the times of a calibration and compute nothing; what is
+left of the difference to the prediction is the control plane's:
+
+    python -m bench.gpu.policies --model clocked --weights CALIBRATION.json --workers 2 --capacity 2 --out DIR
 """

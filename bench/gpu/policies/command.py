@@ -47,8 +47,8 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, default=Path("bench-gpu"), help="folder for policies.md, policies.json and logs")
     add("--phases", type=phase, nargs="*", default=[phase(name) for name in _PHASES], help=_PHASES_HELP)
-    add("--model", default="wan2.1-t2v-1.3b", help="tiny, sprites, or a preset")
-    add("--weights", default="random:0", help="weights_path of a preset")
+    add("--model", default="wan2.1-t2v-1.3b", help="tiny, sprites, clocked, or a preset")
+    add("--weights", default="random:0", help="weights_path of a preset; of clocked a calibration")
     add("--geometry", default="", help="of a preset: WIDTHxHEIGHT, WIDTHxHEIGHTxLATENTFRAMES or small")
     add("--workers", type=int, default=torch.cuda.device_count() or 2, help="at most; a GPU each")
     add(
