@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal: small shapes, figures mean nothing")
     parser.add_argument("--seconds", type=float, default=25.0, help="how long viewers watch, of `streams`")
+    parser.add_argument("--cycles", type=int, default=1000, help="of `cycles`, but for a rehearsal")
     asked = parser.parse_args()
     device = torch.device(asked.device)
     if device.type == "cuda":
@@ -46,7 +47,8 @@ def main() -> None:
     report = Report(asked.part, machine(device))
     report.begin()
     try:
-        getattr(import_module(module), name)(Setting(device, asked.tiny, asked.seconds), report, asked.out)
+        setting = Setting(device, asked.tiny, asked.seconds, asked.cycles)
+        getattr(import_module(module), name)(setting, report, asked.out)
     finally:
         report.write(asked.out)
 

@@ -22,7 +22,7 @@ from services.worker.models.wan.model import Wan
 from services.worker.models.wan.session import State
 from services.worker.offload import HostPool
 
-_CYCLES, _WARM_UP, _REHEARSED = 1000, 50, 20
+_WARM_UP, _REHEARSED = 50, 20
 _LIMIT_S = 165.0
 _SAID_EVERY = 100
 _SLOTS = 4
@@ -32,7 +32,7 @@ def run(setting: Setting, report: Report, out: Path) -> None:  # noqa: ARG001
     started = time.perf_counter()
     cycles = _Cycles(setting, setting.model(SMALL, slots=_SLOTS, wishes=_wishes(setting)))
     report.row("model made", f"{time.perf_counter() - started:.1f} s")
-    wanted, warm_up = (_REHEARSED, 10) if setting.tiny else (_CYCLES, _WARM_UP)
+    wanted, warm_up = (_REHEARSED, 10) if setting.tiny else (setting.cycles, _WARM_UP)
     for number in range(warm_up):
         cycles.cycle(number)
     before, began, done = cycles.memory(), time.perf_counter(), 0

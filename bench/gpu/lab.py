@@ -37,11 +37,14 @@ _TINY = Architecture("tiny", layers=2, dim=64, ffn_dim=128, heads=2, text_tokens
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how large. `tiny`: to rehearse on a CPU. `spell_s`: how long viewers watch."""
+    """Where and how large. `tiny`: to rehearse on a CPU. `spell_s`: how long viewers watch. `cycles`: of opening
+    to closing a session.
+    """
 
     device: torch.device
     tiny: bool
     spell_s: float = 25.0
+    cycles: int = 1000
 
     @property
     def dtype(self) -> torch.dtype:
