@@ -37,8 +37,8 @@ _TINY = Architecture("tiny", layers=2, dim=64, ffn_dim=128, heads=2, text_tokens
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how large. `tiny`: to rehearse on a CPU. `spell_s`: how long viewers watch. `cycles`: of opening
-    to closing a session.
+    """Where and how large. `tiny`: to rehearse on a CPU. `spell_s`: how long viewers watch. `cycles`: of a
+    session's opening to its closing.
     """
 
     device: torch.device
