@@ -60,13 +60,18 @@ class Costs:
     steps: Mapping[str, int]
     after_s: float = 0.0
     _prompt_s: dict[str, float] = field(default_factory=dict)
+    _rebuild_s: float = 0.0
 
     def step_s(self, rung: str) -> float:
         return 1 / self.curves[rung].rate(1)
 
+    def chunk_s(self, rung: str) -> float:
+        """The device's, of a chunk, until its pictures are final."""
+        return self.steps[rung] * self.step_s(rung)
+
     def again_s(self, rung: str) -> float:
-        """The device's, of a chunk with a new prompt, until its pictures are final."""
-        return self.prompt_s(rung) + self.steps[rung] * self.step_s(rung)
+        """The same with a new prompt."""
+        return self.prompt_s(rung) + self.chunk_s(rung)
 
     def prompt_s(self, rung: str) -> float:
         """The device's, for a new prompt, before the first step."""
@@ -75,6 +80,13 @@ class Costs:
     def learn_prompt(self, rung: str, seconds: float) -> None:
         """A chunk's first step, alone and with a new prompt, took so long."""
         self._prompt_s[rung] = _slowly(self.prompt_s(rung), seconds)
+
+    def rebuild_s(self, rung: str) -> float:
+        """The device's, for a state made of its latents."""
+        return self._rebuild_s or 2 * self.prompt_s(rung)
+
+    def learn_rebuild(self, seconds: float) -> None:
+        self._rebuild_s = _slowly(self._rebuild_s, seconds)
 
     def learn_after(self, seconds: float) -> None:
         self.after_s = _slowly(self.after_s, seconds)

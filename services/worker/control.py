@@ -140,7 +140,7 @@ class Control:
 
     async def _stowed(self, copy: Copy, tier: str) -> Stowed:
         states = self.engine.states
-        stowing: Future[Outcome] = self.engine.errands.put(lambda: states.stow(copy, tier))
+        stowing: Future[Outcome] = self.engine.errands.put(lambda: states.stow(copy, tier), soon=True)
         done = await asyncio.wrap_future(stowing)
         return Stowed(done.tier, done.bytes, done.phases)
 

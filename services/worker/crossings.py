@@ -30,14 +30,20 @@ class Crossings:
     on_boundary: Callable[[Copy, Making | None], None] = lambda _copy, _chunk: None
     on_step: Callable[[Copy], None] = lambda _: None
     stepping: Sequence[Making] = ()
+    at_piece: Copy | None = None
+    """The device is at a piece of long work on its state."""
     newcomers: set[Copy] = field(default_factory=set)
     """They came by a move, and no step of theirs has begun."""
 
     def due(self) -> list[Copy]:
         """Frozen copies of which it is still to be told, and is so now."""
-        return [copy for copy in self.roster.transit.closing() if self._is_between(self.chunks.get(copy))]
+        return [
+            copy for copy in self.roster.transit.closing() if self._is_between(copy, self.chunks.get(copy))
+        ]
 
-    def _is_between(self, chunk: Making | None) -> bool:
+    def _is_between(self, copy: Copy, chunk: Making | None) -> bool:
+        if copy is self.at_piece:
+            return False
         if chunk is None:
             return True
         at_it = any(chunk is each for each in self.stepping)

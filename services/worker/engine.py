@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 
-from services.worker import expecting, metrics
-from services.worker.again import APPEND_S
+from services.worker import metrics
 from services.worker.copies import FAILED, Copy
 from services.worker.crossings import Crossings
 from services.worker.curve import Curve
@@ -22,7 +20,9 @@ from services.worker.encoding import EncoderHangs, Encoding
 from services.worker.errands import Errands
 from services.worker.making import Made, Making, span_of
 from services.worker.orders import Order
-from services.worker.plan_batch import Candidate, may_begin, plan_batch
+from services.worker.plan_batch import may_begin
+from services.worker.planning import Planning
+from services.worker.preparing import Preparing
 from services.worker.prompting import Prompting
 from services.worker.restarting import Restarting
 from services.worker.roster import Roster
@@ -56,7 +56,9 @@ class Engine:
     encoding: Encoding = field(init=False)
     showing: Showing = field(init=False)
     restarting: Restarting = field(init=False)
+    preparing: Preparing = field(init=False)
     prompting: Prompting = field(init=False)
+    planning: Planning = field(init=False)
     crossings: Crossings = field(init=False)
     _chunks: dict[Copy, Making] = field(default_factory=dict)
     _stopping: bool = False
@@ -67,11 +69,22 @@ class Engine:
         self.crossings = Crossings(self.runner, self.states, self.roster, self._chunks)
         self.stepper = Stepper(self.runner, self.errands, self.crossings.tell)
         self.restarting = Restarting(self.runner, self.curves)
-        costs = self.restarting.costs
-        self.prompting = Prompting(self.runner, self.states, self.roster, costs, self.errands, self._end)
+        costs, of_copies = self.restarting.costs, (self.runner, self.states, self.roster)
+        self.preparing = Preparing(*of_copies, costs, self.stepper, self.crossings, self._end)
+        self.prompting = Prompting(*of_copies, costs, self.preparing)
         fps, took = self.runner.spec.fps, costs.learn_after
         self.encoding = Encoding(fps, encode_settings, deliver, self._fail, took)
-        self.showing = Showing(self.runner, self.states, self.roster, self.encoding, self._chunks)
+        self.showing = Showing(*of_copies, self.encoding, self._chunks)
+        self.planning = Planning(
+            self.states,
+            self.roster,
+            self.errands,
+            self.restarting,
+            self.crossings,
+            self.showing,
+            self.preparing,
+            self._chunks,
+        )
 
     def run(self) -> None:
         """Until told to stop and the chunks in hand are finished. Raises `EncoderHangs`."""
@@ -81,12 +94,14 @@ class Engine:
             self.encoding.abandon()
             raise
         finally:
+            self.preparing.give_up()
             self.errands.end()
         self.encoding.finish()
 
     def _beat(self) -> None:
         while True:
             stopping = self._stopping
+            self.states.shelf.awaited.clear()
             self.errands.run()
             self.states.shelf.make_ready()
             self._fetch_ahead()
@@ -95,8 +110,13 @@ class Engine:
             self.crossings.tell()
             if not self._chunks and not stopping:
                 self.prompting.take_one()
-            if batch := self._next_batch():
-                self._step(batch)
+            with self.roster.changed:
+                self._forget()
+                plan = self.planning.next(stopping=stopping)
+            if plan.piece:
+                self.preparing.go_on()
+            elif plan.batch:
+                self._step(plan.batch)
             elif stopping:
                 break
 
@@ -111,77 +131,15 @@ class Engine:
         for copy in self.roster.copies():
             self.roster.remove(copy)
 
-    def _next_batch(self) -> list[Order]:
-        """The orders to step now. Without any, waits for a change once, for the caller to look again."""
-        with self.roster.changed:
-            self._forget()
-            copies = {copy.key: copy for copy in self.roster.copies()}
-            under_way = {copy: chunk.order for copy, chunk in self._chunks.items()}
-            candidates = [self._candidate(copy, self._chunks.get(copy)) for copy in copies.values()]
-            beginnings = 0 if self._stopping else self.states.tiers.slots - len(under_way)
-            now = time.monotonic()
-            if (wait_s := self._guests_wait_s(candidates, now)) > 0:
-                self.restarting.say_until_when(candidates, self._chunks, (), wait_s)
-                if not self._asked_for():
-                    self.roster.changed.wait(_SOON_S if self.errands.pending else wait_s)
-                return []
-            preferred = self._guests_first(candidates, now)
-            chosen = [copies[key] for key in plan_batch(preferred, self.curves, beginnings)]
-            if not chosen and not self._stopping and not self._asked_for():
-                self.roster.changed.wait(_SOON_S if self.errands.pending else _LOOK_AGAIN_S)
-            self.restarting.say_until_when(candidates, self._chunks, chosen)
-            return [under_way.get(copy) or self.roster.begin(copy) for copy in chosen]
-
-    def _guests_wait_s(self, candidates: list[Candidate], now: float) -> float:
-        """Until when no step is begun, for somebody who is about to arrive; 0: one may be."""
-        wait_s = 0.0 if self._stopping else self.crossings.wait_s(now)
-        return wait_s if wait_s > 0 and self._can_wait(candidates, wait_s, now) else 0.0
-
-    def _guests_first(self, candidates: list[Candidate], now: float) -> list[Candidate]:
-        """Who has just arrived is stepped at once, if the others have the time."""
-        keys = {copy.key for copy in self.crossings.newcomers}
-        others = [candidate for candidate in candidates if candidate.key not in keys]
-        step_s = max((self.restarting.costs.step_s(c.rung) for c in candidates), default=0.0)
-        if not keys or not self._can_wait(others, step_s, now):
-            return candidates
-        return [c._replace(needed_at=float("-inf")) if c.key in keys else c for c in candidates]
-
-    def _can_wait(self, candidates: list[Candidate], seconds: float, now: float) -> bool:
-        """With two steps to spare: who comes has work for the device, too."""
-        costs, works = self.restarting.costs, self.restarting.works(candidates, self._chunks)
-        spare_s = 2 * max((costs.step_s(candidate.rung) for candidate in candidates), default=0.0)
-        return expecting.can_wait(works, seconds + spare_s, now, costs.after_s + APPEND_S)
-
-    def _candidate(self, copy: Copy, chunk: Making | None) -> Candidate:
-        """One without a place on the device, where none can be had, has to wait; so has one whose former
-        state a move still holds, one whose chunk is parked, and one whose state is still coming, as long as
-        there are others to step.
-        """
-        stepping, shown = (chunk.order, chunk.shown) if chunk else (None, False)
-        candidate, states = self.roster.candidate(copy, stepping, shown=shown), self.states
-        placed = chunk is not None or states.has_place(copy) or states.shelf.room() > 0
-        if chunk is not None and (chunk.parked or not chunk.steps_left):
-            return candidate._replace(stepping=False, held=True)
-        others = any(not chunk.parked for chunk in self._chunks.values())
-        coming = others and states.coming(copy)
-        waiting = not placed or coming or states.outdated(copy)
-        return candidate._replace(held=True) if waiting else candidate
-
     def _fetch_ahead(self) -> None:
-        """While others are stepped: the states of suspended copies whose next chunk may begin."""
-        if not self._chunks or self._stopping:
+        """The states of suspended copies whose next chunk may begin."""
+        if self._stopping:
             return
         with self.roster.changed:
             copies = [copy for copy in self.roster.copies() if copy not in self._chunks]
             wanted = [copy for copy in copies if may_begin(self.roster.candidate(copy, None))]
         for copy in wanted:
             self.states.fetch_ahead(copy)
-
-    def _asked_for(self) -> bool:
-        """Whether somebody waits for this thread to look, chunks or not."""
-        return self.errands.due or bool(
-            self.crossings.due() or any(map(self.showing.ready, self._chunks.values()))
-        )
 
     def _forget(self) -> None:
         """Free what belongs to copies that were dropped, ended or begun anew."""
@@ -190,6 +148,7 @@ class Engine:
                 if not chunk.shown:
                     chunk.span.end()
                 del self._chunks[copy]
+        self.preparing.forget()
         self.states.forget()
 
     def _step(self, batch: list[Order]) -> None:
@@ -198,7 +157,7 @@ class Engine:
         for order in batch:
             try:
                 with self._blaming(order):
-                    chunks.append(self._chunks.get(order.copy) or self._begin(order))
+                    chunks += self._begun(order)
             except NoRoom:
                 self.roster.put_back(order)
         if chunks:
@@ -216,6 +175,15 @@ class Engine:
             raise
         except Exception as error:  # noqa: BLE001 a model may raise anything
             self._fail(order, error)
+
+    def _begun(self, order: Order) -> list[Making]:
+        """Its chunk under way; none, if something long comes before it. Raises `NoRoom`."""
+        if (chunk := self._chunks.get(order.copy)) is not None:
+            return [chunk]
+        if self.preparing.comes_before(order):
+            self.roster.put_back(order)
+            return []
+        return [self._begin(order)]
 
     def _begin(self, order: Order) -> Making:
         new_prompt = self.states.shows_another(order)

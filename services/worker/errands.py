@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar, overload
 
 MOST_WAITING = 64
+_ASK_AGAIN_S = 0.001
 
 T = TypeVar("T")
 
@@ -28,11 +29,11 @@ class Errands:
     def __init__(self, wake: threading.Condition) -> None:
         self._wake = wake
         self._new: deque[tuple[Future[Any], Callable[[], Any], bool]] = deque()
-        self._later: list[tuple[Future[Any], Later[Any]]] = []
+        self._later: list[tuple[Future[Any], Later[Any], bool]] = []
         self._ended = False
 
     @overload
-    def put(self, work: Callable[[], Later[T]]) -> Future[T]: ...
+    def put(self, work: Callable[[], Later[T]], *, soon: bool = False) -> Future[T]: ...
     @overload
     def put(self, work: Callable[[], T], *, soon: bool = False) -> Future[T]: ...
     def put(self, work: Callable[[], Any], *, soon: bool = False) -> Future[Any]:
@@ -63,11 +64,10 @@ class Errands:
     def run(self) -> None:
         """Device thread: all that are there, in order."""
         while self._new:
-            future, work, _ = self._new.popleft()
-            self._settle(future, work)
+            self._settle(*self._new.popleft())
         waiting, self._later = self._later, []
-        for future, later in waiting:
-            self._settle(future, later.poll, later)
+        for future, later, soon in waiting:
+            self._settle(future, later.poll, soon, later)
 
     @property
     def due_soon(self) -> bool:
@@ -77,25 +77,32 @@ class Errands:
         """Device thread: until there may be one that `run_soon` runs, or whoever else is to be woken is."""
         with self._wake:
             if not self.due_soon:
-                self._wake.wait(limit_s)
+                asked = any(soon for _, _, soon in self._later)
+                self._wake.wait(min(limit_s, _ASK_AGAIN_S) if asked else limit_s)
 
     def run_soon(self) -> None:
-        """Device thread: while the device is at a step."""
+        """Device thread: while the device is at a step. What was put to be done soon is asked for again."""
         while self.due_soon:
-            future, work, _ = self._new.popleft()
-            self._settle(future, work)
+            self._settle(*self._new.popleft())
+        asked = [waiting for waiting in self._later if waiting[2]]
+        if asked:
+            self._later = [waiting for waiting in self._later if not waiting[2]]
+        for future, later, soon in asked:
+            self._settle(future, later.poll, soon, later)
 
     def end(self) -> None:
         """Device thread: no more. What still waits is cancelled."""
         with self._wake:
             self._ended = True
-            left = [future for future, _, _ in self._new] + [future for future, _ in self._later]
+            left = [waiting[0] for waiting in (*self._new, *self._later)]
             self._new.clear()
             self._later.clear()
         for future in left:
             future.cancel()
 
-    def _settle(self, future: Future[Any], ask: Callable[[], Any], later: Later[Any] | None = None) -> None:
+    def _settle(
+        self, future: Future[Any], ask: Callable[[], Any], soon: bool, later: Later[Any] | None = None
+    ) -> None:
         if future.cancelled():
             return
         try:
@@ -107,6 +114,6 @@ class Errands:
                 future.set_exception(error)
             return
         if later is not None and result is None:
-            self._later.append((future, later))
+            self._later.append((future, later, soon))
         elif future.set_running_or_notify_cancel():
             future.set_result(result)

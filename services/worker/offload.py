@@ -21,6 +21,8 @@ from services.worker.host_memory import HostMemory
 from services.worker.models.protocol import Memory, Part
 from services.worker.pinning import PageLocked
 
+_PIECE_BYTES = 64 << 20
+
 
 @dataclass(eq=False, slots=True)
 class Mirror:
@@ -79,13 +81,23 @@ class HostPool:
         mirror.versions = {}
         self._free.append(mirror.slot)
 
-    def save(self, mirror: Mirror, memory: Memory, parts: Mapping[str, Part]) -> Copying:
+    def save(
+        self,
+        mirror: Mirror,
+        memory: Memory,
+        parts: Mapping[str, Part],
+        after: Any = None,
+        *,
+        urgent: bool = False,
+    ) -> Copying:
         """Those parts that the mirror has in another version (all of the memory, if it has none), as the
-        device will have them after all it was told so far.
+        device will have them after the event `after`, or (None) all it was told so far. `urgent`: not behind
+        other states' copies.
         """
         changed = [part for name, part in parts.items() if mirror.versions.get(name) != part.version]
         spans = [span for part in changed for span in part.spans] if mirror.versions else [(0, len(memory))]
-        copying = self._copy(self._memory[mirror.slot], memory, spans, mirror.slot, out=True)
+        lane = "leaving" if urgent else "out"
+        copying = self._copy(self._memory[mirror.slot], memory, spans, mirror.slot, lane, after)
         mirror.versions = {name: part.version for name, part in parts.items()}
         return copying
 
@@ -94,7 +106,7 @@ class HostPool:
         may be written; None: all that the device was told so far, of whichever session.
         """
         whole = [(0, len(memory))]
-        return self._copy(memory, self._memory[mirror.slot], whole, mirror.slot, out=False, after=after)
+        return self._copy(memory, self._memory[mirror.slot], whole, mirror.slot, "in", after)
 
     def join(self, copying: Copying) -> None:
         """What the device is told from now on comes after this copy. Nobody waits here."""
@@ -114,9 +126,8 @@ class HostPool:
         source: Any,
         spans: list[tuple[int, int]],
         slot: int,
-        *,
-        out: bool,
-        after: Any = None,
+        lane: str,
+        after: Any,
     ) -> Copying:
         size_bytes, started = sum(end - start for start, end in spans), time.perf_counter()
         if self._lanes is None:
@@ -124,30 +135,37 @@ class HostPool:
             for start, end in spans:
                 into[start:end] = source[start:end]
             return Copying(size_bytes, time.perf_counter() - started)
-        with self._lanes.aside(slot, out=out, after=after) as (begun, ended):
-            for start, end in spans:
+        with self._lanes.aside(slot, lane, after) as (begun, ended):
+            for start, end in _cut(spans):
                 into[start:end].copy_(source[start:end], non_blocking=True)
         return Copying(size_bytes, 0.0, begun, ended)
 
 
+def _cut(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Into pieces of about a millisecond, between which another stream's copy comes to its turn."""
+    for start, end in spans:
+        for begin in range(start, end, _PIECE_BYTES):
+            yield begin, min(begin + _PIECE_BYTES, end)
+
+
 class _Lanes:
-    """A GPU's two streams for copies, out and in."""
+    """A GPU's streams for copies: out, out for those that leave, and in."""
 
     def __init__(self, device: str, slots: int) -> None:
         self._cuda: Any = sys.modules["torch"].cuda
         self._device = device
-        self._out, self._in = self._cuda.Stream(device), self._cuda.Stream(device)
+        self._streams = {lane: self._cuda.Stream(device) for lane in ("out", "leaving", "in")}
         self._last: list[Any] = [None] * slots
 
     def current(self) -> Any:
         return self._cuda.current_stream(self._device)
 
     @contextlib.contextmanager
-    def aside(self, slot: int, *, out: bool, after: Any) -> Iterator[tuple[Any, Any]]:
+    def aside(self, slot: int, name: str, after: Any) -> Iterator[tuple[Any, Any]]:
         """What is told inside comes after the event `after`, or (None) all that the device was told, and
         after the slot's last copy.
         """
-        lane = self._out if out else self._in
+        lane = self._streams[name]
         begun, ended = (self._cuda.Event(enable_timing=True) for _ in range(2))
         lane.wait_event(after or self.current().record_event())
         if self._last[slot] is not None:
@@ -160,8 +178,8 @@ class _Lanes:
 
     def settle(self) -> None:
         """Returns when no copy is under way."""
-        self._out.synchronize()
-        self._in.synchronize()
+        for stream in self._streams.values():
+            stream.synchronize()
 
 
 def _unlock(lanes: _Lanes, locked: PageLocked) -> None:

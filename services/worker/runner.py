@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 
 from services.worker.encode import Frames
+from services.worker.models.in_pieces import InPieces, whole
 from services.worker.models.protocol import (
     BlanksAhead,
     Counters,
@@ -27,6 +28,7 @@ from services.worker.models.protocol import (
     ShowsEarly,
     State,
     TakesPromptsAhead,
+    WorksInPieces,
 )
 from shared.contracts.text import TextEncoded
 
@@ -131,10 +133,16 @@ class Runner:
         """Whether a new prompt can be made ready for before its first chunk begins."""
         return hasattr(self._model, "take_prompt")
 
-    def take_prompt(self, state: State, rung: str) -> Step | None:
-        """The one set last. The device may still be at it. None: it is over."""
-        cast(TakesPromptsAhead, self._model).take_prompt(state, self._rung(rung))
-        return self._told() if self.device.startswith("cuda") else None
+    @property
+    def works_in_pieces(self) -> bool:
+        """Whether the model divides what takes longer than a step."""
+        return hasattr(self._model, "take_prompt_in_pieces")
+
+    def take_prompt(self, state: State, rung: str) -> InPieces[None]:
+        """The one set last."""
+        if self.works_in_pieces:
+            return cast(WorksInPieces, self._model).take_prompt_in_pieces(state, self._rung(rung))
+        return whole(lambda: cast(TakesPromptsAhead, self._model).take_prompt(state, self._rung(rung)))
 
     def forward(self, states: list[State]) -> float:
         """One step of each. Returns the seconds it took."""
@@ -145,13 +153,14 @@ class Runner:
 
     def launch(self, states: list[State]) -> Step | None:
         """One step of each, which the device may still be at until `end`. None: it is over."""
-        if not self.device.startswith("cuda"):
-            self._model.forward(states)
-            return None
-        before = self._told()
-        self._model.forward(states)
+        return self.tell(lambda: self._model.forward(states))
+
+    def tell(self, work: Callable[[], object]) -> Step | None:
+        """Has the device told something, which it may still be at until `end`. None: it is over."""
+        before = self.told()
+        work()
         self.before_step = before
-        return self._told()
+        return self.told()
 
     def end(self, step: Step) -> None:
         """Until it is over. Raises what went wrong on the device."""
@@ -160,7 +169,10 @@ class Runner:
         finally:
             self.before_step = None
 
-    def _told(self) -> Step:
+    def told(self) -> Step | None:
+        """All that the device was told up to now. None: it is over."""
+        if not self.device.startswith("cuda"):
+            return None
         told: Step = sys.modules["torch"].cuda.current_stream(self.device).record_event()
         return told
 
@@ -168,8 +180,11 @@ class Runner:
         """Of the chunk decoded last, before the next one begins."""
         return self._model.latents(state)
 
-    def rebuild(self, seed: int, prompt: str, past: Sequence[PastChunk]) -> State:
-        return self._model.rebuild(seed=seed, prompt=prompt, past=past)
+    def rebuild_in_pieces(self, seed: int, prompt: str, past: Sequence[PastChunk]) -> InPieces[State]:
+        if hasattr(self._model, "rebuild_in_pieces"):
+            model = cast(WorksInPieces, self._model)
+            return model.rebuild_in_pieces(seed=seed, prompt=prompt, past=past)
+        return whole(lambda: self._model.rebuild(seed=seed, prompt=prompt, past=past))
 
     @property
     def shows_early(self) -> bool:

@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Shelf:
-    """Those of `under_way`, the copies with a chunk under way, and of `held`, by moves, stay where they are.
-    `on_lost`: a state found no room in host memory.
+    """Those of `under_way`, the copies with a chunk under way, and of `held`, by moves, stay where they are,
+    and so does the one that something long is done for (`preparing`). `awaited`: somebody waits, as was said
+    lately, for the end of their chunk under way. `on_lost`: a state found no room in host memory.
     """
 
     tiers: Tiers
@@ -29,14 +30,17 @@ class Shelf:
     on_lost: Callable[[Copy], None] = lambda _: None
     kept: dict[Copy, Kept] = field(default_factory=dict)
     held: set[Copy] = field(default_factory=set)
+    preparing: Copy | None = None
+    awaited: set[Copy] = field(default_factory=set)
 
     def busy(self, copy: Copy) -> bool:
         """Whether its state must stay where it is for now."""
-        return copy in self.under_way or copy in self.held
+        return copy in self.under_way or copy in self.held or copy is self.preparing
 
     def room(self) -> int:
         """How many copies could get a place on the device besides those that can't lose theirs."""
-        return self.tiers.slots - len({*self.under_way, *self.held})
+        preparing = () if self.preparing is None else (self.preparing,)
+        return self.tiers.slots - len({*self.under_way, *self.held, *preparing})
 
     def make_ready(self) -> None:
         """One place free ahead of need, if a paused copy has it and host memory has room for that."""

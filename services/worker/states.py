@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from services.worker import metrics
 from services.worker.copies import Copy
 from services.worker.errands import Later
+from services.worker.models.in_pieces import InPieces
 from services.worker.models.protocol import Counters, Memory, MidChunk, Part, State
 from services.worker.orders import Order
-from services.worker.runner import Step
 from services.worker.shelf import Shelf
 from services.worker.stowing import Stowed, Stowing
 from services.worker.tiers import Kept, Tiers
@@ -31,8 +31,8 @@ class NoRoom(RuntimeError):
 
 @dataclass(slots=True)
 class States:
-    """A copy without a state here (new, or lost) gets one at its next chunk: rebuilt, where its order says of
-    what, else a fresh one.
+    """A copy without a state here (new, or lost) gets a fresh one at its next chunk, unless one was rebuilt
+    for it before.
     """
 
     shelf: Shelf
@@ -51,6 +51,7 @@ class States:
         if state is None:
             state = self._opened(order)
         kept = self.shelf.kept[copy]
+        kept.written = None
         if kept.shown != order.prompt:
             self.tiers.runner.set_prompt(state, order.prompt)
             kept.shown = order.prompt
@@ -96,15 +97,28 @@ class States:
             return False
         return kept.hot and kept.generation == copy.generation and kept.shown != prompt
 
-    def take_prompt(self, copy: Copy, prompt: str, rung: str) -> Step | None:
-        """Of one that lacks it. Its mirror catches up with the next chunk, not beside its forwards. The
-        device may still be at it: that is no step of a chunk, and whoever holds the state meanwhile waits
-        for it.
-        """
+    def take_prompt(self, copy: Copy, prompt: str, rung: str) -> InPieces[None]:
+        """Of one that lacks it. Its mirror catches up with the next chunk, not beside its forwards."""
         kept, runner = self.shelf.kept[copy], self.tiers.runner
+        kept.written = None
         runner.set_prompt(kept.state, prompt)
         kept.shown = prompt
         return runner.take_prompt(kept.state, rung)
+
+    def prompt_taken(self, copy: Copy) -> None:
+        """All of it was told the device."""
+        self.shelf.kept[copy].written = self.tiers.runner.told()
+
+    def claim(self, copy: Copy) -> None:
+        """A place for a state that is rebuilt, until `keep`, or `unclaim` of `tiers`. Raises `NoRoom`."""
+        if not self.shelf.make_room(copy):
+            raise self._no_room()
+        self.tiers.claim()
+
+    def keep(self, copy: Copy, generation: int, prompt: str, state: State) -> None:
+        """It is rebuilt, and in the place claimed for it."""
+        self.shelf.kept[copy] = Kept(generation, prompt, state)
+        self.shelf.tell(copy)
 
     def has_place(self, copy: Copy) -> bool:
         kept = self.shelf.kept.get(copy)
@@ -115,7 +129,10 @@ class States:
         goes on.
         """
         kept = self.shelf.kept.get(copy)
-        if not self.write_behind or kept is None or not kept.hot:
+        if kept is None or not kept.hot:
+            return
+        kept.written = self.tiers.runner.told()
+        if not self.write_behind:
             return
         try:
             kept.mirror = kept.mirror or self.tiers.pool.lease()
@@ -142,7 +159,7 @@ class States:
         read. None: there is none. Raises `NoRoom`.
         """
         kept, runner = self.shelf.kept.get(copy), self.tiers.runner
-        there = kept is not None and kept.hot and kept.coming is None
+        there = kept is not None and kept.hot and kept.coming is None and copy is not self.shelf.preparing
         if self._brought(copy) is None:
             return None
         self.shelf.held.add(copy)
@@ -243,27 +260,9 @@ class States:
         copy, runner = order.copy, self.tiers.runner
         if not self.shelf.make_room(copy):
             raise self._no_room()
-        state = self._rebuilt(order)
-        if state is None:
-            state = self.tiers.take(lambda: runner.open(order.seed, order.prompt, order.index))
+        state = self.tiers.take(lambda: runner.open(order.seed, order.prompt, order.index))
         self.shelf.kept[copy] = Kept(order.generation, order.prompt, state)
         self.shelf.tell(copy)
-        return state
-
-    def _rebuilt(self, order: Order) -> State | None:
-        """None: of nothing, or it can't be done; the picture begins anew."""
-        if not order.past:
-            return None
-        started = time.perf_counter()
-        try:
-            state = self.tiers.take(lambda: self.tiers.runner.rebuild(order.seed, order.prompt, order.past))
-        except Exception:
-            logger.exception("not rebuilt, beginning anew", extra={"session": order.copy.session})
-            return None
-        took_s = time.perf_counter() - started
-        metrics.tier_seconds.labels("rebuild").observe(took_s)
-        text = "rebuilt from the latents of %d chunks in %.2f s, going on with chunk %d"
-        logger.info(text, len(order.past), took_s, order.index, extra={"session": order.copy.session})
         return state
 
     def _no_room(self) -> NoRoom:

@@ -31,6 +31,7 @@ class Stepper:
     """By the monotonic clock: when the last step begun is over, or was, as far as can be foreseen."""
     _step_s: dict[int, float] = field(default_factory=dict)
     """By rows: hardly less than steps took lately."""
+    _piece_s: float = 0.0
 
     def step(self, states: list[State], traceparents: Sequence[str] = ()) -> float:
         """One of each, in a span that links these traces. Returns the seconds it took. Raises what the model
@@ -46,19 +47,29 @@ class Stepper:
         return step_s
 
     def _step(self, states: list[State]) -> float:
-        rows, started = len(states), time.perf_counter()
-        self.over_at = time.monotonic() + self._step_s.get(rows, 0.0)
-        if (step := self.runner.launch(states)) is not None:
-            try:
-                self._run_beside(step, started + _SURE * self._step_s.get(rows, 0.0))
-            finally:
-                self.runner.end(step)
-        step_s = time.perf_counter() - started
-        self._step_s[rows] = min(step_s, _GROWTH * self._step_s.get(rows, step_s))
+        rows = len(states)
+        before_s = self._step_s.get(rows, 0.0)
+        step_s = self._until_over(lambda: self.runner.launch(states), before_s, _SURE * before_s)
+        self._step_s[rows] = min(step_s, _GROWTH * (before_s or step_s))
         return step_s
 
+    def piece(self, work: Callable[[], object]) -> float:
+        """Of what takes longer than a step. Returns the seconds it took. Raises what `work` does."""
+        self._piece_s = self._until_over(lambda: self.runner.tell(work), self._piece_s, 0.0)
+        return self._piece_s
+
+    def _until_over(self, launch: Callable[[], Step | None], likely_s: float, sure_s: float) -> float:
+        started = time.perf_counter()
+        self.over_at = time.monotonic() + likely_s
+        if (step := launch()) is not None:
+            try:
+                self._run_beside(step, started + sure_s)
+            finally:
+                self.runner.end(step)
+        return time.perf_counter() - started
+
     def _run_beside(self, step: Step, until: float) -> None:
-        """In the time that such steps are sure to take nobody looks whether it is over."""
+        """Up to then nobody looks whether it is over."""
         while not step.query():
             self.errands.await_soon(max(until - time.perf_counter(), _LOOK_S))
             self.errands.run_soon()

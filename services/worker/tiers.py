@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from services.worker.models.protocol import Counters, State
 from services.worker.offload import Copying, HostPool, Mirror
-from services.worker.runner import Runner
+from services.worker.runner import Runner, Step
 
 DEVICE, HOST, NONE = "device", "host", "none"
 
@@ -19,8 +19,10 @@ class Kept:
     """What is here of a copy, for its `generation`. `shown`: the prompt that it stands for.
 
     `state`: on the device; None: suspended. `mirror`: in host memory; of a suspended one all of it, with its
-    `counters`. `coming`: the copy from there into `state`, which can't be used before. `reserved`: the state
-    is a blank for one that comes by a move.
+    `counters`. `coming`: the copy from there into `state`, which can't be used before; `brought`: the same,
+    also once it is used. `written`: over once the device has done all that concerns the state, so that it can
+    leave; None: that, and all else it was told. `reserved`: the state is a blank for one that comes by a
+    move.
     """
 
     generation: int
@@ -29,6 +31,8 @@ class Kept:
     mirror: Mirror | None = None
     counters: Counters | None = None
     coming: Copying | None = None
+    brought: Copying | None = None
+    written: Step | None = None
     reserved: bool = False
 
     @property
@@ -73,10 +77,18 @@ class Tiers:
         self._taken += 1
         return state
 
-    def save(self, kept: Kept) -> Copying:
-        """What the mirror lacks. The device goes on beside it."""
+    def claim(self) -> None:
+        """A place for a state that isn't there yet, and will be kept. The caller has made room."""
+        self._taken += 1
+
+    def unclaim(self) -> None:
+        self._taken -= 1
+
+    def save(self, kept: Kept, *, leaving: bool = False) -> Copying:
+        """What the mirror lacks. The device goes on beside it. `leaving`: it is at rest and waited for."""
         assert kept.mirror is not None
-        return self.pool.save(kept.mirror, self.runner.memory(kept.state), self.runner.parts(kept.state))
+        memory, parts = self.runner.memory(kept.state), self.runner.parts(kept.state)
+        return self.pool.save(kept.mirror, memory, parts, kept.written if leaving else None, urgent=leaving)
 
     def suspend(self, kept: Kept) -> Copying:
         """Between two chunks; it has a mirror. Its place is free once the copy is over."""
@@ -84,7 +96,7 @@ class Tiers:
             copying, kept.coming = kept.coming, None
         else:
             kept.counters = self.runner.counters(kept.state)
-            copying = self.save(kept)
+            copying = self.save(kept, leaving=True)
         self._leave(kept, copying)
         return copying
 
@@ -93,7 +105,7 @@ class Tiers:
         assert kept.mirror is not None
         state = self.runner.reserve()
         kept.coming = self.pool.load(kept.mirror, self.runner.memory(state), self.runner.blank(state))
-        kept.state = self.take(lambda: state)
+        kept.state, kept.brought, kept.written = self.take(lambda: state), kept.coming, None
         return kept.coming
 
     def usable(self, kept: Kept) -> State:
@@ -119,7 +131,7 @@ class Tiers:
             kept.mirror = None
 
     def _leave(self, kept: Kept, copying: Copying | None) -> None:
-        state, kept.state, kept.coming = kept.state, None, None
+        state, kept.state, kept.coming, kept.brought = kept.state, None, None, None
         if copying is None or copying.over:
             self._taken -= 1
         else:

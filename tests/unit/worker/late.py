@@ -44,7 +44,7 @@ class _Event:
 
 
 class LatePool(HostPool):
-    """Two lanes, in and out, and every slot's copies in order; nothing else is."""
+    """Three lanes, in, out and leaving, and every slot's copies in order; nothing else is."""
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
         super().__init__(slots, slot_bytes, "cpu")
@@ -67,16 +67,14 @@ class LatePool(HostPool):
         source: Any,
         spans: list[tuple[int, int]],
         slot: int,
-        *,
-        out: bool,
-        after: Any = None,
+        lane: str,
+        after: Any,  # noqa: ARG002
     ) -> Copying:
         halves = [
             cut for start, end in spans for cut in ((start, (start + end) // 2), ((start + end) // 2, end))
         ]
-        lane = "out" if out else "in"
-        after = [self._last[key] for key in (lane, slot) if key in self._last]
-        event = _Event([(into[start:end], source[start:end]) for start, end in halves], after)
+        before = [self._last[key] for key in (lane, slot) if key in self._last]
+        event = _Event([(into[start:end], source[start:end]) for start, end in halves], before)
         self._last[lane] = self._last[slot] = event
         self._under_way.append(event)
         return Copying(sum(end - start for start, end in spans), 0.0, event, event)

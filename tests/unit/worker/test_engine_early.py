@@ -239,11 +239,12 @@ def test_a_prompt_whose_chunk_may_not_begin_yet_is_taken_while_nothing_else_is_t
 def test_errands_are_run_while_a_prompt_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model, step = AheadModel(), LateStep()
     runner = Runner(model, "cpu")
-    take = runner.take_prompt
-    monkeypatch.setattr(runner, "take_prompt", lambda state, rung: take(state, rung) or step)
+    tell = runner.tell
     with running(runner, hot=1, host=0) as bench:
         copy = bench.open(1)
         bench.until(lambda: copy.next_append == 1)
+        bench.look_again()
+        monkeypatch.setattr(runner, "tell", lambda work: tell(work) or step)
         bench.roster.apply(copy, steered(copy.own, "a green ball"))
         bench.until(lambda: len(model.taken) == 1)
         bench.engine.errands.put(lambda: None, soon=True).result(WAIT_S)
@@ -281,6 +282,7 @@ def test_a_prompt_taken_ahead_keeps_its_embedding_though_another_one_comes() -> 
             bench.roster.apply(copy, green)
             bench.roster.show(copy, green, text)
             del text
-        bench.until(lambda: len(model.taken) == 2)
+        bench.until(lambda: bool(model.taken))
     assert kept == [True]
+    assert model.taken == [("a white ball", "tiny-default")], "nobody wants the other one any more"
     assert copy.error == ""
