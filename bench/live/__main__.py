@@ -1,4 +1,4 @@
-"""Simulator against live system on the small trace: `python -m bench.live --out docs/results`.
+"""Simulator against live system on a small trace: `python -m bench.live --out docs/results`.
 
 First a system is started to measure a worker's pace and boot; the prediction that follows from them is
 written to OUT/live-prediction.json (and committed, with --commit); then the trace is played on a system of
@@ -34,6 +34,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--policy", default="turboserve")
+    parser.add_argument("--trace", type=Path, default=files.TWO_WORKERS)
+    parser.add_argument("--capacity", type=int, default=3, help="active sessions a worker; 0: what it says")
     parser.add_argument("--max-workers", type=int, default=2)
     parser.add_argument("--runs", type=int, default=1, help="live runs; the middle one is judged")
     parser.add_argument("--commit", action="store_true", help="commit the prediction before the live runs")
@@ -44,7 +46,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     args = arguments()
     path = args.out / "live-prediction.json"
-    events = opened_when_wanted(files.read(files.SMALL))
+    events = opened_when_wanted(files.read(args.trace))
+    os.environ["TURBOSERVE_WORKER_CAPACITY"] = str(args.capacity)
     args.out.mkdir(parents=True, exist_ok=True)
     prediction = read(path) if args.predicted else _predict(args, events, path)
     if prediction.trace != digest(events):
@@ -54,7 +57,7 @@ def main() -> int:
         loads.append(os.getloadavg()[0])
         runs.append(_play(prediction, events, f"live run {number + 1} of {args.runs}"))
     (args.out / "live.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
-    (args.out / "live.md").write_text(page(prediction, runs, loads, _command()))
+    (args.out / "live.md").write_text(page(prediction, runs, loads, args.trace.name, _command()))
     far = off(prediction, runs)
     print(json.dumps({name: round(share, 3) for name, share in far.items()}))
     return int(any(abs(share) > WITHIN for share in far.values()))

@@ -70,7 +70,7 @@ def profile_of(worker: WorkerInfo) -> Profile:
     """Everything but its pace is that of the simulator's `sprites-cpu`."""
     known, told = PROFILES["sprites-cpu"], worker.latency_s
     batch_s = tuple((rows, told[rows]) for rows in _BATCHES if rows < len(told))
-    gpu = Gpu(known.gpus[0].kind, batch_s, slots=worker.capacity + SPARE_SLOTS)
+    gpu = Gpu(known.gpus[0].kind, batch_s, slots=worker.capacity + SPARE_SLOTS, most_active=worker.capacity)
     return msgspec.structs.replace(
         known, name="measured", gpus=(gpu,), measured="reported by a worker as it started"
     )

@@ -13,7 +13,7 @@ import msgspec
 
 from bench.live.house import House
 from bench.live.replay import Asked, replay
-from bench.sim.profiles import Gpu, Profile
+from bench.sim.profiles import Profile
 from bench.traces.events import Event
 from turboserve.errors import TurboserveError
 
@@ -25,8 +25,8 @@ _ALONE = (
 )
 """The first one finds everything cold."""
 _STAYING, _COMING = 3, 6
-"""Sessions all the time, about as many as the small trace's chunks have beside them; and those that come
-once both workers serve, for how soon a new one is shown something."""
+"""Sessions all the time, about as many as the trace's chunks have beside them; and those that come once both
+workers serve, for how soon a new one is shown something."""
 _ORDER_S, _COME_S, _EVERY_S, _STAY_S = 5.0, 36.0, 6.0, 4.5
 _SETTLE_S = 3.0
 
@@ -52,7 +52,7 @@ def measured(profile: Profile, seen: Seen) -> Profile:
     slowed = tuple((rows, round(one_s * step_s / alone_s, 6)) for rows, one_s in gpu.batch_s)
     return msgspec.structs.replace(
         profile,
-        gpus=(Gpu(gpu.kind, slowed, gpu.slots),),
+        gpus=(msgspec.structs.replace(gpu, batch_s=slowed),),
         deliver_s=round(deliver_s, 4),
         start_s=round(max(0.0, seen.first_s - seen.busy_s), 4),
         beside_boot=round(max(1.0, (seen.beside_boot_s - deliver_s) / step_s), 3),

@@ -37,18 +37,26 @@ def off(prediction: Prediction, runs: Sequence[dict[str, Any]]) -> dict[str, flo
     return {name: live / said - 1.0 for name, (said, live) in told.items() if said and live is not None}
 
 
-def page(prediction: Prediction, runs: Sequence[dict[str, Any]], loads: Sequence[float], command: str) -> str:
-    parts = [_what(prediction, command), _how(prediction, loads), _table(prediction, runs), _rest(runs)]
+def page(
+    prediction: Prediction, runs: Sequence[dict[str, Any]], loads: Sequence[float], trace: str, command: str
+) -> str:
+    """`loads`: of the machine, before each run. `trace`: its file in bench/traces."""
+    parts = [
+        _what(prediction, trace, command),
+        _how(prediction, loads),
+        _table(prediction, runs),
+        _rest(runs),
+    ]
     return "# Simulator and live system on one small trace\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _what(prediction: Prediction, command: str) -> str:
-    told = prediction.told
+def _what(prediction: Prediction, trace: str, command: str) -> str:
+    told, most = prediction.told, prediction.calibration.profile.gpus[0].most_active
     return (
-        f"`{command}`. Trace: `bench/traces/small.jsonl`, {told['sessions']} sessions in "
-        f"{told['duration_s']:.0f} s. Policy `{prediction.policy}`, one to {prediction.max_workers} workers, "
-        "model `sprites`. Services, workers and viewers share one machine without a GPU: "
-        f"{prediction.machine}."
+        f"`{command}`. Trace: `bench/traces/{trace}`, {told['sessions']} sessions in "
+        f"{told['duration_s']:.0f} s. Policy `{prediction.policy}`, one to {prediction.max_workers} workers "
+        f"with at most {most} active sessions each, model `sprites`. Services, "
+        f"workers and viewers share one machine without a GPU: {prediction.machine}."
     )
 
 

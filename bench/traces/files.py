@@ -11,6 +11,8 @@ from bench.traces.events import Checker, Event, TraceError, checked
 
 SMALL = Path(__file__).parent / "small.jsonl"
 """A trace for one machine: `turboserve trace make --shape bursts --seed 35 --scale 0.06 --duration-s 300`."""
+TWO_WORKERS = Path(__file__).parent / "two_workers.jsonl"
+"""At most six active, for two workers with three each: `bench.gpu.policies.trace.trace(3, 2, 1, 300.0)`."""
 
 _LONGEST_LINE_BYTES = 100_000
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.bound import bound
+from bench.gpu.policies.trace import trace
 from bench.live import prediction, report
 from bench.live.calibrate import Calibration, profile_of
 from bench.traces import files
@@ -38,6 +39,12 @@ def test_the_small_trace_asks_for_two_workers_that_keep_up_with_five_but_not_alw
     end_s = events[-1].time_s
     assert end_s < bound.least_gpu_s(demand(events), 5, boot_s=7.0, ready=1) < 1.5 * end_s
     assert list(checked(events)) == events
+
+
+def test_the_trace_for_two_workers_is_as_it_was_made() -> None:
+    events = files.read(files.TWO_WORKERS)
+    assert events == trace(3, 2, 1, 300.0)
+    assert peak_active(events) == 6
 
 
 def test_who_arrives_idle_is_there_once_pictures_are_wanted() -> None:
@@ -81,7 +88,7 @@ def test_the_page_judges_the_middle_run(calibration: Calibration) -> None:
     far = report.off(made, runs)
     assert far["chunk_latency_ms.p50"] == pytest.approx(0.1)
     assert far["gpu_seconds"] == 0.0
-    page = report.page(made, runs, [0.5, 0.6, 0.7], "python -m bench.live")
+    page = report.page(made, runs, [0.5, 0.6, 0.7], "small.jsonl", "python -m bench.live")
     [line] = [line for line in page.splitlines() if line.startswith("| `chunk_latency_ms.p95`")]
     assert line.endswith("+10% (≤ 15%) |")
     assert "Viewers that lost their session: 3." in page
