@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from bench.gpu.system.crowd import Crowd, Half
 from bench.gpu.system.run import Run, spread, words
-from bench.gpu.system.spectator import Spectator
+from bench.gpu.system.spectator import LATE_S, Spectator
 
 _MOVES = 4
 _TAKEN_OVER_S = 30.0
@@ -45,7 +45,7 @@ async def kill(run: Run) -> None:
         run.problem(f"before the kill: {failure}")
     for worker in run.services.workers:
         _tell_used(run, f"{worker}: GPU memory before the kill; at the end", worker, before, told)
-    _tell_others(run, others)
+    _tell_others(run, others, killed_at)
     _tell_theirs(run, theirs, victim, killed_at)
 
 
@@ -81,23 +81,33 @@ def _tell_used(run: Run, name: str, worker: str, before: Mapping[str, int], afte
         run.report.row(name, f"{before[worker]:,}; {after[worker]:,} bytes", name, figures)
 
 
-def _tell_others(run: Run, viewers: Sequence[Spectator]) -> None:
+def _tell_others(run: Run, viewers: Sequence[Spectator], killed_at: float) -> None:
+    """When chunks were late tells why: at once, or as the other worker's sessions came."""
     seen = [viewer.seen for viewer in viewers]
+    late_s = sorted(
+        chunk.at - killed_at for each in seen for chunk in each.chunks_seen if chunk.stalled_s > LATE_S
+    )
     figures = {
         "sessions": len(seen),
         "chunks": sum(len(each.chunks_seen) for each in seen),
-        "late": sum(each.late for each in seen),
+        "late_after_s": late_s,
         "stalled_s": sum(each.stalled_s for each in seen),
     }
     run.report.row(
-        "sessions of those that go on: sessions; chunks since; late; stalled",
-        f"{figures['sessions']}; {figures['chunks']}; {figures['late']}; {figures['stalled_s']:.2f} s",
+        "sessions not of the killed worker; their chunks since; late; stalled",
+        f"{figures['sessions']}; {figures['chunks']}; {_times(late_s)}; {figures['stalled_s']:.2f} s",
         "others",
         figures,
     )
     for each in seen:
         for problem in each.problems:
             run.problem(f"{each.session}, not of the killed worker: {problem}")
+
+
+def _times(late_s: Sequence[float]) -> str:
+    if not late_s:
+        return "0"
+    return f"{len(late_s)}, {late_s[0]:.1f} to {late_s[-1]:.1f} s after the kill"
 
 
 def _tell_theirs(run: Run, viewers: Sequence[Spectator], victim: str, killed_at: float) -> None:

@@ -17,7 +17,8 @@ from bench.viewer import CREDIT_WINDOW, Playback
 
 _HTTP_S = 30.0
 _LOOK_S = 0.5
-_LATE_S = 0.001
+LATE_S = 0.001
+"""A chunk that came later than its predecessor ended by more is late."""
 PROMPTS = (
     "a red circle bouncing over the meadow",
     "a blue square moving right at night",
@@ -51,7 +52,7 @@ class Watched(Playback):
 
     @property
     def late(self) -> int:
-        return sum(seen.stalled_s > _LATE_S for seen in self.chunks_seen)
+        return sum(seen.stalled_s > LATE_S for seen in self.chunks_seen)
 
     @property
     def fps(self) -> float:
