@@ -24,8 +24,8 @@ _LOOK_S = 0.2
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """`boot_s`: of a worker ordered while the trace plays. `learned_boot_s`: of those before, which is what
-    the autoscaler expects by then; None: the same.
+    """`boot_s`: of a worker ordered while the trace plays. `learned_boot_s`: of the one before, which is what
+    the autoscaler expects by then, and for how long it has watched an empty system; None: the same.
     """
 
     profile: Profile

@@ -38,6 +38,7 @@ def predict(events: Sequence[Event], calibration: Calibration, policy: str, max_
         profile=calibration.profile,
         boot_s=calibration.boot_s,
         learned_boot_s=calibration.learned_boot_s,
+        idle_s=calibration.learned_boot_s or calibration.boot_s,
         max_gpus=max_workers,
     )
     return Prediction(

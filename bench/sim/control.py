@@ -19,7 +19,7 @@ from services.placement.policies.view import Act, Memory, Move, Place, StepDown,
 
 TICK_S = 0.02
 _LONGEST_S = 1.0
-_TIMED = 10
+_TIMED = 50
 """One decision in so many is timed: asking for processor time can take longer than deciding."""
 _ROUNDS = 3
 """Without boot time what was ordered serves at once: placed anew, at most so often in a tick."""
@@ -59,6 +59,12 @@ class Control:
         self._spent_s = 0.0
         self._decisions = itertools.count()
         self._rho_max = 0.0
+
+    def watched_empty(self, idle_s: float) -> None:
+        """Until now, which is the beginning, there was nobody for so long, and the fleet's policy saw it."""
+        view = self._fleet_view()
+        before = msgspec.structs.replace(view, now_s=view.now_s - idle_s)
+        self._fleet_memory = self._fleet_policy.decide(before, None).memory
 
     # What has changed, and when to look.
 

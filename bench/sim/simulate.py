@@ -39,12 +39,14 @@ class Options(msgspec.Struct, frozen=True):
     the profile's. `profile`: the name of one, or one that was measured just now. `floor_rung_weight`: what a
     session takes of a worker one step down, against 1 at the full rung; None: nobody steps down.
     `learned_boot_s`: what the fleet's policy takes a boot for until it has seen one; None: it knows.
+    `idle_s`: for how long it has watched an empty system before.
     """
 
     policy: str = "turboserve"
     profile: str | Profile = "h100-1.3b"
     boot_s: float = 30.0
     learned_boot_s: float | None = None
+    idle_s: float = 0.0
     boot_fail_ratio: float = 0.0
     min_gpus: int = 1
     max_gpus: int | None = None
@@ -165,6 +167,7 @@ class _Run:
         self._events = events
         self._fixed = options.policy in FIXED
         self._limits = limits
+        self._idle_s = options.idle_s
         placement, fleet = _policies(options)
         self.world = World(profile)
         self.control = Control(self.world, placement, fleet, limits, options.floor_rung_weight or 1.0)
@@ -180,6 +183,8 @@ class _Run:
 
     def to_the_end(self, progress: Progress | None) -> Meter:
         self.fleet.begin(self._limits.maximum if self._fixed else self._whole_nodes(self._limits.minimum))
+        if self._idle_s:
+            self.control.watched_empty(self._idle_s)
         self.control.touch()
         world, end_s = self.world, self._events[-1].time_s
         for event in self._events:

@@ -80,6 +80,7 @@ def _options(terms: Terms, calibration: Calibration, one: Phase) -> Options:
         profile=msgspec.structs.replace(profile, gpus=gpus),
         boot_s=calibration.boot_s,
         learned_boot_s=calibration.learned_boot_s,
+        idle_s=calibration.learned_boot_s or calibration.boot_s,
         min_gpus=one.least(terms.workers),
         max_gpus=terms.workers,
         settings={} if one.fixed else terms.settings,
