@@ -17,6 +17,8 @@ _EXIT_SETTLES_S = 1.0
 lives."""
 _FORGET_AFTER_S = 300.0
 _MAX_WORKERS = 10_000
+_ALL_REPORTED_S = 1.0
+"""Workers report at least twice a second."""
 _WAITED_FOR = ("encoding", "rebuilding")
 """States of a copy that its users are told of: it makes no pictures as yet."""
 _PAUSE_OF_ITS_OWN_S = 2.0
@@ -110,6 +112,10 @@ class FleetView:
         known = self._workers.get(worker)
         since = known.superseded_at.get((copy.session, copy.epoch)) if known is not None else None
         return 0.0 if since is None else now - since
+
+    def hears_all(self, now: float) -> bool:
+        """Whether everybody who is there had time to say which copies it has."""
+        return now - self._listening_since >= _ALL_REPORTED_S
 
     def hears(self, worker: str, incarnation: str) -> bool:
         """Whether this very process of the worker has reported, and was not the last word."""

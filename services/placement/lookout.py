@@ -45,7 +45,8 @@ class Lookout:
 
     def _standings(self, now: float) -> list[Standing]:
         """A waiting session whose row is just being saved, or may be another one than is known, could not be
-        given a place now: it is left to the next decision.
+        given a place now: it is left to the next decision. So is one whose state somebody may have who was
+        not heard yet.
         """
         transfers, wall_now = self._placement.transfers, time.time()
         found: list[Standing] = []
@@ -53,9 +54,15 @@ class Lookout:
             target, stuck = transfers.target_of(session), transfers.stuck(session, now)
             anchored = not self._placement.resumes.able(live, now)
             standing = live.standing(target, stuck, now, wall_now, anchored=anchored)
-            if standing is not None and (standing.going_to or not (live.lock.locked() or live.doubtful)):
+            if standing is not None and (standing.going_to or self._may_be_placed(live, now)):
                 found.append(standing)
         return found
+
+    def _may_be_placed(self, live: Live, now: float) -> bool:
+        if live.lock.locked() or live.doubtful:
+            return False
+        fleet, row = self._placement.fleet, live.row
+        return not row.epoch or fleet.hears_all(now) or bool(fleet.holders(row.id, now))
 
     def _terms(self, standings: Sequence[Standing], now: float) -> Terms:
         tally, floor_rung = self._placement.sessions.tally, self._placement.settings.floor_rung

@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 16
-WITHIN_S = 1.5
-"""From the decision until the target has the state, its turn behind other moves included. A rebuild is there
-in less than a second, but everybody else on that device waits for it.
-"""
 _BACK_OFF_S = 5.0
 _REBUILD_S = 0.5
 """What a hand-over in vain costs besides its own time."""
@@ -112,7 +108,8 @@ class Resumes:
         carried, code = Carried("stayed", []), ""
         try:
             with in_trace_of(live):
-                wanted = Wanted(target, WITHIN_S, decision, home, began_at + WITHIN_S)
+                within_s = self._placement.settings.resume_s
+                wanted = Wanted(target, within_s, decision, home, began_at + within_s)
                 run = await self._placement.mover.hand_over(live, wanted)
                 carried = Carried(run.outcome, run.phases)
         except Refused as refused:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from services.placement import hand_over, notice
+from services.placement import hand_over, homes, notice
 from services.placement.facts import (
     ClosedByUser,
     CopyFailed,
@@ -109,6 +109,19 @@ class RowPlacement:
         self.going, self.ordered = Ongoing(move, "i-1", self.world.now), False
         self.world.send(target, Reserve(move))
 
+    def resume_at(self, target: str) -> None:
+        """A paused session is to go on there, with its state; it is queued until that has arrived."""
+        before, home = self.row, self.row.worker
+        held = self.fleet.copy(home, "s")
+        if not self.paused or self.going is not None or not home or not homes.can_give(before, held):
+            return
+        self.happen(ResumedByUser(owner_has_room=False))
+        self.happen(MoveProposed(before.epoch))
+        row = self.row
+        move = Move(f"m-{row.given_epoch}", "s", home, target, row.epoch, row.given_epoch)
+        self.going, self.ordered = Ongoing(move, "i-1", self.world.now, home="i-1"), False
+        self.world.send(target, Reserve(move))
+
     # Its service.
 
     def happen(self, event: Event) -> None:
@@ -209,6 +222,8 @@ class RowPlacement:
             self.own()
 
     def place(self) -> None:
+        if self.going is not None and self.going.home:
+            return
         alive = [state.report for state in self.fleet.alive(self.world.now)]
         reports = [msgspec.structs.replace(report, capacity=ROOM, slots=ROOM) for report in alive]
         for _, placed in placings([self.row], reports, self.fleet, self.world.now):

@@ -55,6 +55,16 @@ class RowMoves(Moves):
                 self.chunks(1)
                 self.pass_time(0.02)
 
+    @precondition(lambda self: self.placement.move is None and self.placement.owner)
+    @rule(other=st.integers(0, 1), pauses=st.booleans())
+    def resume_elsewhere(self, other: int, pauses: bool) -> None:
+        """Mostly of one that had time to pause."""
+        if pauses:
+            self.placement.paused = True
+            self.a_while_without_trouble(steps=12, slow=None)
+        if self.placement.owner:
+            self.placement.resume_at([name for name in WORKERS if name != self.placement.owner][other])
+
     @rule(worker=A_WORKER, how=st.sampled_from(["killed", "started anew", "stopped", *["goes on"] * 9]))
     def fate(self, worker: str, how: str) -> None:
         super().fate(worker, how)
