@@ -171,3 +171,15 @@ def test_profiles_agree_with_what_they_were_taken_from() -> None:
     assert kind.latency_s[1:5] == pytest.approx((0.181125, 0.2395, 0.300125, 0.363))
     sprites = PROFILES["sprites-cpu"]
     assert KindOfWorker(sprites.gpus[0], sprites.target_s).capacity == 5
+
+
+def test_what_the_fleet_s_policy_has_seen_before_the_trace_counts() -> None:
+    events = generate("bursts", seed=1, scale=0.3, duration_s=400.0)
+
+    def gpu_seconds(**more: Any) -> float:
+        return float(simulate(events, Options(boot_s=30.0, **more))["gpu_seconds"])
+
+    knowing = gpu_seconds()
+    assert gpu_seconds(learned_boot_s=30.0) == knowing
+    assert gpu_seconds(learned_boot_s=5.0) < knowing < gpu_seconds(learned_boot_s=90.0)
+    assert gpu_seconds(idle_s=60.0) < knowing
