@@ -61,8 +61,7 @@ class Lookout:
     def _may_be_placed(self, live: Live, now: float) -> bool:
         if live.lock.locked() or live.doubtful:
             return False
-        fleet, row = self._placement.fleet, live.row
-        return not row.epoch or fleet.hears_all(now) or bool(fleet.holders(row.id, now))
+        return not live.row.epoch or self._placement.fleet.hears_all(now)
 
     def _terms(self, standings: Sequence[Standing], now: float) -> Terms:
         tally, floor_rung = self._placement.sessions.tally, self._placement.settings.floor_rung

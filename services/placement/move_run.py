@@ -79,7 +79,8 @@ class Run:
                 with timed(self._phases, "reserve"):
                     await voice.ask_reserve(move, self._live.known, self._source.model, self._deadline_at)
                 with timed(self._phases, "order"):
-                    await voice.ask_move_out(move, self._target.transports, self._deadline_at)
+                    offered, waited_for = self._target.transports, bool(self._going.home)
+                    await voice.ask_move_out(move, offered, self._deadline_at, waited_for=waited_for)
         except TimeoutError:
             self._over = self._not_begun("its workers didn't answer in time")
         except Refused as refused:

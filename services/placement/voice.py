@@ -145,9 +145,11 @@ class Voice:
         reserve = Reserve(move, make_own(row, self._timeout_s), compatibility_of(model), deadline_at)
         await self._repeated(RESERVE.at(cell=self._cell, worker=move.target), reserve)
 
-    async def ask_move_out(self, move: Move, transports: list[str], deadline_at: float) -> None:
+    async def ask_move_out(
+        self, move: Move, transports: list[str], deadline_at: float, *, waited_for: bool
+    ) -> None:
         """Raises `NoAnswer`, `BusAway` or `Refused`."""
-        order = MoveOut(move, transports, deadline_at)
+        order = MoveOut(move, transports, deadline_at, waited_for)
         await self._repeated(MOVE_OUT.at(cell=self._cell, worker=move.source), order)
 
     async def _repeated(self, address: RequestAddress[Any, Any], message: msgspec.Struct) -> None:

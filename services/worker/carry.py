@@ -35,6 +35,10 @@ class Picture(NamedTuple):
     chunk_s: float
     rebuild_s: float | None
 
+    def paused(self) -> Picture:
+        """Of one that makes nothing while its state is sent: whoever waits for it waits for all of that."""
+        return self._replace(chunk_bytes=self.state_bytes)
+
 
 def way(picture: Picture, link_bytes_per_s: float, ahead_s: float, patience_s: float) -> Way:
     """`ahead_s`: how long the furthest viewer can play what is made: a pause up to there nobody sees.

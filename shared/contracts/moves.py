@@ -52,11 +52,14 @@ class Reserved(msgspec.Struct, frozen=True):
 
 
 class MoveOut(msgspec.Struct, frozen=True):
-    """Placement to the source, once the target has accepted. `transports`: those the target offers."""
+    """Placement to the source, once the target has accepted. `transports`: those the target offers.
+    `waited_for`: the session is paused here and is to go on there, so that its viewers wait for all of it.
+    """
 
     move: Move
     transports: list[str]
     deadline_at: float
+    waited_for: bool = False
 
 
 class MovingOut(msgspec.Struct, frozen=True):

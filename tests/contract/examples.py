@@ -171,7 +171,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
     ),
     moves.Reserve(MOVE, OWN, moves.compatibility_of(MODEL), 1_790_000_008.0),
     moves.Reserved(),
-    moves.MoveOut(MOVE, ["tcp"], 1_790_000_008.0),
+    moves.MoveOut(MOVE, ["tcp"], 1_790_000_008.0, waited_for=True),
     moves.MovingOut(),
     moves.CallOff("move-7", "too late"),
     moves.OpenLink("worker-1", "nccl", b"\x01\x02", 1_790_000_009.0),

@@ -222,8 +222,11 @@ class RowPlacement:
             self.own()
 
     def place(self) -> None:
+        """Whoever has the state of a session that is to go on may not be heard: it begins anew."""
         if self.going is not None and self.going.home:
             return
+        held = self.fleet.holders("s", self.world.now).values()
+        self.world.deaths += self.row.status == "queued" and all(c.epoch < self.row.epoch for c in held)
         alive = [state.report for state in self.fleet.alive(self.world.now)]
         reports = [msgspec.structs.replace(report, capacity=ROOM, slots=ROOM) for report in alive]
         for _, placed in placings([self.row], reports, self.fleet, self.world.now):

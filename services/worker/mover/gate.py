@@ -64,11 +64,12 @@ def chosen_transport(port: Port, order: MoveOut) -> str:
         raise Refused("no_transport", str(error)) from None
 
 
-def refuse_slow(port: Port, move: Move, transport: str) -> None:
+def refuse_slow(port: Port, order: MoveOut, transport: str) -> None:
     """Where rebuilding it from its latents is quicker than to send the state."""
-    rate = port.rates.bytes_per_s(move.target, transport, time.monotonic())
-    picture = port.picture
-    if carry.way(picture, rate, picture.chunk_s, port.patience_s) is Way.REBUILD:
+    rate = port.rates.bytes_per_s(order.move.target, transport, time.monotonic())
+    picture = port.picture.paused() if order.waited_for else port.picture
+    ahead_s = 0.0 if order.waited_for else picture.chunk_s
+    if carry.way(picture, rate, ahead_s, port.patience_s) is Way.REBUILD:
         pause_s = carry.sending_pause_s(picture, rate)
         raise Refused(
             "better_rebuilt",

@@ -189,7 +189,7 @@ class Mover:
         if any(i.receiving and i.move.source == move.target for i in self._incoming.values()):
             raise Refused("busy", f"a session is arriving from {move.target}", "try again in a moment")
         copy, transport = gate.leaving_copy(self.port, move), gate.chosen_transport(self.port, order)
-        gate.refuse_slow(self.port, move, transport)
+        gate.refuse_slow(self.port, order, transport)
         return copy, transport
 
     def _refuse_old(self, move: Move, deadline_at: float) -> None:

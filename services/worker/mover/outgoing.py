@@ -29,6 +29,7 @@ from services.worker.moving.facts import (
 from services.worker.moving.patience import REST
 from services.worker.moving.source import Source, begin, source_step
 from services.worker.states import NoRoom
+from services.worker.tiers import HOST
 from shared.bus import Refused
 from shared.contracts.moves import MoveOut
 
@@ -75,6 +76,9 @@ class Outgoing:
         """Keep the state in its place. Raises `Refused` if there is none to carry."""
         states, copy = self._port.states, self.copy
         try:
+            if copy.tier == HOST:
+                await self._port.fetch(copy)
+                self._account.lap("fetch")
             held = await self._port.errand(lambda: readings.hold(states, copy))
         except NoRoom as error:
             self.end("stayed", str(error))

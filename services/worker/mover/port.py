@@ -17,6 +17,7 @@ from services.worker.holdings import Holdings
 from services.worker.mover.links import Links
 from services.worker.moving.patience import Patience
 from services.worker.states import States
+from services.worker.tiers import DEVICE
 from services.worker.transfer.choose import kind_of
 from shared.bus import Refused
 from shared.contracts.fleet import PhaseTime
@@ -67,6 +68,12 @@ class Port:
             done.cancel()
             raise Refused("busy", "the device thread is at one step for long", "try again in a moment")
         return done.result()
+
+    async def fetch(self, copy: Copy) -> None:
+        """A suspended state comes to the device beside steps. To `hold` it right away would have the next
+        step of whoever plays here wait for it. Raises as `errand` does.
+        """
+        await self.errand(lambda: self.states.stow(copy, DEVICE))
 
     async def let_go(self, copy: Copy) -> None:
         """Its state was held or reserved: no more. However late the device thread comes to it."""

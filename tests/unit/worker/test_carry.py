@@ -34,6 +34,13 @@ def test_links_as_there_are(picture: Picture, link: float, expected: Way) -> Non
     assert way(picture, link, AHEAD_S, PATIENCE_S) is expected
 
 
+def test_who_is_waited_for_is_rebuilt_where_that_is_quicker_than_all_of_its_state() -> None:
+    assert way(WAN.paused(), NVLINK, 0.0, PATIENCE_S) is Way.SEND
+    assert way(WAN.paused(), 2.5e9, 0.0, PATIENCE_S) is Way.REBUILD
+    assert way(WAN, 2.5e9, AHEAD_S, PATIENCE_S) is Way.SEND, "while it plays most of it is sent unseen"
+    assert way(SPRITES.paused(), GIGABIT, 0.0, PATIENCE_S) is Way.SEND
+
+
 def test_the_pause_is_what_the_last_pre_copy_left() -> None:
     assert sending_pause_s(WAN, NVLINK) == pytest.approx(870e6 / NVLINK)
     assert sending_pause_s(WAN, GIGABIT) == pytest.approx(3.6e9 / GIGABIT)  # it never catches up
