@@ -61,7 +61,10 @@ class Lookout:
     def _may_be_placed(self, live: Live, now: float) -> bool:
         if live.lock.locked() or live.doubtful:
             return False
-        return not live.row.epoch or self._placement.fleet.hears_all(now)
+        fleet, row = self._placement.fleet, live.row
+        if not row.epoch or fleet.hears_all(now):
+            return True
+        return any(copy.epoch >= row.epoch for copy in fleet.holders(row.id, now).values())
 
     def _terms(self, standings: Sequence[Standing], now: float) -> Terms:
         tally, floor_rung = self._placement.sessions.tally, self._placement.settings.floor_rung

@@ -9,7 +9,7 @@ from services.placement.live import Live
 from services.placement.lookout import Lookout
 from services.placement.tally import Tally
 from shared.contracts.moves import Move
-from tests.unit.placement.examples import make_report, make_row
+from tests.unit.placement.examples import make_copy, make_report, make_row
 
 
 class Surroundings:
@@ -60,7 +60,10 @@ async def test_who_had_a_worker_once_waits_until_all_were_heard() -> None:
     surroundings, lookout = around(live("queued", "s-1"), Live(make_row("queued", id="s-2", epoch=0), None))
     assert surroundings.seen(lookout) == {"s-1": "", "s-2": ""}
     surroundings.fleet = FleetView(5.0, time.monotonic() + 10.0)
-    assert surroundings.seen(lookout) == {"s-2": ""}
+    for sequence, epoch, seen in ((1, 1, {"s-2": ""}), (2, 2, {"s-1": "", "s-2": ""})):
+        copy = make_copy("s-1", state="paused", epoch=epoch)
+        surroundings.fleet.report(make_report("w-1", sequence, copy), time.monotonic())
+        assert surroundings.seen(lookout) == seen
 
 
 async def test_a_paused_session_is_seen_once_it_is_to_go_on() -> None:
