@@ -6,7 +6,7 @@
 # make lock   pins and hashes anew after a change in pyproject.toml (UPGRADE=1: newest of everything)
 # make test-gpu, make bench-gpu PART=…   on a GPU machine, by its own Python and torch: GPU_PYTHON=python3
 # make bench-policies   every policy on every trace, simulated: docs/results/policies.md (an hour of one core; RESULTS=folder)
-# make bench-live       the small trace, simulated and then played: docs/results/live.md (eight minutes of a quiet machine)
+# make bench-live       a small trace, simulated and then played: docs/results/live.md (eight minutes of a quiet machine)
 # make clean  removes the environment and the caches, never the data
 # Each sets up what it needs by itself.                           (PYTHON=python3.12, TORCH="torch==… --index-url …")
 
