@@ -67,7 +67,7 @@ class Engine:
         self.states.shelf.under_way = self._chunks
         self.errands = Errands(self.roster.changed)
         self.crossings = Crossings(self.runner, self.states, self.roster, self._chunks)
-        self.stepper = Stepper(self.runner, self.errands, self.crossings.tell)
+        self.stepper = Stepper(self.runner, self.errands, self._beside)
         self.restarting = Restarting(self.runner, self.curves)
         costs, of_copies = self.restarting.costs, (self.runner, self.states, self.roster)
         self.preparing = Preparing(*of_copies, costs, self.stepper, self.crossings, self._end)
@@ -104,10 +104,9 @@ class Engine:
             self.states.shelf.awaited.clear()
             self.errands.run()
             self.states.shelf.make_ready()
-            self._fetch_ahead()
             self._begin_again()
             self._show()
-            self.crossings.tell()
+            self._beside()
             if not self._chunks and not stopping:
                 self.prompting.take_one()
             with self.roster.changed:
@@ -131,13 +130,18 @@ class Engine:
         for copy in self.roster.copies():
             self.roster.remove(copy)
 
+    def _beside(self) -> None:
+        """While the device is at a step, too."""
+        self.crossings.tell()
+        self._fetch_ahead()
+
     def _fetch_ahead(self) -> None:
         """The states of suspended copies whose next chunk may begin."""
-        if self._stopping:
+        suspended = [copy for copy, kept in self.states.shelf.kept.items() if not kept.hot]
+        if not suspended or self._stopping:
             return
         with self.roster.changed:
-            copies = [copy for copy in self.roster.copies() if copy not in self._chunks]
-            wanted = [copy for copy in copies if may_begin(self.roster.candidate(copy, None))]
+            wanted = [copy for copy in suspended if may_begin(self.roster.candidate(copy, None))]
         for copy in wanted:
             self.states.fetch_ahead(copy)
 

@@ -98,8 +98,8 @@ class Planning:
         job = self.preparing.job
         if job is None:
             return False
-        wanted = any(c.key == job.copy.key and may_begin(c) for c in candidates)
-        return self.preparing.is_next(self.restarting.works(free, self.chunks), now, wanted=wanted)
+        waiting = next((c for c in candidates if c.key == job.copy.key and may_begin(c)), None)
+        return self.preparing.is_next(waiting, self.restarting.works(free, self.chunks), now)
 
     def _guests_wait_s(self, candidates: list[Candidate], now: float) -> float:
         """Until when no step is begun, for somebody who is about to arrive; 0: one may be."""

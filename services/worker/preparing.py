@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from services.worker.crossings import Crossings
 from services.worker.models.in_pieces import InPieces
 from services.worker.models.protocol import State
 from services.worker.orders import Order
+from services.worker.plan_batch import Candidate
 from services.worker.roster import Roster
 from services.worker.runner import Runner
 from services.worker.states import States
@@ -119,16 +121,17 @@ class Preparing:
     def _begin(self, job: Job) -> None:
         self.job, self.states.shelf.preparing = job, job.copy
 
-    def is_next(self, others: Sequence[Work], now: float, *, wanted: bool) -> bool:
-        """Whether its next piece comes before steps of others. `wanted`: the chunk that waits for it could
-        begin.
+    def is_next(self, waiting: Candidate | None, others: Sequence[Work], now: float) -> bool:
+        """Whether its next piece comes before steps of others. `waiting`: its copy, if the chunk that waits
+        for it could begin.
         """
         job, costs = self.job, self.costs
         assert job is not None
         whole_s = costs.rebuild_s(job.rung) if job.past else costs.prompt_s(job.rung)
         rest_s = max(0.0, whole_s - job.spent_s) + costs.chunk_s(job.rung)
         put_off_s = job.put_off_s + time.perf_counter() - job.rested_at
-        return piece_first(others, rest_s, put_off_s, now, costs.after_s + APPEND_S, wanted=wanted)
+        mine = None if waiting is None else Work(waiting.needed_at, waiting.key, rest_s)
+        return piece_first(mine, others, put_off_s, now, costs.after_s + APPEND_S)
 
     def go_on(self) -> None:
         """One piece."""
@@ -193,6 +196,7 @@ class Preparing:
         self.give_up()
         if job.past:
             logger.error("not rebuilt, beginning anew", exc_info=error, extra={"session": job.copy.session})
+            traceback.clear_frames(error.__traceback__)  # its place is free though somebody keeps the error
             self.roster.found(job.copy, job.generation, ())
         else:
             self.fail(job.copy, error)

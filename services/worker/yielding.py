@@ -12,17 +12,20 @@ PATIENCE_S = 1.0
 
 
 def piece_first(
-    others: Sequence[Work], rest_s: float, put_off_s: float, now: float, after_s: float, *, wanted: bool
+    mine: Work | None, others: Sequence[Work], put_off_s: float, now: float, after_s: float
 ) -> bool:
-    """`others`: what is left of their chunks, that can be stepped. `rest_s`: what is left of the work, and
-    the chunk that waits for it; `put_off_s`: how long others' steps came first so far. `wanted`: that chunk
-    may begin; else the work fills idle time only. `after_s`: from a chunk's last step to the log.
+    """`mine`: what is left of the work, and of the chunk that waits for it; None: that one may not begin, and
+    the work fills idle time only. `others`: chunks that can be stepped. `put_off_s`: for how long their steps
+    came first. `after_s`: from a chunk's last step to the log.
 
-    Whoever would be late behind all the rest is stepped now, so that the device is never idle and nobody's
-    chunk is late that needn't be. The work is done in the end however many others there are.
+    While it can be in time it is one of the chunks, earliest deadline first. Once it can't, whoever would be
+    late behind all the rest of it is stepped before: nobody's chunk is late that needn't be, and the work is
+    done in the end however many others there are.
     """
-    if not others:
+    if mine is None or not others:
+        return not others
+    if put_off_s >= PATIENCE_S:
         return True
-    if not wanted:
-        return False
-    return put_off_s >= PATIENCE_S or can_wait(others, rest_s, now, after_s)
+    if now + mine.left_s + after_s <= mine.needed_at:
+        return mine.needed_at <= min(others).needed_at
+    return can_wait(others, mine.left_s, now, after_s)

@@ -142,10 +142,15 @@ class Pool:
         """A slot of zeros: nothing of its last owner is left. Raises `NoSlot`."""
         if not self._free:
             raise NoSlot(f"all {self.slots} slots hold sessions; close or suspend one first")
-        slot = self._free.pop()
+        slot = next(filter(self._is_blank, reversed(self._free)), self._free[-1])
+        self._free.remove(slot)
         if slot in self._soiled:
             self._wipe(slot)
         return slot
+
+    def _is_blank(self, slot: int) -> bool:
+        """Whether its wiping is over: one given back beside a long step waits for that."""
+        return slot not in self._soiled and (self._blank[slot] is None or self._blank[slot].query())
 
     def soil(self) -> None:
         """Something was tried out on slots that nobody has: they are wiped when they are taken."""
