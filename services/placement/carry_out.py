@@ -105,11 +105,13 @@ def workers_of(acts: Sequence[Act]) -> list[str]:
     return sorted(found)
 
 
-def reason_of(acts: Sequence[Act]) -> str:
-    """In one line: how many of what, and why the first of them."""
+def reason_of(acts: Sequence[Act], handed_over: Collection[str] = ()) -> str:
+    """In one line: how many of what, and why the first of them. `handed_over`: sessions that go on where they
+    are placed once their state is there.
+    """
     kinds: dict[str, int] = {}
     for act in acts:
-        word = _WORDS[type(act)]
+        word = "handed over" if act.session in handed_over else _WORDS[type(act)]
         kinds[word] = kinds.get(word, 0) + 1
     counted = ", ".join(f"{number} {word}" for word, number in kinds.items())
     return f"{counted}: {acts[0].reason}" if acts else "queued"

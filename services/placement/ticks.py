@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from services.placement import carry_out, metrics
 from services.placement.carry_out import Context, Order, Resuming
@@ -20,7 +20,7 @@ from services.placement.facts import RefusedLater, Watched
 from services.placement.live import Live
 from services.placement.lookout import Lookout, Seen
 from services.placement.phases import timed
-from services.placement.policies.view import Decision, Memory, Move, Waiting
+from services.placement.policies.view import Decision, Memory, Move, Place, Waiting
 from shared.bus import BusAway, Refused
 from shared.contracts.fleet import PhaseTime
 from shared.decision_log import Decided
@@ -39,6 +39,13 @@ ANSWER_WITHIN_S = 3.0
 """How long a user who opened or resumed a session waits for a decision: mostly milliseconds, longer while the
 store is slow. Later the session is queued as far as that user knows.
 """
+
+
+class _Done(NamedTuple):
+    """`sessions`: to which something happened. `handed_over`: those to whose new place their state goes."""
+
+    sessions: set[str]
+    handed_over: set[str]
 
 
 class Ticks:
@@ -142,12 +149,11 @@ class Ticks:
         before, self._waiting = self._waiting, {waiting.session: waiting for waiting in decision.waiting}
         name = new_decision_id("placement")
         done = await self._carry_out(decision, seen, name)
-        if done:
+        if done.sessions:
             self._record(name, decision, seen, memory, done)
         await self._tell_turns(before, seen)
 
-    async def _carry_out(self, decision: Decision, seen: Seen, name: str) -> set[str]:
-        """The sessions to which something happened."""
+    async def _carry_out(self, decision: Decision, seen: Seen, name: str) -> _Done:
         from_where = self._placement.resumes.homes(decision, seen)
         order = carry_out.order(decision, self._context(seen, name, from_where))
         self._note_refusals(order, seen)
@@ -159,11 +165,14 @@ class Ticks:
             if live.row.status != "paused" or live.resuming is Watched:  # which is noticed again if need be
                 live.resuming = None
         begun = {move.session for move in order.moves if self._begin(move, seen.lives[move.session], name)}
-        for act in order.hand_overs:
-            home, live = from_where[act.session], seen.lives[act.session]
-            if self._placement.resumes.begin(live, home, act.worker, name):
-                begun.add(act.session)
-        return begun | {change.row.id for change in changed}
+        handed_over = {
+            act.session for act in order.hand_overs if self._resume_at(act, from_where, seen, name)
+        }
+        return _Done(begun | handed_over | {change.row.id for change in changed}, handed_over)
+
+    def _resume_at(self, act: Place, from_where: Mapping[str, str], seen: Seen, name: str) -> bool:
+        live, home = seen.lives[act.session], from_where[act.session]
+        return self._placement.resumes.begin(live, home, act.worker, name)
 
     @contextlib.contextmanager
     def _coming(self, order: Order, seen: Seen) -> Iterator[None]:
@@ -207,15 +216,15 @@ class Ticks:
             if told is not None and told.position != waiting.position and live.row.status == "queued":
                 await self._placement.voice.changed(self._placement.view(live.known))
 
-    def _record(self, name: str, decision: Decision, seen: Seen, memory: Memory, done: set[str]) -> None:
-        acts = [act for act in decision.acts if act.session in done]
+    def _record(self, name: str, decision: Decision, seen: Seen, memory: Memory, done: _Done) -> None:
+        acts = [act for act in decision.acts if act.session in done.sessions]
         self._placement.recorder.record(
             Decided(
                 name,
                 time.time(),
                 self._placement.settings.policy,
-                carry_out.reason_of(acts),
-                sorted(done),
+                carry_out.reason_of(acts, done.handed_over),
+                sorted(done.sessions),
                 carry_out.workers_of(acts),
                 cast(Any, self._policy),
                 seen.view,

@@ -87,5 +87,6 @@ def test_a_decision_in_one_line_and_whom_it_concerns() -> None:
         Move("s-3", "w-3", "w-1", "uneven"),
     ]
     assert reason_of(acts) == "2 placed, 1 moved: room"
+    assert reason_of(acts, {"s-2"}) == "1 placed, 1 handed over, 1 moved: room"
     assert reason_of([]) == "queued"
     assert workers_of(acts) == ["w-1", "w-2", "w-3"]
