@@ -137,7 +137,8 @@ class Engine:
 
     def _fetch_ahead(self) -> None:
         """The states of suspended copies whose next chunk may begin."""
-        suspended = [copy for copy, kept in self.states.shelf.kept.items() if not kept.hot]
+        kept = self.states.shelf.kept
+        suspended = [copy for copy in kept if copy.playable and not kept[copy].hot]
         if not suspended or self._stopping:
             return
         with self.roster.changed:

@@ -107,11 +107,11 @@ class Planning:
         return wait_s if wait_s > 0 and self._can_wait(candidates, wait_s, now) else 0.0
 
     def _preferred(self, candidates: list[Candidate], now: float) -> list[Candidate]:
-        """Who has just arrived, and whose chunk an operator waits for, is stepped at once, if the others have
-        the time.
+        """Who has just arrived, and whose chunk a move or an operator waits for, is stepped at once, if the
+        others have the time.
         """
-        keys = {copy.key for copy in self.crossings.newcomers}
-        keys |= {copy.key for copy in self.states.shelf.awaited if copy in self.chunks}
+        awaited = {copy for copy in self.chunks if copy.frozen or copy in self.states.shelf.awaited}
+        keys = {copy.key for copy in awaited | self.crossings.newcomers}
         others = [candidate for candidate in candidates if candidate.key not in keys]
         step_s = max((self.restarting.costs.step_s(c.rung) for c in candidates), default=0.0)
         if not keys or not self._can_wait(others, step_s, now):

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from services.worker.models.conformance import check
+from services.worker.models.in_pieces import at_once
 from services.worker.models.protocol import ModelSpec, Part, PastChunk, Rung
 from tests.fixtures.tiny_model import TinyModel
 from turboserve.cli import main
@@ -161,6 +162,35 @@ class RebuildsAnother(Little):
         return super().rebuild(seed=seed + 1, prompt=prompt, past=past)
 
 
+class SharesItsWorkspace(Little):
+    """What a rebuild has between two pieces is gone after a step of anybody."""
+
+    between = torch.zeros(64)
+
+    def forward(self, states):
+        super().forward(states)
+        self.between.zero_()
+
+    def rebuild(self, *, seed, prompt, past):
+        return at_once(self.rebuild_in_pieces(seed=seed, prompt=prompt, past=past))
+
+    def rebuild_in_pieces(self, *, seed, prompt, past):
+        self.between.copy_(past[-1].latents)
+        yield
+        *others, newest = past
+        newest = replace(newest, latents=self.between.clone())
+        return super().rebuild(seed=seed, prompt=prompt, past=[*others, newest])
+
+
+class TakesHalfAPrompt(Little):
+    """One given up between two pieces is lost."""
+
+    def take_prompt_in_pieces(self, state, rung):  # noqa: ARG002
+        prompt, state.prompt = state.prompt, ""
+        yield
+        state.prompt = prompt
+
+
 class Impatient(Little):
     def set_prompt(self, state, prompt):
         state.prompt = state.shown = prompt
@@ -253,6 +283,8 @@ def test_the_tests_own_model_passes_without_torch_in_it() -> None:
         (WritesAhead, "bytes it had: changed unsaid: ring.0, ring.1"),
         (LeavesAPartOut, "what no part has is padding"),
         (RebuildsAnother, "it goes on much the same"),
+        (SharesItsWorkspace, "rebuilt in 2 pieces beside another = at once"),
+        (TakesHalfAPrompt, "prompt taken in pieces (1) = at once"),
         (Impatient, "a prompt leaves the chunk under way"),
         (Grows, "no growth in 3 chunks past the window: +1,2"),
         (Understates, "state_bytes is true: 512"),
