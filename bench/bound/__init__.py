@@ -22,6 +22,16 @@ doesn't fall with n, so no placement is below ℓ(⌈N/M⌉), and spreading even
 **Beyond capacity at the start.** Without foresight nothing is ordered before time 0, so until b only what
 was there serves: the sessions above its capacity in [0, b) are beyond it under every such policy.
 
+**Least worst latency that keeps everybody's cadence**, workers alike. A policy that serves nobody beyond
+capacity, and takes nobody's place away, serves at most K·m(t) sessions on the m(t) workers that there are: at
+least q(t) = max(0, N(t) − K·m(t)) wait. Of any q of the active sessions, the one that has been active longest
+has been so at least as long as the oldest of the q that became active last; and who waits has waited since it
+became active. So the longest wait is at least the age of the q-th youngest active session, and the worst
+latency at least the greater of that and ℓ(⌈min(N, K·m)/m⌉). *Reached* by serving in the order in which
+sessions became active (then it is the youngest who wait) as long as no worker is taken away from those on it.
+With m(t) as many as one likes after the first boot time, and until then the minimum, it bounds every policy
+without foresight that keeps the cadence, whatever it spends.
+
 **Unlike workers.** For the cost, any mix of kinds serves one session for at least min_j price_j/K_j a
 second: the integral of N times that is a bound (a relaxation: fractions of workers, no boot). For the
 latency, filling always the worker whose latency with one more is least is optimal, since each ℓ_j doesn't

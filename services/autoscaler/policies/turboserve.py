@@ -5,6 +5,7 @@ than having it boot again.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import msgspec
 
@@ -14,6 +15,9 @@ from services.autoscaler.policies.hold import Wanted, most, remember
 from services.autoscaler.policies.sound import nothing_to_decide, sound
 from services.autoscaler.policies.view import Decision, View
 
+_MOST_BOOTS = 10.0
+"""No worker is held for longer because spells are long."""
+
 
 class TurboserveMemory(msgspec.Struct, frozen=True):
     learned: Learned
@@ -22,13 +26,17 @@ class TurboserveMemory(msgspec.Struct, frozen=True):
 
 class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     """`z`: how many deviations of the forecast to be ready for. `hold_boots`: how many boot times a worker
-    is kept after it was last wanted. `arrivals_s`: how long an arrival counts for the rate of arrivals.
-    `forecast` False: sized for the load of now. `undrain`: take back what drains before buying.
+    is kept after it was last wanted; `hold_spells`: or for so much of an active spell, if that is longer:
+    what long spells leave free has to be moved together. `arrivals_s`: how long an arrival counts for the
+    rate of arrivals. `fill`: of a worker's capacity, what to plan for: with less, sessions are more often
+    alone. `forecast` False: sized for the load of now. `undrain`: take back what drains before buying.
     """
 
     z: float = 4.0
     hold_boots: float = 1.0
+    hold_spells: float = 0.1
     arrivals_s: float = 25.0
+    fill: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
     forecast: bool = True
     undrain: bool = True
 
@@ -39,14 +47,18 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         learned = self._learn(view, memory)
         kind = view.kinds[0]
         needed, reason = self._needed(view, learned, kind.boot_s)
-        count = math.ceil(needed / kind.capacity - 1e-9)
+        count = math.ceil(needed / (kind.capacity * self.fill) - 1e-9)
         wanted = memory.wanted if memory is not None else ()
-        wanted = remember(wanted, view.now_s, count, self.hold_boots * kind.boot_s)
+        wanted = remember(wanted, view.now_s, count, self._hold_s(learned, kind.boot_s))
         desired = clamp(most(wanted) + view.spare, view)
         if most(wanted) > count:
             reason += f"; {most(wanted)} were wanted {view.now_s - wanted[0][0]:.0f} s ago"
         change = to_capacity(desired, view, undrain=self.undrain)
         return Decision(desired, change, reason, TurboserveMemory(learned, wanted))
+
+    def _hold_s(self, learned: Learned, boot_s: float) -> float:
+        spells_s = min(self.hold_spells * learned.spell_s, _MOST_BOOTS * boot_s)
+        return max(self.hold_boots * boot_s, spells_s)
 
     def _learn(self, view: View, memory: TurboserveMemory | None) -> Learned:
         if memory is None:

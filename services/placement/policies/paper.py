@@ -79,6 +79,8 @@ class Paper(msgspec.Struct, frozen=True, tag="paper"):
         source = self._bottleneck(board)
         worst_s = board.latency_s(source)
         others = heapq.nlargest(3, board.ready, key=board.latency_s)
+        if len(others) == 3 and board.latency_s(others[2]) >= worst_s:
+            return None  # Whatever moves, a third worker stays as slow.
         best: Gain | None = None
         for session in board.here[source.worker]:
             for target in board.free(session):

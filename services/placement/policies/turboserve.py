@@ -14,6 +14,7 @@ import msgspec
 from services.placement.policies.balance import least_worst_s, moves_to, tempo_of, untangled
 from services.placement.policies.beats import Fit, fit
 from services.placement.policies.board import Board
+from services.placement.policies.sharing import relieve, share
 from services.placement.policies.stepping import could_make_room, make_room, step_up
 from services.placement.policies.view import Decision, Memory, Refuse, Session, View, Worker
 
@@ -24,20 +25,23 @@ _MOST_TRIED = 128
 
 
 class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
-    """`eta`: weight of the moves' cost. `balance`: whether moves may serve latency. `admit`: queue what is
-    beyond capacity, instead of letting everybody get slower. `longest_wait_s`: a session that would wait
-    longer is refused (None: never). `patience_s`: how long, for each move that it takes, the load must have
-    been uneven. `drain_patience_s`: how long sessions may go on where a worker drains. `beats`: mind when
-    chunks fall due. `untangle_s`: how long two sessions in each other's way must have been active until one
-    is moved (None: never). `step_down_s`: how long one must have waited until others, where their operator
-    allows it, step down for it; `step_up_s`: how long there must have been room for all before they step up.
+    """`eta`: weight of the moves' cost. `balance`: whether moves may serve latency. `share_s`: how long one
+    waits for a place within capacity until it shares a worker beyond it, where everybody gets slower (None:
+    it queues, and running sessions keep their cadence). `longest_wait_s`: a session that would wait longer is
+    refused (None: never). `patience_s`: how long, for each move that it takes, the load must have been
+    uneven; `settle_s`: how long the fleet must have stayed as it is. `drain_patience_s`: how long sessions
+    may go on where a worker drains. `beats`: mind when chunks fall due. `untangle_s`: how long two sessions
+    in each other's way must have been active until one is moved (None: never). `step_down_s`: how long one
+    must have waited until others, where their operator allows it, step down for it; `step_up_s`: how long
+    there must have been room for all before they step up.
     """
 
     eta: float = 1.0
     balance: bool = True
-    admit: bool = True
+    share_s: float | None = None
     longest_wait_s: float | None = None
     patience_s: float = 1.5
+    settle_s: float = 60.0
     drain_patience_s: float = 3.0
     beats: bool = True
     untangle_s: float | None = 30.0
@@ -47,8 +51,11 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     def decide(self, view: View, memory: Memory) -> Decision:
         board = Board(view)
         waiting = make_room(board, self._place(board), self.step_down_s)
+        if self.share_s is not None:
+            waiting = share(board, waiting, self.share_s)
         memory = step_up(board, waiting, memory, self.step_up_s)
         self._empty_draining(board)
+        relieve(board, lambda session: self._best(board, session))
         if self.balance:
             memory = self._balance(board, memory)
             self._untangle(board)
@@ -88,7 +95,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         """The quickest with it, what being away from its state costs spread over a spell's chunks; among
         equals the cheapest, then where its chunks are least in others' way, then where its state is.
         """
-        free = board.free(session) or ([] if self.admit else board.free(session, beyond=True))
+        free = board.free(session)
         if not free:
             return None
         expected = [self._expected(board, session, worker) for worker in free]
@@ -124,12 +131,14 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         return f"{place}: {board.latency_s(worker, session.weight) * 1000:.0f} ms a chunk"
 
     def _balance(self, board: Board, memory: Memory) -> Memory:
-        """All the moves to the least possible worst latency, or none; and none while a worker boots, which
-        will mend most of it for nothing.
+        """All the moves to the least possible worst latency, or none; and none in a fleet that has just
+        changed or is about to, which mends most of it for nothing.
         """
+        if self._unsettled(board):
+            return msgspec.structs.replace(memory, uneven_s=None)
         worst_s = max(map(board.latency_s, board.ready), default=0.0)
         least_s = least_worst_s(board)
-        if worst_s <= least_s or any(worker.state == "starting" for worker in board.workers.values()):
+        if worst_s <= least_s:
             return msgspec.structs.replace(memory, uneven_s=None)
         uneven_s = board.view.now_s if memory.uneven_s is None else min(memory.uneven_s, board.view.now_s)
         moves = moves_to(board, least_s)
@@ -141,6 +150,10 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
             for session, source, target in moves:
                 board.move(session, source, target, reason)
         return msgspec.structs.replace(memory, uneven_s=uneven_s)
+
+    def _unsettled(self, board: Board) -> bool:
+        since_s = board.view.now_s - self.settle_s
+        return any(w.state == "starting" or w.since_s > since_s for w in board.workers.values())
 
     def _empty_draining(self, board: Board) -> None:
         for source in list(board.workers.values()):
