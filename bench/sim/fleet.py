@@ -15,6 +15,8 @@ from services.autoscaler.knowledge import BOOTS_KEPT
 from services.autoscaler.policies import view
 from services.autoscaler.policies.view import Change
 
+_LONG_AGO_S = -86_400.0
+
 
 class Terms(msgspec.Struct, frozen=True):
     """`boot_fail_ratio`: share of boots that end in nothing after their time. `node_size`: workers that are
@@ -55,9 +57,10 @@ class Fleet:
         return tuple(sorted(told, key=lambda kind: kind.price_per_s / kind.capacity))
 
     def begin(self, count: int) -> None:
-        """Workers that are ready from the start."""
+        """Workers that are ready from the start, and have been for long."""
         for worker in self._order(self.seen_kinds[0].kind, count):
-            self._ready(worker)
+            worker.become("ready", _LONG_AGO_S)
+            self._serve(1)
 
     def apply(self, change: Change) -> None:
         world = self._world

@@ -88,7 +88,7 @@ def _least_of(board: Board, workers: list[Worker]) -> float:
     if sessions <= 0:
         return 0.0
     alike = Counter(worker.latency_s for worker in workers)
-    steps = sorted((value, count) for curve, count in alike.items() for value in curve[1:])
+    steps = sorted((value, count) for curve, count in alike.items() for value in curve[1 : sessions + 1])
     for value, count in steps:
         sessions -= count
         if sessions <= 0:

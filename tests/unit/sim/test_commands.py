@@ -38,7 +38,7 @@ def test_simulate_prints_one_object(trace: Path) -> None:
     assert set(KEYS) <= set(told)
     assert set(told["chunk_latency_ms"]) == {"mean", "p50", "p95", "p99", "max"}
     assert set(told["worst_latency_ms"]) == {"mean", "p99", "max"}
-    assert set(told["bound"]) == {"gpu_seconds", "worst_latency_ms"}
+    assert set(told["bound"]) == {"gpu_seconds", "worst_latency_ms", "worst_latency_keeping_ms"}
 
 
 def test_simulate_is_readable_without_json(trace: Path) -> None:
