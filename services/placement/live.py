@@ -52,6 +52,7 @@ class Live:
         self.resuming: Resuming | None = None
         self.retry_after_s: float | None = None
         self._shunned: dict[str, float] = {}
+        self._dry_s: float | None = None
 
     @property
     def move_id(self) -> str:
@@ -77,23 +78,44 @@ class Live:
         )
 
     def _beat_s(self, now: float) -> float | None:
-        """When its viewer was done with a chunk, and so wanted the next one; None if that is long ago."""
+        """When its viewer was done with a chunk, and so wanted the next one, or, before that is heard of one
+        that has just gone on, when it will have; None if that is long ago.
+        """
         granted_at = self.viewers.granted_at
-        if granted_at is None or granted_at < max(self.since_s, now - _BEAT_S):
+        if granted_at is None or granted_at < self.since_s:
+            granted_at = self._dry_s
+        return granted_at if granted_at is not None and granted_at >= now - _BEAT_S else None
+
+    def _runs_dry_s(self, now: float, chunk_s: float) -> float | None:
+        """Of a paused one: when its viewer will have played what it has, if it goes on now. None: it has
+        nothing, as far as is known.
+        """
+        granted_at, known = self.viewers.granted_at, self.known
+        if granted_at is None:
             return None
-        return granted_at
+        left_s = (known.next_chunk - 1 - known.granted_through) * chunk_s - max(
+            0.0, self.since_s - granted_at
+        )
+        return now + left_s if left_s > 0.0 else None
 
     def shun(self, worker: str, now: float) -> None:
         """It just failed there."""
         self._shunned[worker] = now + _SHUNNED_S
 
     def standing(
-        self, bound_for: str, stuck: bool, now: float, wall_now: float, *, anchored: bool = False
+        self,
+        bound_for: str,
+        stuck: bool,
+        now: float,
+        wall_now: float,
+        *,
+        anchored: bool = False,
+        chunk_s: float = 1.0,
     ) -> Standing | None:
         """How it stands as far as policies are concerned, None while it wants no chunks.
 
         `bound_for`: the worker to which a move is to take it, which hasn't begun yet. `anchored` as
-        `Standing` has it.
+        `Standing` has it. `chunk_s`: how long one of its chunks plays.
         """
         row, going, leaving = self.row, "", ""
         if not wants_chunks(row) and self.resuming is None:
@@ -109,9 +131,12 @@ class Live:
         if going:
             stuck = stuck or self.move is not None
             return Standing(row, self.since_s, going, leaving, stuck, beat_s=self._beat_s(now))
+        if row.status == "paused":
+            self._dry_s = self._runs_dry_s(now, chunk_s)
         self._shunned = {worker: until for worker, until in self._shunned.items() if until > now}
         opened_s = now - max(0.0, wall_now - row.created_at)
-        return Standing(row, opened_s, avoid=tuple(self._shunned), anchored=anchored)
+        beat_s = self._dry_s if self._dry_s is not None and self._dry_s >= now - _BEAT_S else None
+        return Standing(row, opened_s, beat_s=beat_s, avoid=tuple(self._shunned), anchored=anchored)
 
 
 @contextlib.contextmanager

@@ -35,9 +35,9 @@ Copies = Mapping[str, Mapping[str, CopyReport]]
 class Standing(NamedTuple):
     """A session that wants chunks. `since_s`: of a waiting one since it was opened, which is its turn; of
     others since they became active. `going_to`: who has it, or is about to, "" for none. `leaving`: who still
-    has it meanwhile. `stuck`: it can't be moved now. `beat_s`: when one of its chunks fell due lately, None:
-    not known. `avoid`: workers on which it just failed. `anchored`: of a waiting one, its home can't hand it
-    over now.
+    has it meanwhile. `stuck`: it can't be moved now. `beat_s`: when one of its chunks fell due lately, or its
+    viewer will run dry; None: not known. `avoid`: workers on which it just failed. `anchored`: of a waiting
+    one, its home can't hand it over now.
     """
 
     row: SessionRow
@@ -51,13 +51,13 @@ class Standing(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What is the same for all. `drained_since_s`: since when workers are drained. `floor_rung` "": sessions
+    """What is the same for all. `since_s`: since when workers are in their states. `floor_rung` "": sessions
     aren't stepped down. `spell_s`, `move_pause_s`, `away_s`: as learned so far; the last is what it takes to
     hand a session over to where it is resumed. `holding`: workers that can't do so at this moment.
     """
 
     now_s: float
-    drained_since_s: Mapping[str, float]
+    since_s: Mapping[str, float]
     floor_rung: str
     spell_s: float
     move_pause_s: float
@@ -100,7 +100,7 @@ def _worker(report: LoadReport, group: str, leaving: int, terms: Terms) -> Worke
         latency_s=worker_latencies_s(report),
         group=group,
         node=report.node,
-        since_s=terms.drained_since_s.get(report.worker, 0.0),
+        since_s=terms.since_s.get(report.worker, 0.0),
     )
 
 

@@ -2,6 +2,8 @@ import time
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from services.placement.facts import ResumedByUser
 from services.placement.fleet_view import FleetView
 from services.placement.hand_over import Ongoing
@@ -124,7 +126,7 @@ async def test_a_drain_begins_when_it_is_first_seen() -> None:
     first = since_s()
     assert since_s() == first > 0
     surroundings.state = "ready"
-    assert since_s() == 0
+    assert since_s() > first, "taken back, it is ready since then"
     surroundings.state = "draining"
     assert since_s() > first
 
@@ -146,3 +148,53 @@ async def test_when_its_chunks_fall_due_is_known_while_its_viewer_goes_on() -> N
     playing.since_s = 0.0
     playing.viewers.granted_at = time.monotonic() - 60.0
     assert beat_s() is None, "its viewer has stopped"
+
+
+async def test_a_worker_that_was_seen_to_start_is_as_old_as_its_readiness() -> None:
+    """One that was ready when it was first heard, as after a takeover, is as old as can be."""
+    surroundings, lookout = around(live("active", "s-1"))
+
+    def ages() -> list[float]:
+        seen = lookout.look()
+        assert seen is not None
+        return [worker.since_s for worker in seen.view.workers]
+
+    surroundings.state = "starting"
+    started = ages()[0]
+    surroundings.state = "ready"
+    assert ages()[0] > started > 0
+    assert ages() == [ages()[0], 0.0]
+
+
+async def test_a_session_that_goes_on_brings_what_its_viewer_has_left_to_play() -> None:
+    paused = Live(make_row("paused", id="s-1", next_chunk=12, granted_through=9), None)
+    paused.viewers.granted_at = paused.since_s - 0.25
+    paused.resuming = ResumedByUser
+    surroundings, lookout = around(paused)
+
+    def beat_s() -> float:
+        seen = lookout.look()
+        assert seen is not None
+        beat_s = seen.view.sessions[0].beat_s
+        assert beat_s is not None
+        return beat_s - seen.view.now_s
+
+    model = surroundings.reports()[0].model
+    left_s = 2 * model.chunk_frames / model.fps - 0.25
+    assert beat_s() == pytest.approx(left_s)
+    expected = beat_s() + time.monotonic()
+    paused.row, paused.resuming = make_row("active", id="s-1"), None
+    paused.since_s = time.monotonic()
+    assert beat_s() + time.monotonic() == pytest.approx(expected, abs=0.5), "until a grant says better"
+    paused.viewers.granted_at = time.monotonic()
+    assert -0.5 < beat_s() <= 0.0
+
+
+async def test_a_session_whose_viewer_has_nothing_left_has_no_beat_when_it_goes_on() -> None:
+    paused = Live(make_row("paused", id="s-1", next_chunk=12, granted_through=11), None)
+    paused.viewers.granted_at = paused.since_s
+    paused.resuming = ResumedByUser
+    _, lookout = around(paused)
+    seen = lookout.look()
+    assert seen is not None
+    assert seen.view.sessions[0].beat_s is None

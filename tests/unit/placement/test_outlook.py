@@ -12,7 +12,7 @@ from shared.contracts.fleet import CopyReport, DeviceReport, LatencyPoint, LoadR
 from shared.store.rows import SessionRow
 from tests.unit.placement.examples import MODEL, make_copy, make_report, make_row
 
-TERMS = Terms(now_s=1000.0, drained_since_s={}, floor_rung="", spell_s=20.0, move_pause_s=0.05, away_s=0.15)
+TERMS = Terms(now_s=1000.0, since_s={}, floor_rung="", spell_s=20.0, move_pause_s=0.05, away_s=0.15)
 OTHER_WEIGHTS = msgspec.structs.replace(MODEL, weights_digest="sha256:1")
 
 
@@ -55,7 +55,7 @@ def test_a_worker_that_measured_nothing_is_as_slow_as_its_capacity_says() -> Non
 
 def test_states_and_since_when_one_drains() -> None:
     reports = [make_report(f"w-{n}", state=state) for n, state in enumerate(("draining", "starting", "new"))]
-    workers = view([], reports, terms=TERMS._replace(drained_since_s={"w-0": 950.0})).workers
+    workers = view([], reports, terms=TERMS._replace(since_s={"w-0": 950.0})).workers
     assert [(w.state, w.since_s) for w in workers] == [
         ("draining", 950.0),
         ("starting", 0.0),
