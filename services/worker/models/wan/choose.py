@@ -72,18 +72,21 @@ class Chooser:
     @torch.inference_mode()
     def work(self, *chosen: Forms) -> bool:
         """Whether forms chosen by an earlier start compute anything here."""
-        most = self._kv.shape[0]
-        tried = {
-            (min(rows, most), form) for forms in chosen for rows, form in zip((1, 2, 1), forms, strict=True)
-        }
         try:
             return all(
                 self._swift.room_for(form) and bool(self._uncaptured(rows, form)().isfinite().all())
-                for rows, form in tried
+                for rows, form in self.served(*chosen)
             )
         except Exception as error:  # noqa: BLE001 a kernel that isn't there says so in many ways
             logger.info("a form chosen before can't be used here: %s", error)
             return False
+
+    def served(self, *chosen: Forms) -> set[tuple[int, Form]]:
+        """Rows and form of every kind of forward that follows from them."""
+        most = self._kv.shape[0]
+        return {
+            (min(rows, most), form) for forms in chosen for rows, form in zip((1, 2, 1), forms, strict=True)
+        }
 
     @torch.inference_mode()
     def in_eight_bits(self, forms: Forms, *, forced: bool) -> Forms:

@@ -85,7 +85,10 @@ def _rehearse(config: WanConfig, layout: Layout, slots: int, dtype: torch.dtype,
     swift = made_swift(transformer, pool["kv"], pool["cross"], wishes, native_fp8=True)
     chooser = Chooser(config, swift, pool["kv"], pool["cross"], called, done_once)
     gelu = True if wishes.gelu is None else wishes.gelu
-    compared(chooser, replace(wishes, attention="default", cross="default", gelu=gelu), native=True)
+    wished = replace(wishes, attention="default", cross="default", gelu=gelu)
+    choice = compared(chooser, wished, native=True)
+    for rows, form in chooser.served(choice.forms, choice.fp8_forms):
+        _works(str(form), chooser.forward(rows, form))
 
 
 def called(
@@ -95,8 +98,8 @@ def called(
     *,
     first_told: bool = True,  # noqa: ARG001
 ) -> tuple[str, dict[str, float]]:
-    """Instead of `fastest`: each is called but the plain form, which has no kernels. The last one is said to be
-    chosen, as products in eight bits are.
+    """Instead of `fastest`: each is called but the plain form, which has no kernels. The last one is said to
+    be chosen, as products in eight bits are.
     """
     took = {name: 0.0 for name, way in ways.items() if name != str(PLAIN) and _works(name, way)}
     return next(reversed(took), next(iter(ways))), took

@@ -1,5 +1,5 @@
-"""What torch computes, by shapes and types alone. The meta device knows them too, but by way of torch's compiler,
-whose import takes longer than a whole rehearsal.
+"""What torch computes, by shapes and types alone. The meta device knows them too, but by way of torch's
+compiler, whose import takes longer than a whole rehearsal.
 """
 
 from __future__ import annotations
@@ -54,11 +54,13 @@ def _attention(q: Tensor, *_: Any, **__: Any) -> Tensor:
     return torch.empty_like(q)
 
 
-def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0].new_empty(len(tensors), *tensors[0].shape)
+def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    shape = list(tensors[0].shape)
+    shape.insert(dim % (len(shape) + 1), len(tensors))
+    return tensors[0].new_empty(shape)
 
 
-def _cat(tensors: Sequence[Tensor], dim: int) -> Tensor:
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     shape = list(tensors[0].shape)
     shape[dim] = sum(each.shape[dim] for each in tensors)
     return tensors[0].new_empty(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,3 +125,17 @@ def test_a_second_start_compares_nothing(kept: KeptForms, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         assert chosen(chooser, kept, wished, native=False).forms == first.forms
     assert "don't work here" in caplog.text
+
+
+def test_another_worker_of_the_host_is_waited_for(kept: KeptForms) -> None:
+    """Its choice is taken, instead of comparing the same beside it."""
+    lab = Lab(Setting(torch.device("cpu"), tiny=True))
+    wished = Wishes("eager", "gather", attention="default", cross="default", gelu=False)
+    eager = Form("eager")
+    found = Choice(Forms(eager, eager, eager), Forms(eager, eager, eager))
+    with ThreadPoolExecutor(1) as pool:
+        with kept.alone(30):
+            waiting = pool.submit(chosen, lab.chooser, kept, wished, native=False)
+            kept.write(found)
+        assert waiting.result(30) == found
+    assert not lab.chooser.took
