@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from services.placement.facts import (
     Event,
+    MoveProposed,
     Placed,
     RefusedLater,
     ResumedByUser,
@@ -31,7 +32,8 @@ Resuming = type[ResumedByUser] | type[Watched]
 
 class Order(NamedTuple):
     """`events`: by session, in the order in which they happen to it. `hand_overs`: of sessions that go on
-    where they are placed once their state has been brought there; they are queued until then.
+    where they are placed once their state has been brought there; they are queued until then, and
+    the target's epoch is given.
     """
 
     events: dict[str, list[Event]]
@@ -63,6 +65,7 @@ def order(decided: Decision, context: Context) -> Order:
             found.moves.append(act)
         elif isinstance(act, Place) and act.session in context.carried:
             found.hand_overs.append(act)
+            found.events.setdefault(act.session, []).extend(_hand_over(act.session, context))
         elif happens := _events(act, context):
             found.events.setdefault(act.session, []).extend(happens)
     for session, resumes in context.resuming.items():
@@ -83,6 +86,12 @@ def _events(act: Act, context: Context) -> list[Event]:
         case StepUp():
             return [SteppedUp(context.decision)]
     return []
+
+
+def _hand_over(session: str, context: Context) -> list[Event]:
+    proposed = MoveProposed(context.rows[session].epoch)
+    resumes = context.resuming.get(session)
+    return [proposed] if resumes is None else [resumes(owner_has_room=False), proposed]
 
 
 def _place(session: str, worker: str, context: Context) -> list[Event]:

@@ -44,7 +44,7 @@ class Wanted(NamedTuple):
     """`to`: a worker, "": whichever has most room. `turn_s`: for how long it may wait for other moves, at
     each of its workers. `decision`: who wants it, "" for an operator. `home`: who has the state, of a queued
     session that nobody owns; "": its owner. `until`: when the target must have the state, monotonic; None: in
-    the usual time.
+    the usual time. `target_epoch`: given already, by the decision that wants it; 0: not yet.
     """
 
     to: str
@@ -52,6 +52,7 @@ class Wanted(NamedTuple):
     decision: str = ""
     home: str = ""
     until: float | None = None
+    target_epoch: int = 0
 
 
 def _as_owned(row: SessionRow, home: str) -> SessionRow:
@@ -174,10 +175,9 @@ class Mover:
         target, decision = wanted.to, wanted.decision
         started, phases = time.monotonic(), list[PhaseTime]()
         with timed(phases, "propose"):
-            changed = await self._placement.change(live, lambda row: [MoveProposed(row.epoch)])
-        row = _as_owned(changed.row, wanted.home)
-        if changed.before is changed.row or row.ended or not row.worker or row.worker == target:
-            raise Refused("not_owned", f"session {row.id} changed hands just now", "look where it is")
+            row = await self._proposed(live, wanted)
+        if row is None or row.ended or not row.worker or row.worker == target:
+            raise Refused("not_owned", f"session {live.row.id} changed hands just now", "look where it is")
         move = Move(f"{row.id}.{row.given_epoch}", row.id, row.worker, target, row.epoch, row.given_epoch)
         reports, _ = self._fleet()
         if not {row.worker, target} <= reports.keys():
@@ -188,6 +188,14 @@ class Mover:
         live.move = Ongoing(move, reports[target].incarnation, started, within_s, decision, home)
         logger.info("moving to %s", target, extra={"session": row.id, "worker": row.worker})
         return Run(self._placement, live, live.move, reports[row.worker], reports[target], phases)
+
+    async def _proposed(self, live: Live, wanted: Wanted) -> SessionRow | None:
+        """With the target's epoch given. None: it isn't anybody's to move now."""
+        if wanted.target_epoch:
+            row = _as_owned(live.row, wanted.home)
+            return row if row.epoch < row.given_epoch == wanted.target_epoch else None
+        changed = await self._placement.change(live, lambda row: [MoveProposed(row.epoch)])
+        return None if changed.before is changed.row else changed.row
 
     def _follow(self, run: Run) -> None:
         """To its end, also once its operator was answered: the target's first chunk may be hours away."""

@@ -109,7 +109,8 @@ class Resumes:
         try:
             with in_trace_of(live):
                 within_s = self._placement.settings.resume_s
-                wanted = Wanted(target, within_s, decision, home, began_at + within_s)
+                given = live.row.given_epoch
+                wanted = Wanted(target, within_s, decision, home, began_at + within_s, given)
                 run = await self._placement.mover.hand_over(live, wanted)
                 carried = Carried(run.outcome, run.phases)
         except Refused as refused:

@@ -197,7 +197,10 @@ class Incoming:
         port, copy, receiving = self._port, self.copy, self._receiving
         assert copy is not None
         assert receiving is not None
-        own = msgspec.structs.replace(hand_over.own, epoch=self._target.epoch, move_id=self.move.move_id)
+        # One that is resumed here goes on at once: its source knows no more than that it paused.
+        newest = max(hand_over.own, self._asked.own, key=lambda own: own.revision)
+        epoch, move_id = self._target.epoch, self.move.move_id
+        own = msgspec.structs.replace(hand_over.own, epoch=epoch, move_id=move_id, paused=newest.paused)
         port.holdings.desk.roster.transit.land(copy, own, hand_over, self.move.move_id)
         try:
             await port.errand(lambda: port.engine.crossings.adopt(copy, receiving.counters, hand_over))

@@ -1,5 +1,13 @@
 from services.placement.carry_out import Context, order, reason_of, workers_of
-from services.placement.facts import Placed, RefusedLater, ResumedByUser, SteppedDown, SteppedUp, Watched
+from services.placement.facts import (
+    MoveProposed,
+    Placed,
+    RefusedLater,
+    ResumedByUser,
+    SteppedDown,
+    SteppedUp,
+    Watched,
+)
 from services.placement.policies.view import (
     Act,
     Decision,
@@ -48,8 +56,8 @@ def test_one_whose_state_can_be_brought_waits_for_that_where_it_is_placed() -> N
     places = [Place("s-2", "w-2", "why"), Place("s-1", "w-2", "why")]
     away = order(decided(*places), CONTEXT._replace(carried={"s-1", "s-2"}))
     assert away.hand_overs == places
-    assert away.events["s-2"] == [ResumedByUser(owner_has_room=False)]
-    assert "s-1" not in away.events, "it is queued already"
+    assert away.events["s-2"] == [ResumedByUser(owner_has_room=False), MoveProposed(2)]
+    assert away.events["s-1"] == [MoveProposed(2)], "it is queued already"
 
 
 def test_a_worker_that_was_started_anew_has_no_state_of_it() -> None:
