@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +102,29 @@ def test_ways_to_attention_compute_the_same(attention: str) -> None:
 
 def test_what_is_fastest_here_computes_the_same() -> None:
     assert off(played(model(Wishes())), plain(torch.bfloat16)) < ROUNDED
+
+
+@pytest.mark.skipif(not usable(DEVICE), reason="no Triton on this machine")
+def test_what_is_compiled_beside_the_model_is_what_is_launched() -> None:
+    from triton import knobs
+
+    from services.worker.models.wan.kernels import attention, pointwise, window
+
+    for each in (value for module in (attention, pointwise, window) for value in vars(module).values()):
+        if hasattr(each, "device_caches"):
+            each.device_caches.clear()
+    compiled: dict[bool, list[str]] = {True: [], False: []}
+
+    def noted(*, fn: Any, is_manual_warmup: bool, **_: Any) -> None:
+        compiled[is_manual_warmup].append(fn.name)
+
+    knobs.runtime.jit_post_compile_hook = noted
+    try:
+        model(Wishes())
+    finally:
+        knobs.runtime.jit_post_compile_hook = None
+    assert len(compiled[True]) > 5
+    assert compiled[False] == []
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def _wait(file: IO[str], path: Path, deadline_s: float) -> None:
             return
         time.sleep(_POLL_S)
     if (waited_s := time.monotonic() - started) > _POLL_S:
-        logger.info("waited for another worker in %.2f s: %s", waited_s, path)
+        logger.info("loaded: another worker's %s waited for in %.2f s", path.stem, waited_s)
 
 
 def _taken(file: IO[str]) -> bool:

@@ -51,12 +51,13 @@ def begun(
     if device.type != "cuda" or not usable(device) or wishes.pieces not in (None, "triton"):
         return None
     done: Future[None] = Future()
+    place = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
 
     def work() -> None:
         started = time.perf_counter()
         try:
-            torch.cuda.set_device(device)
-            kernels = _compiled(lambda: rehearse(config, layout, slots, dtype, wishes), device, wishes)
+            torch.cuda.set_device(place)
+            kernels = _compiled(lambda: rehearse(config, layout, slots, dtype, wishes), place, wishes)
             text = "loaded: %d kernels in %.2f s, beside the model"
             logger.info(text, kernels, time.perf_counter() - started)
         except Exception as error:  # noqa: BLE001 a start doesn't depend on it

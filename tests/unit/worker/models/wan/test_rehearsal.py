@@ -58,7 +58,7 @@ def test_on_the_meta_device_a_kernel_is_only_compiled() -> None:
 COMPUTED: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: F.linear(x, x.new_ones(5, 4), x.new_ones(5)),
     "with gelu": lambda x: torch._addmm_activation(x.new_ones(5), x, x.new_ones(4, 5), use_gelu=True),
-    "attention": lambda x: F.scaled_dot_product_attention(x[None], *[x.new_ones(1, 5, 4)] * 2),
+    "attention": lambda x: F.scaled_dot_product_attention(x[None], x.new_ones(1, 5, 4), x.new_ones(1, 5, 4)),
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
     "broadcast": lambda x: x[:, None] + x.new_ones(5, 4),
     "types": lambda x: x.bfloat16() * x,
