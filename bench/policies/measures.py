@@ -31,6 +31,15 @@ def per_session(run: Run) -> float:
     return run.told["moves"] / run.told["sessions"]
 
 
+def keeping_ms(run: Run) -> float:
+    """The least mean worst latency on the run's own workers, nobody served beyond capacity."""
+    return run.told["bound"]["worst_latency_keeping_ms"]
+
+
+def keeps_cadence(run: Run) -> bool:
+    return run.case.policy == "turboserve" and run.case.settings.get("share_s") is None
+
+
 def by_trace(runs: Sequence[Run]) -> dict[tuple[str, int], list[Run]]:
     traces: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run in (run for run in runs if run.case.group == "boot"):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.bound import bound
-from bench.policies import targets
+from bench.policies import cadence, targets
 from bench.policies.cases import BOOT_S, CAPACITY, DEFAULT_Z, Run
 from bench.policies.measures import (
     Value,
@@ -24,6 +23,7 @@ from bench.policies.measures import (
     worst_ms,
 )
 from bench.policies.plot import Point, frontiers
+from bench.policies.tables import mean, table
 from bench.traces.generate import generate
 from bench.traces.statistics import demand
 
@@ -31,8 +31,8 @@ _HEAD = """# Policies compared
 
 Made by `make bench-policies`; every figure is from [runs.jsonl](runs.jsonl), one line a run with the whole
 object of `turboserve simulate`. What the words mean, the traces and everything held equal:
-[the yardstick](../decisions/0030-yardstick.md). Profile `h100-1.3b`, **a placeholder** until the engine's own
-curve is measured. {traces}
+[the yardstick](../decisions/0030-yardstick.md). Profile `h100-1.3b`: what was measured on H100s, 1.3B with
+random weights, exact rung. {traces}
 """
 
 
@@ -44,6 +44,7 @@ def write(runs: Sequence[Run], out: Path, missing: int = 0) -> None:
         _elastic(runs),
         _boot(runs),
         _frontier(runs),
+        cadence.section(runs),
         _moves(runs),
         _ablations(runs),
         _stepping(runs),
@@ -84,33 +85,9 @@ def _points(runs: Iterable[Run], value: Value) -> list[Point]:
     for run in runs:
         grouped[run.shape, run.case.policy, run.case.name].append(run)
     return [
-        Point(shape, policy, _mean(some, ratio_to_bound), _mean(some, value))
+        Point(shape, policy, mean(some, ratio_to_bound), mean(some, value))
         for (shape, policy, _), some in grouped.items()
     ]
-
-
-def _mean(runs: Iterable[Run], value: Value) -> float:
-    values = [value(run) for run in runs]
-    return statistics.fmean(values) if values else float("nan")
-
-
-def _table(
-    title: str, runs: Sequence[Run], value: Value, form: str, extra: dict[str, Value] | None = None
-) -> str:
-    """Cases down, shapes across; `extra` rows are reckoned from the last case's runs."""
-    shapes = list(dict.fromkeys(run.shape for run in runs))
-    names = list(dict.fromkeys(run.case.name for run in runs))
-    lines = [f"| {title} | {' | '.join(shapes)} | all |", "|---" * (len(shapes) + 2) + "|"]
-    rows = [(name, [r for r in runs if r.case.name == name], value) for name in names]
-    rows += [(name, rows[-1][1], other) for name, other in (extra or {}).items()]
-    for name, some, reckon in rows:
-        cells = [_mean((r for r in some if r.shape == shape), reckon) for shape in shapes]
-        lines.append(f"| {name} | {_shown([*cells, statistics.fmean(cells)], form)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _shown(cells: Sequence[float], form: str) -> str:
-    return " | ".join("–" if math.isnan(cell) else format(cell, form) for cell in cells)
 
 
 def _of(runs: Sequence[Run], group: str) -> list[Run]:
@@ -123,9 +100,9 @@ def _same_fleet(runs: Sequence[Run]) -> str:
     return (
         "\n## No boot time, the same fixed fleet\n\nThe fleet that holds the trace's peak. "
         "Worst latency, mean, ms:\n\n"
-        + _table("policy", some, worst_ms, ".0f", least)
+        + table("policy", some, worst_ms, ".0f", least)
         + "\nMoves per session:\n\n"
-        + _table("policy", some, per_session, ".3f")
+        + table("policy", some, per_session, ".3f")
     )
 
 
@@ -141,9 +118,9 @@ def _elastic(runs: Sequence[Run]) -> str:
     return (
         "\n## No boot time, a fleet that follows\n\n"
         "Saved, % of what the bound saves against the fixed fleet:\n\n"
-        + _table("policy", others, saved, ".1f")
+        + table("policy", others, saved, ".1f")
         + "\nBeyond capacity, %:\n\n"
-        + _table("policy", others, beyond, ".2f")
+        + table("policy", others, beyond, ".2f")
     )
 
 
@@ -154,15 +131,15 @@ def _boot(runs: Sequence[Run]) -> str:
     return (
         "\n## Boot time 30 s\n\nBeyond capacity, %, queued and refused counted. The last row: what no policy "
         "without foresight can serve, since nothing that is ordered is ready within the first boot time:\n\n"
-        + _table("policy", shown, beyond, ".2f", {"unavoidable at the start": _at_start})
+        + table("policy", shown, beyond, ".2f", {"unavoidable at the start": _at_start})
         + "\nGPU-seconds against the bound's:\n\n"
-        + _table("policy", shown, ratio_to_bound, ".2f")
+        + table("policy", shown, ratio_to_bound, ".2f")
         + "\nChunk latency p99, ms:\n\n"
-        + _table("policy", shown, p99_ms, ".0f")
+        + table("policy", shown, p99_ms, ".0f")
         + "\nWorst latency, mean, ms (the longest wait of a queued session counts):\n\n"
-        + _table("policy", shown, worst_ms, ".0f")
+        + table("policy", shown, worst_ms, ".0f")
         + "\nContinuous-play ratio:\n\n"
-        + _table("policy", shown, lambda run: run.told["continuous_play_ratio"], ".4f")
+        + table("policy", shown, lambda run: run.told["continuous_play_ratio"], ".4f")
         + "\n![beyond capacity against cost](beyond.svg)\n\n![latency against cost](latency.svg)\n"
     )
 
@@ -211,9 +188,7 @@ def _few(names: Sequence[str]) -> str:
 
 def _moves(runs: Sequence[Run]) -> str:
     some = [r for r in _of(runs, "boot") if r.case.policy == "paper" or r.case.settings == {"z": DEFAULT_Z}]
-    return "\n## Moves per session, boot time 30 s, κ charged\n\n" + _table(
-        "policy", some, per_session, ".3f"
-    )
+    return "\n## Moves per session, boot time 30 s, κ charged\n\n" + table("policy", some, per_session, ".3f")
 
 
 def _default(runs: Sequence[Run]) -> list[Run]:
@@ -225,11 +200,11 @@ def _stepping(runs: Sequence[Run]) -> str:
     return (
         "\n## Stepping down a rung, boot time 30 s\n\nA session one step down takes that share of a worker. "
         "Active time spent so, %:\n\n"
-        + _table("floor", some, lambda run: 100 * run.told.get("stepped_down", 0.0), ".2f")
+        + table("floor", some, lambda run: 100 * run.told.get("stepped_down", 0.0), ".2f")
         + "\nBeyond capacity, %:\n\n"
-        + _table("floor", some, beyond, ".2f")
+        + table("floor", some, beyond, ".2f")
         + "\nWorst latency, mean, ms:\n\n"
-        + _table("floor", some, worst_ms, ".0f")
+        + table("floor", some, worst_ms, ".0f")
     )
 
 
@@ -237,13 +212,13 @@ def _ablations(runs: Sequence[Run]) -> str:
     some = [*_default(runs), *_of(runs, "ablation")]
     return (
         "\n## What each idea is worth, boot time 30 s\n\nBeyond capacity, %:\n\n"
-        + _table("ours", some, beyond, ".2f")
+        + table("ours", some, beyond, ".2f")
         + "\nGPU-seconds against the bound's:\n\n"
-        + _table("ours", some, ratio_to_bound, ".3f")
+        + table("ours", some, ratio_to_bound, ".3f")
         + "\nChunk latency p99, ms:\n\n"
-        + _table("ours", some, p99_ms, ".0f")
+        + table("ours", some, p99_ms, ".0f")
         + "\nWorst latency, mean, ms:\n\n"
-        + _table("ours", some, worst_ms, ".0f")
+        + table("ours", some, worst_ms, ".0f")
         + "\nMoves per session:\n\n"
-        + _table("ours", some, per_session, ".3f")
+        + table("ours", some, per_session, ".3f")
     )

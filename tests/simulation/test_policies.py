@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from services.autoscaler.policies import registry as fleet_policies
 from services.autoscaler.policies import view as fleet
+from services.autoscaler.policies.forecast import Rate, first
+from services.autoscaler.policies.turboserve import Turboserve
 from services.placement.policies import registry as placement_policies
 from services.placement.policies.view import (
     Act,
@@ -380,3 +382,28 @@ def test_what_drains_is_taken_back_before_anything_is_bought() -> None:
     decision = cloud.step(1.0, 5, 0)
     assert decision.change.undrain == ("w2",)
     assert cloud.staying() == decision.desired
+
+
+def test_less_of_a_worker_is_planned_for_where_sessions_should_be_alone() -> None:
+    sizes = []
+    for fill in (1.0, 0.5):
+        cloud = Cloud("turboserve", 0.0, 1, maximum=12, fill=fill)
+        cloud.step(0.0, 6, 0)
+        sizes.append(cloud.staying())
+    assert sizes == [3, 6]
+    with pytest.raises(msgspec.ValidationError):
+        fleet_policies.named("turboserve", {"fill": 0.0})
+
+
+@pytest.mark.parametrize(("hold_spells", "spell_s", "held_s"), [(0.1, 1200.0, 120.0), (0.1, 100.0, 30.0)])
+def test_a_worker_is_held_for_its_boot_or_for_a_part_of_a_spell(
+    hold_spells: float, spell_s: float, held_s: float
+) -> None:
+    policy = Turboserve(hold_spells=hold_spells)
+    learned = msgspec.structs.replace(
+        first(0.0, fleet.Counts(), 1, 0), pause=Rate(1.0, spell_s), leave=Rate(0.0, 1.0)
+    )
+    assert policy.hold_s(learned, 30.0) == pytest.approx(held_s)
+    never_ends = msgspec.structs.replace(learned, pause=Rate(0.0, 1.0))
+    assert policy.hold_s(never_ends, 30.0) == pytest.approx(300.0)
+    assert policy.hold_s(never_ends, 0.0) == 0.0

@@ -16,7 +16,7 @@ from tests.fixtures.placement_wire import World, placement_program
 from tests.fixtures.process import Program
 from tests.fixtures.waiting import WAIT_S, until, until_some
 
-QUICK = '{"patience_s": 0.1, "drain_patience_s": 0.1}'
+QUICK = '{"patience_s": 0.1, "settle_s": 0.0, "drain_patience_s": 0.1}'
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from services.autoscaler.policies.view import Decision, View
 
 _MOST_BOOTS = 10.0
 """No worker is held for longer because spells are long."""
+_LONGEST_S = 1e6
 
 
 class TurboserveMemory(msgspec.Struct, frozen=True):
@@ -49,16 +50,17 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         needed, reason = self._needed(view, learned, kind.boot_s)
         count = math.ceil(needed / (kind.capacity * self.fill) - 1e-9)
         wanted = memory.wanted if memory is not None else ()
-        wanted = remember(wanted, view.now_s, count, self._hold_s(learned, kind.boot_s))
+        wanted = remember(wanted, view.now_s, count, self.hold_s(learned, kind.boot_s))
         desired = clamp(most(wanted) + view.spare, view)
         if most(wanted) > count:
             reason += f"; {most(wanted)} were wanted {view.now_s - wanted[0][0]:.0f} s ago"
         change = to_capacity(desired, view, undrain=self.undrain)
         return Decision(desired, change, reason, TurboserveMemory(learned, wanted))
 
-    def _hold_s(self, learned: Learned, boot_s: float) -> float:
-        spells_s = min(self.hold_spells * learned.spell_s, _MOST_BOOTS * boot_s)
-        return max(self.hold_boots * boot_s, spells_s)
+    def hold_s(self, learned: Learned, boot_s: float) -> float:
+        """How long a worker is kept after it was last wanted."""
+        spells_s = self.hold_spells * min(learned.spell_s, _LONGEST_S)
+        return max(self.hold_boots * boot_s, min(spells_s, _MOST_BOOTS * boot_s))
 
     def _learn(self, view: View, memory: TurboserveMemory | None) -> Learned:
         if memory is None:

@@ -7,8 +7,10 @@ import math
 import random
 
 from bench.bound import bound
+from bench.bound.keeping import least_worst_keeping_s
 from bench.sim.parts import KindOfWorker
 from bench.sim.profiles import Gpu
+from bench.traces.events import Event
 
 STEP_S = 10.0
 
@@ -74,3 +76,52 @@ def test_what_is_asked_for_before_a_first_boot_ends_is_beyond_capacity_under_eve
     demand = [(0.0, 6), (20.0, 0), (40.0, 6), (60.0, 0)]
     assert bound.beyond_at_start(demand, 2, 30.0, ready=1) == (4 * 20) / (6 * 40)
     assert bound.beyond_at_start(demand, 2, 0.0, ready=0) == 0.0
+
+
+def test_the_least_worst_latency_that_keeps_the_cadence_by_hand() -> None:
+    # One worker for two, 0.2 s a session; the third waits from 10 to 14 s, when the first departs.
+    kind = KindOfWorker(Gpu("g", ((1, 0.2),), slots=4), 0.45)
+    events = [
+        Event(0.0, "a", "arrive", active=True),
+        Event(0.0, "b", "arrive", active=True),
+        Event(10.0, "c", "arrive", active=True),
+        Event(14.0, "a", "depart"),
+        Event(20.0, "b", "depart"),
+        Event(20.0, "c", "depart"),
+    ]
+    waits_s = 0.4 * 0.4 + (4.0**2 - 0.4**2) / 2
+    assert math.isclose(least_worst_keeping_s(events, [(0.0, 1)], kind), (16 * 0.4 + waits_s) / 20)
+    assert math.isclose(
+        least_worst_keeping_s(events, [(0.0, 1), (10.0, 3)], kind), (10 * 0.4 + 4 * 0.2 + 6 * 0.2) / 20
+    )
+
+
+def test_no_order_of_serving_has_a_shorter_longest_wait(rng: random.Random) -> None:
+    """Of one at once, nobody's place taken away: whoever is let in first, second, …"""
+    kind = KindOfWorker(Gpu("g", ((1, 0.001),), slots=4), 0.0019)
+    for _ in range(60):
+        spells = [(float(b), float(b + rng.randint(1, 6))) for b in sorted(rng.sample(range(9), 5))]
+        changes = [(begin, f"s{n}", "arrive") for n, (begin, _) in enumerate(spells)]
+        changes += [(end, f"s{n}", "depart") for n, (_, end) in enumerate(spells)]
+        events = [Event(at, s, what, active=what == "arrive" or None) for at, s, what in sorted(changes)]  # type: ignore[arg-type]
+        told_s = least_worst_keeping_s(events, [(0.0, 1)], kind)
+        orders_s = [longest_waits_s(spells, order) for order in itertools.permutations(range(5))]
+        assert kind.capacity == 1
+        assert told_s <= min(orders_s) + 1e-3
+        assert math.isclose(told_s, longest_waits_s(spells, tuple(range(5))), abs_tol=2e-3)
+
+
+def longest_waits_s(spells: list[tuple[float, float]], order: tuple[int, ...]) -> float:
+    """Mean of the longest wait, one place, given to whom `order` names first of those there."""
+    total_s = served_s = 0.0
+    serving: int | None = None
+    step_s = 0.5
+    for tick in range(2 * 15):
+        now_s = tick * step_s
+        there = [n for n in order if spells[n][0] <= now_s < spells[n][1]]
+        serving = serving if serving in there else next(iter(there), None)
+        if there:
+            served_s += step_s
+            begun = [spells[n][0] for n in there if n != serving]
+            total_s += step_s * (now_s + step_s / 2 - min(begun)) if begun else 0.0
+    return total_s / served_s
