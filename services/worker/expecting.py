@@ -37,9 +37,15 @@ def can_wait(works: Iterable[Work], seconds: float, now: float, after_s: float) 
     """Whether all of these are in time if the device takes to them that much later. `after_s`: from a
     chunk's last step to its being in the log.
     """
-    at = now + seconds
+    wanted = list(works)
+    return len(in_time(wanted, seconds, now, after_s)) == len(wanted)
+
+
+def in_time(works: Iterable[Work], seconds: float, now: float, after_s: float) -> set[int]:
+    """The keys of those that are."""
+    at, keys = now + seconds, set[int]()
     for work in sorted(works):
         at += work.left_s
-        if at + after_s > work.needed_at:
-            return False
-    return True
+        if at + after_s <= work.needed_at:
+            keys.add(work.key)
+    return keys

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.worker.again import Work
-from services.worker.expecting import can_wait
+from services.worker.expecting import in_time
 
 PATIENCE_S = 1.0
 """So long, in all, it is put off for others' chunks; longer only if nobody waits for it."""
+_SLACK_S = 0.01
+"""Who is later than that is late."""
 
 
 def piece_first(
@@ -19,8 +21,8 @@ def piece_first(
     came first. `after_s`: from a chunk's last step to the log.
 
     While it can be in time it is one of the chunks, earliest deadline first. Once it can't, whoever would be
-    late behind all the rest of it is stepped before: nobody's chunk is late that needn't be, and the work is
-    done in the end however many others there are.
+    late behind all the rest of it, and isn't so anyway, is stepped before: nobody's chunk is late that
+    needn't be, and the work is done in the end however many others there are.
     """
     if mine is None or not others:
         return not others
@@ -28,4 +30,7 @@ def piece_first(
         return True
     if now + mine.left_s + after_s <= mine.needed_at:
         return mine.needed_at <= min(others).needed_at
-    return can_wait(others, mine.left_s, now, after_s)
+    spared = in_time(others, -_SLACK_S, now, after_s)
+    if spared - in_time(others, mine.left_s - _SLACK_S, now, after_s):
+        return False
+    return all(mine.needed_at <= other.needed_at for other in others if other.key not in spared)

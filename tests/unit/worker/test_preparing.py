@@ -16,8 +16,6 @@ from tests.unit.worker.test_engine import FAR, WAIT_S, Bench, HeldStep, running
 from tests.unit.worker.test_engine_early import _versions
 from tests.unit.worker.test_rebuilding import Memory
 
-PROMPT = "a red ball"
-
 
 class Divided(SlotModel):
     """`at_piece` is called in every piece, with how many there were before."""
@@ -74,7 +72,8 @@ def rebuilt(*, beside: bool) -> list[bytes]:
     """What the lost one makes in all. `beside`: another one makes a chunk after every piece."""
     model = Divided(2)
     with running(Runner(model, "cpu"), hot=2, host=0) as bench:
-        bench.roster._chunk_duration_s = 0.0
+        bench.roster._chunk_duration_s = FAR / 2
+        bench.engine.restarting.costs.learn_rebuild(FAR)  # behind all of it the other one would be late
         other, (copy, past) = bench.open(0), lost(bench)
         begun: list[int] = []
 
