@@ -63,6 +63,12 @@ class Run:
         """Placement's own, so far."""
         return list(self._phases)
 
+    @property
+    def fetched_s(self) -> float:
+        """How long the source needed to bring a suspended state to its device, as it would have anyway."""
+        said = self._said(self.move.source)
+        return sum(phase.duration_s for phase in said.phases if phase.name == "fetch") if said else 0.0
+
     def _left_s(self) -> float:
         """Until the state must be there."""
         return max(0.0, self._going.since + self._going.within_s - time.monotonic())

@@ -52,7 +52,7 @@ class Standing(NamedTuple):
 
 class Terms(NamedTuple):
     """What is the same for all. `since_s`: since when workers are in their states. `floor_rung` "": sessions
-    aren't stepped down. `spell_s`, `move_pause_s`, `away_s`: as learned so far; the last is what it takes to
+    aren't stepped down. `spell_s`, `move_pause_s`, `away_s`: as learned so far; the last is what it costs to
     hand a session over to where it is resumed. `holding`: workers that can't do so at this moment.
     """
 

@@ -37,10 +37,13 @@ _REBUILD_S = 0.5
 
 
 class Carried(NamedTuple):
-    """`outcome` as in `SessionMoved`, so far. `phases`: what it took, in order."""
+    """`outcome` as in `SessionMoved`, so far. `phases`: what it took, in order. `fetched_s`: what of it would
+    have been needed at home as well.
+    """
 
     outcome: str
     phases: list[PhaseTime]
+    fetched_s: float = 0.0
 
 
 class Resumes:
@@ -112,7 +115,7 @@ class Resumes:
                 given = live.row.given_epoch
                 wanted = Wanted(target, within_s, decision, home, began_at + within_s, given)
                 run = await self._placement.mover.hand_over(live, wanted)
-                carried = Carried(run.outcome, run.phases)
+                carried = Carried(run.outcome, run.phases, run.fetched_s)
         except Refused as refused:
             code = refused.refusal.code
             logger.info("not handed over: %s", refused, extra={"session": session, "worker": home})
@@ -122,16 +125,16 @@ class Resumes:
             live.coming_to = ""
             self._tasks.pop(session, None)
             outcome = "busy" if code in BUSY else carried.outcome
-            self._note(session, home, outcome, time.monotonic() - began_at)
+            self._note(session, home, outcome, time.monotonic() - began_at, carried.fetched_s)
             self._placement.ticks.stir()
         return carried
 
-    def _note(self, session: str, home: str, outcome: str, took_s: float) -> None:
+    def _note(self, session: str, home: str, outcome: str, took_s: float, fetched_s: float) -> None:
         tally = self._placement.sessions.tally
         if outcome == "moved":
             metrics.resumes.labels("handed_over").inc()
             metrics.resume_hand_over_s.observe(took_s)
-            tally.went_away(took_s)
+            tally.went_away(max(0.0, took_s - fetched_s))
             return
         tally.went_away(took_s + _REBUILD_S)
         if outcome == "placed":

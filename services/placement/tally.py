@@ -11,7 +11,7 @@ _PRIOR_SPELLS = 4
 _PRIOR_SPELL_S = 15.0
 _PRIOR_MOVES = 4
 _PRIOR_PAUSE_S = 0.1
-_PRIOR_AWAY_S = 0.15
+_PRIOR_AWAY_S = 0.1
 _MOST_AWAY = 32
 """So many of the last hand-overs count, about: links and loads change."""
 
@@ -22,8 +22,8 @@ def wants_chunks(row: SessionRow) -> bool:
 
 
 class Tally:
-    """Since this process leads. An active spell ends with a pause or the session's end. `away_s`: how long it
-    takes to hand a session over to where it is resumed, on average lately.
+    """Since this process leads. An active spell ends with a pause or the session's end. `away_s`: how much
+    longer than at home it takes to resume a session where it is handed over to, on average lately.
     """
 
     def __init__(self) -> None:

@@ -172,6 +172,7 @@ function firstWords(phase) {
 
 function queuedWords(session) {
   if (session.phase === "recovering") return ["Recovering …", "The worker stopped; the next free one goes on from here."];
+  if (session.phase === "resuming") return ["Resuming …", "Its picture is brought to a worker with room."];
   return ["Waiting for a free worker …", turn(session)];
 }
 

@@ -37,6 +37,16 @@ def test_spells_are_learned_and_waiting_is_none() -> None:
     assert tally.spell_s(100.0) == pytest.approx(64.0), "what still runs counts as far as it went"
 
 
+def test_what_being_away_costs_is_learned_and_old_hand_overs_fade() -> None:
+    tally = Tally()
+    assert tally.away_s == 0.1
+    for _ in range(200):
+        tally.went_away(0.03)
+    assert tally.away_s == pytest.approx(0.03, rel=0.05)
+    tally.went_away(2.0)
+    assert 0.03 < tally.away_s < 0.1, "one in vain doesn't keep everybody at home"
+
+
 def test_the_pause_of_a_move_is_learned() -> None:
     tally = Tally()
     assert tally.move_pause_s == 0.1
