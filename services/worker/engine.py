@@ -94,8 +94,8 @@ class Engine:
             self.encoding.abandon()
             raise
         finally:
-            self.preparing.give_up()
             self.errands.end()
+            self.preparing.give_up()
         self.encoding.finish()
 
     def _beat(self) -> None:
