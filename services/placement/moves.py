@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
     """
 
     to: str
-    turn_s: float
+    turn_s: float = _TURN_WITHIN_S
     decision: str = ""
     home: str = ""
     until: float | None = None
@@ -93,7 +93,7 @@ class Mover:
 
         Raises `Refused` for what can't be tried.
         """
-        return await (await self.hand_over(live, Wanted(to, _TURN_WITHIN_S))).answered()
+        return await (await self.hand_over(live, Wanted(to))).answered()
 
     async def hand_over(self, live: Live, wanted: Wanted) -> Run:
         """As `move`, but only until the target has the session or the move is over."""

@@ -37,8 +37,8 @@ _REBUILD_S = 0.5
 
 
 class Carried(NamedTuple):
-    """`outcome` as in `SessionMoved`, so far. `phases`: what it took, in order. `fetched_s`: what of it would
-    have been needed at home as well.
+    """`outcome` as in `SessionMoved`, so far, or "busy": its turn didn't come, or "refused": it may not be.
+    `phases`: what it took, in order. `fetched_s`: what of it would have been needed at home as well.
     """
 
     outcome: str
@@ -85,18 +85,14 @@ class Resumes:
         copy = self._placement.fleet.copy(home, live.row.id)
         return homes.can_give(live.row, copy) and homes.may_go(live.row, home, target, reports)
 
-    def begin(self, live: Live, home: str, target: str, decision: str) -> bool:
-        """Whether it could be. Its row is queued by now."""
+    def begin(self, live: Live, wanted: Wanted) -> None:
+        """Its row is queued by now, and the target's epoch given."""
         session = live.row.id
-        if live.row.status != "queued" or session in self._tasks:
-            return False
         now = time.monotonic()
         self._sessions_later = {s: until for s, until in self._sessions_later.items() if until > now}
         self._homes_later = {home: until for home, until in self._homes_later.items() if until > now}
-        live.coming_to = target
-        task = asyncio.create_task(self._carry(live, home, target, decision), name=f"resume {session}")
-        self._tasks[session] = task
-        return True
+        live.coming_to = wanted.to
+        self._tasks[session] = asyncio.create_task(self._carry(live, wanted), name=f"resume {session}")
 
     async def arrived(self, session: str, within_s: float) -> Carried | None:
         """What came of it; None: none is under way, or the time is up."""
@@ -106,44 +102,43 @@ class Resumes:
         await asyncio.wait({task}, timeout=within_s)
         return task.result() if task.done() and not task.cancelled() else None
 
-    async def _carry(self, live: Live, home: str, target: str, decision: str) -> Carried:
-        began_at, session = time.monotonic(), live.row.id
-        carried, code = Carried("stayed", []), ""
+    async def _carry(self, live: Live, wanted: Wanted) -> Carried:
+        began_at, session, home = time.monotonic(), live.row.id, wanted.home
+        carried = Carried("stayed", [])
         try:
             with in_trace_of(live):
                 within_s = self._placement.settings.resume_s
-                given = live.row.given_epoch
-                wanted = Wanted(target, within_s, decision, home, began_at + within_s, given)
+                wanted = wanted._replace(turn_s=within_s, until=began_at + within_s)
                 run = await self._placement.mover.hand_over(live, wanted)
                 carried = Carried(run.outcome, run.phases, run.fetched_s)
         except Refused as refused:
-            code = refused.refusal.code
+            carried = Carried("busy" if refused.refusal.code in BUSY else "refused", [])
             logger.info("not handed over: %s", refused, extra={"session": session, "worker": home})
         except Exception:
             logger.exception("a hand-over failed", extra={"session": session, "worker": home})
         finally:
             live.coming_to = ""
             self._tasks.pop(session, None)
-            outcome = "busy" if code in BUSY else carried.outcome
-            self._note(session, home, outcome, time.monotonic() - began_at, carried.fetched_s)
+            self._note(session, home, carried, time.monotonic() - began_at)
             self._placement.ticks.stir()
         return carried
 
-    def _note(self, session: str, home: str, outcome: str, took_s: float, fetched_s: float) -> None:
-        tally = self._placement.sessions.tally
+    def _note(self, session: str, home: str, carried: Carried, took_s: float) -> None:
+        tally, outcome = self._placement.sessions.tally, carried.outcome
         if outcome == "moved":
             metrics.resumes.labels("handed_over").inc()
             metrics.resume_hand_over_s.observe(took_s)
-            tally.went_away(max(0.0, took_s - fetched_s))
+            tally.went_away(max(0.0, took_s - carried.fetched_s))
             return
-        tally.went_away(took_s + _REBUILD_S)
+        if outcome != "refused":
+            tally.went_away(took_s + _REBUILD_S)
         if outcome == "placed":
             metrics.resumes.labels("rebuilt").inc()
-        else:
-            until = time.monotonic() + _BACK_OFF_S
-            self._sessions_later[session] = until
-            if outcome != "busy":
-                self._homes_later[home] = until
+            return
+        until = time.monotonic() + _BACK_OFF_S
+        self._sessions_later[session] = until
+        if outcome == "stayed":
+            self._homes_later[home] = until
 
     def count(self, changes: Sequence[Changed]) -> None:
         """Of what a decision changed at once: sessions that go on, without any hand-over."""

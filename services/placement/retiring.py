@@ -53,7 +53,9 @@ class Retiring:
     def _let_go(self, copy: CopyReport) -> bool:
         """Whether it is of a paused session that nobody owns: elsewhere it would wait there to be resumed."""
         live = self._placement.sessions.live.get(copy.session)
-        return live is not None and live.row.status == "paused" and not live.row.worker
+        if live is None or live.coming_to:
+            return False
+        return live.row.status == "paused" and not live.row.worker
 
     def _drop(self, worker: str, copy: CopyReport, now: float) -> None:
         if self._said_at.setdefault((worker, copy.session, copy.epoch), now) == now:

@@ -19,8 +19,9 @@ from services.placement.carry_out import Context, Order, Resuming
 from services.placement.facts import RefusedLater, Watched
 from services.placement.live import Live
 from services.placement.lookout import Lookout, Seen
+from services.placement.moves import Wanted
 from services.placement.phases import timed
-from services.placement.policies.view import Decision, Memory, Move, Place, Waiting
+from services.placement.policies.view import Decision, Memory, Move, Waiting
 from shared.bus import BusAway, Refused
 from shared.contracts.fleet import PhaseTime
 from shared.decision_log import Decided
@@ -165,14 +166,14 @@ class Ticks:
             if live.row.status != "paused" or live.resuming is Watched:  # which is noticed again if need be
                 live.resuming = None
         begun = {move.session for move in order.moves if self._begin(move, seen.lives[move.session], name)}
-        handed_over = {
-            act.session for act in order.hand_overs if self._resume_at(act, from_where, seen, name)
-        }
-        return _Done(begun | handed_over | {change.row.id for change in changed}, handed_over)
-
-    def _resume_at(self, act: Place, from_where: Mapping[str, str], seen: Seen, name: str) -> bool:
-        live, home = seen.lives[act.session], from_where[act.session]
-        return self._placement.resumes.begin(live, home, act.worker, name)
+        epochs = {change.row.id: change.row.given_epoch for change in changed}
+        handed = {act.session for act in order.hand_overs if act.session in epochs}
+        for act in order.hand_overs:
+            if act.session in handed:
+                home, epoch = from_where[act.session], epochs[act.session]
+                to_there = Wanted(act.worker, decision=name, home=home, target_epoch=epoch)
+                self._placement.resumes.begin(seen.lives[act.session], to_there)
+        return _Done(begun | epochs.keys(), handed)
 
     @contextlib.contextmanager
     def _coming(self, order: Order, seen: Seen) -> Iterator[None]:

@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 16
 """Of those under way or waiting for their turn: one at a time leaves a worker, and one comes to it."""
-_TURN_WITHIN_S = 5.0
 _BACK_OFF_S = (2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 _BUSY_AGAIN_S = 0.5
 _NEVER = frozenset({"incompatible"})
@@ -87,8 +86,7 @@ class Transfers:
     async def _move(self, live: Live, target: str, decision: str) -> str:
         """As in `SessionMoved`, or "busy": later, "never": not to there."""
         try:
-            wanted = Wanted(target, _TURN_WITHIN_S, decision)
-            run = await self._placement.mover.hand_over(live, wanted)
+            run = await self._placement.mover.hand_over(live, Wanted(target, decision=decision))
             moved = await run.answered()
         except Refused as refused:
             logger.info("not moved: %s", refused, extra={"session": live.row.id, "worker": live.row.worker})
