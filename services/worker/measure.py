@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from services.worker import encode
 from services.worker.curve import MIN_GAIN, Curve, Pace
-from services.worker.models.protocol import ModelSpec, Rung, State
+from services.worker.models.in_pieces import at_once
+from services.worker.models.protocol import ModelSpec, PastChunk, Rung, State
 from services.worker.runner import Runner
 from shared.contracts.fleet import LatencyPoint
 
@@ -55,7 +56,8 @@ def measure(runner: Runner, settings: encode.EncodeSettings, max_rows: int) -> M
     """
     deadline = time.monotonic() + _MEASURE_DEADLINE_S
     state = runner.open(seed=0, prompt="", first_chunk=0)
-    _fill_window(runner, state, settings, deadline)
+    past = _fill_window(runner, state, settings, deadline)
+    _rebuild(runner, past, deadline)
     paces: dict[str, Pace] = {}
     for kind in dict.fromkeys(map(kind_of, runner.spec.rungs)):
         alike = [rung for rung in runner.spec.rungs if kind_of(rung) == kind]
@@ -90,12 +92,32 @@ def chunk_duration_s(spec: ModelSpec) -> float:
     return spec.chunk_frames / spec.fps
 
 
-def _fill_window(runner: Runner, state: State, settings: encode.EncodeSettings, deadline: float) -> None:
-    """Of the longest rung: chunks are cheaper before. A very slow device makes fewer."""
-    latent_frames = max(rung.window_latent_frames for rung in runner.spec.rungs)
-    for _ in range(math.ceil(latent_frames / runner.spec.latent_frames_per_chunk)):
+def _fill_window(
+    runner: Runner, state: State, settings: encode.EncodeSettings, deadline: float
+) -> list[PastChunk]:
+    """Of the longest rung: chunks are cheaper before. A very slow device makes fewer. Returns what such a
+    state can be rebuilt from.
+    """
+    spec, past = runner.spec, list[PastChunk]()
+    latent_frames = max(rung.window_latent_frames for rung in spec.rungs)
+    for _ in range(math.ceil(latent_frames / spec.latent_frames_per_chunk)):
         if time.monotonic() < deadline:
-            _one_chunk(runner, state, runner.spec.rungs[0], settings)
+            _one_chunk(runner, state, spec.rungs[0], settings)
+            past += [runner.latents(state)] if spec.recent_chunks else []
+    recent = max(0, len(past) - spec.recent_chunks)
+    return [*past[: min(spec.sink_chunks, recent)], *past[recent:]]
+
+
+def _rebuild(runner: Runner, past: Sequence[PastChunk], deadline: float) -> None:
+    """So that the first state that is lost takes no longer than the next ones. Where there is a place for
+    it; whatever is wrong shows when one is.
+    """
+    if not past or runner.spec.slots == 1 or time.monotonic() >= deadline:
+        return
+    try:
+        at_once(runner.rebuild_in_pieces(0, "", past))
+    except Exception as error:  # noqa: BLE001 a model may raise anything
+        logger.warning("lost states can't be rebuilt: %s", error)
 
 
 def _alone(

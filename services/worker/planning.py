@@ -10,7 +10,7 @@ from services.worker import expecting
 from services.worker.again import APPEND_S
 from services.worker.copies import Copy
 from services.worker.crossings import Crossings
-from services.worker.errands import Errands
+from services.worker.errands import Errands, Later
 from services.worker.making import Making
 from services.worker.orders import Order
 from services.worker.plan_batch import Candidate, may_begin, plan_batch
@@ -72,6 +72,14 @@ class Planning:
             self._wait(_SOON_S if any(map(self.states.coming, copies.values())) else _LOOK_AGAIN_S)
         self.restarting.say_until_when(candidates, self.chunks, chosen)
         return Plan([self._order(copy) for copy in chosen])
+
+    def has_time(self, seconds: float) -> bool:
+        """Whether nothing is under way, and whatever may begin is in time though that is so much later."""
+        with self.roster.changed:
+            if self.chunks or self.preparing.job is not None:
+                return False
+            candidates = [self._candidate(copy, None) for copy in self.roster.copies()]
+            return self._can_wait(candidates, seconds, time.monotonic())
 
     def _order(self, copy: Copy) -> Order:
         chunk = self.chunks.get(copy)
@@ -136,3 +144,13 @@ class Planning:
         placed = chunk is not None or states.has_place(copy) or states.shelf.room() > 0
         waiting = not placed or states.coming(copy) or states.outdated(copy)
         return candidate._replace(held=True) if waiting else candidate
+
+
+class Quiet(Later[bool]):
+    """An errand that is done once the device may stand still for so long."""
+
+    def __init__(self, planning: Planning, seconds: float) -> None:
+        self._planning, self._seconds = planning, seconds
+
+    def poll(self) -> bool | None:
+        return self._planning.has_time(self._seconds) or None

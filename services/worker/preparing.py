@@ -104,8 +104,8 @@ class Preparing:
 
     def _begin_rebuild(self, order: Order) -> None:
         copy = order.copy
-        self.states.claim(copy)
         pieces = self.runner.rebuild_in_pieces(order.seed, order.prompt, order.past)
+        self.states.claim(copy)
         told = (order.index, order.prompt, order.rung, order.text, len(order.past))
         self._begin(Job(copy, order.generation, *told, pieces))
 

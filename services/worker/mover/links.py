@@ -7,7 +7,7 @@ import logging
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -180,15 +180,21 @@ class Links:
         for pairs in self._pairs.values():
             pairs.abort(peer)
 
-    async def keep_forgetting_lost(self) -> None:
-        """Until it is cancelled, before `close`. Who takes an ended worker's GPU needs all its memory."""
+    async def keep_forgetting_lost(self, quiet: Callable[[], Awaitable[None]]) -> None:
+        """Until it is cancelled, before `close`. Who takes an ended worker's GPU needs all its memory. To let
+        go of tens of gigabytes may stop this worker's own GPU meanwhile: `quiet` waits for a moment for that.
+        """
         while True:
             await asyncio.sleep(_LOST_EVERY_S)
-            await self.forget_lost()
+            if any(pairs.has_lost() for pairs in self._pairs.values()):
+                await quiet()
+                await self.forget_lost()
 
     async def forget_lost(self) -> None:
+        started = time.perf_counter()
         for pairs in self._pairs.values():
             await asyncio.wrap_future(self._openers.submit(pairs.forget_lost))
+        logger.info("links to workers that are gone were closed in %.3f s", time.perf_counter() - started)
 
     def close(self) -> None:
         for pairs in self._pairs.values():

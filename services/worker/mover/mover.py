@@ -63,7 +63,8 @@ class Mover:
             await bus.serve(STAGE, self._stage, **at),
             await bus.subscribe(CALL_OFF, self._call_off, **at),
         ]
-        self._forgetting = asyncio.create_task(self.port.links.keep_forgetting_lost(), name="lost links")
+        forgetting = self.port.links.keep_forgetting_lost(self.port.quiet)
+        self._forgetting = asyncio.create_task(forgetting, name="lost links")
 
     async def close(self) -> None:
         """Give up what is under way: the other sides go on without this worker."""

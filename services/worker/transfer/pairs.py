@@ -27,6 +27,7 @@ class Pairs:
         self._limit = limit
         self._idle: OrderedDict[str, Link] = OrderedDict()
         self._used: dict[str, Link] = {}
+        self._lost: list[Link] = []
         self._opening = ""
         self._closed = False
         self._changed = threading.Condition()
@@ -68,7 +69,7 @@ class Pairs:
 
     @contextlib.contextmanager
     def use(self, peer: str, deadline_at: float) -> Iterator[Link]:
-        """The open link to `peer`, for this caller alone. A lost one is closed afterwards. Waits for a link
+        """The open link to `peer`, for this caller alone. A lost one is never used again. Waits for a link
         that is just being opened, never for another user: two workers that waited for each other's link would
         wait for ever.
         """
@@ -96,17 +97,24 @@ class Pairs:
         if link is not None:
             link.abort()
 
-    def forget_lost(self) -> None:
-        """Closes idle links whose peer is gone: some hold memory of its GPU, which nobody gets until then.
-        Not where links open alone: those hold little, and close when another is opened.
-        """
-        if self._transport.opens_alone:
-            return
+    def has_lost(self) -> bool:
+        """Whether `forget_lost` would close any."""
         with self._changed:
-            lost = [peer for peer, link in self._idle.items() if not link.healthy()]
-            links = [self._idle.pop(peer) for peer in lost]
+            return bool(self._lost or self._lost_idle())
+
+    def forget_lost(self) -> None:
+        """Closes links that are lost: some hold memory of their peer's GPU, which nobody gets until then. Not
+        where links open alone: those hold little, and close when they are given back or another is opened.
+        """
+        with self._changed:
+            links, self._lost = self._lost + [self._idle.pop(peer) for peer in self._lost_idle()], []
         for link in links:
             link.close()
+
+    def _lost_idle(self) -> list[str]:
+        if self._transport.opens_alone:
+            return []
+        return [peer for peer, link in self._idle.items() if not link.healthy()]
 
     def close(self) -> None:
         """Idle links are closed, used ones aborted: their users close them."""
@@ -116,6 +124,8 @@ class Pairs:
                 link.abort()
             while self._idle:
                 self._idle.popitem()[1].close()
+            while self._lost:
+                self._lost.pop().close()
 
     def _hinders(self, peer: str) -> bool:
         return bool(self._opening) and (self._transport.opens_alone or self._opening == peer)
@@ -139,8 +149,10 @@ class Pairs:
             del self._used[peer]
             if link.healthy() and not self._closed:
                 self._idle[peer] = link
-            else:
+            elif self._closed or self._transport.opens_alone:
                 link.close()
+            else:
+                self._lost.append(link)
             self._changed.notify_all()
 
 

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from services.worker.main import EXIT_USAGE, main
+from services.worker.mover import links as links_module
 from services.worker.mover.links import Links, Transfer, transports_of
 from services.worker.transfer.choose import BEST_FIRST, choose_transport, kind_of, wished
 from services.worker.transfer.ipc import IpcTransport
-from services.worker.transfer.link import LinkRefused
+from services.worker.transfer.link import LinkLost, LinkRefused
 from services.worker.transfer.manifest import tag_of
 from services.worker.transfer.tcp import TcpTransport
 from shared.bus import Refused
 from shared.contracts.moves import LinkOpening, OpenLink
+from tests.fixtures.waiting import until
 from tests.unit.worker.transfer.lent_files import Files
 from tests.unit.worker.transfer.peer import HOST, ME, PEER, soon
 
@@ -91,6 +93,36 @@ async def test_memory_of_a_peer_that_is_gone_is_let_go(tmp_path: Path) -> None:
         await theirs.forget_lost()
         assert not files[PEER].mapped
     finally:
+        wire.close()
+
+
+async def test_memory_of_a_peer_that_is_lost_in_a_move_is_let_go_in_a_quiet_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "_LOST_EVERY_S", 0.001)
+    wire, files = Wire(), {ME: Files(tmp_path), PEER: Files(tmp_path)}
+    mine, theirs = wire.add(ME, files[ME]), wire.add(PEER, files[PEER])
+    asked, moment = asyncio.Event(), asyncio.Event()
+
+    async def quiet() -> None:
+        asked.set()
+        await moment.wait()
+
+    assert await mine.open_best(PEER, theirs.names, 40) == "ipc-here"
+    assert await sent(wire, "ipc-here", files) == [1, 2, 3]
+    forgetting = asyncio.create_task(theirs.keep_forgetting_lost(quiet))
+    try:
+        arriving = theirs.receive(ME, "ipc-here", Transfer([files[PEER].blank(3)], TAG, soon(), lambda: None))
+        mine.close()
+        with pytest.raises(LinkLost):
+            await arriving
+        async with asyncio.timeout(40):
+            await asked.wait()
+        assert files[PEER].mapped
+        moment.set()
+        await until(lambda: not files[PEER].mapped, "its memory let go")
+    finally:
+        forgetting.cancel()
         wire.close()
 
 

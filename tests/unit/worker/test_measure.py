@@ -1,6 +1,12 @@
+from collections.abc import Sequence
+
+import pytest
+
 from services.worker import runner
 from services.worker.encode import EncodeSettings
 from services.worker.measure import chunk_duration_s, measure
+from services.worker.models.in_pieces import InPieces
+from services.worker.models.protocol import PastChunk
 from tests.fixtures.tiny_model import State, TinyModel
 
 
@@ -25,6 +31,31 @@ def test_measures_every_rung_alone_and_together() -> None:
     assert [pace.forwards for pace in measured.paces.values()] == [2, 1]
     assert measured.default.encode_s > 0
     assert set(measured.curves()) == {"", "tiny-default", "tiny-fast"}
+
+
+class Remembers(TinyModel):
+    """From what it was rebuilt."""
+
+    def __init__(self) -> None:
+        self.past: list[int] = []
+
+    def rebuild_in_pieces(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> InPieces[State]:
+        self.past = [chunk.index for chunk in past]
+        return super().rebuild_in_pieces(seed=seed, prompt=prompt, past=past)
+
+
+class Forgets(Remembers):
+    def rebuild_in_pieces(self, *, seed: int, prompt: str, past: Sequence[PastChunk]) -> InPieces[State]:
+        super().rebuild_in_pieces(seed=seed, prompt=prompt, past=past)
+        raise RuntimeError("of no use")
+
+
+@pytest.mark.parametrize("kind", [Remembers, Forgets])
+def test_a_state_is_rebuilt_before_the_first_one_is_lost_and_that_may_fail(kind: type[Remembers]) -> None:
+    model = kind()
+    measured = measure(runner.Runner(model, "cpu"), EncodeSettings(), max_rows=1)
+    assert model.past == [0, 1, 2, 3]
+    assert measured.default.forwards == 2
 
 
 def test_a_device_with_room_for_one_session_is_measured_with_one() -> None:
