@@ -27,6 +27,10 @@ _FOR_WORST = (
     *((0.5, 4.0, z) for z in (0.0, 0.5, 1.5)),
 )
 """(fill, hold_boots, z): what lowers the worst latency, which is low only while nearly everybody is alone."""
+_AS_THEIRS = (*((fill, hold) for fill in (0.9, 0.8, 0.7, 0.6, 0.5) for hold in (1.0, 4.0)), (0.75, 4.0))
+"""(fill, hold_boots): our placement on fleets sized without a forecast, by head-room, as theirs are."""
+_SHARING = {"share_s": SHARE_S, "settle_s": 0.0}
+"""Called "sharing" in the tables."""
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -44,8 +48,9 @@ class Case(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        words = " ".join(f"{name}={value}" for name, value in self.settings.items())
-        return self.label or f"{self.policy} {words}".strip()
+        sharing = self.settings.items() >= _SHARING.items()
+        words = " ".join(f"{k}={v}" for k, v in self.settings.items() if not sharing or k not in _SHARING)
+        return self.label or f"{self.policy} {words}{', sharing' if sharing else ''}".strip()
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -80,11 +85,14 @@ def _boot() -> Iterator[Case]:
             yield Case("boot", "paper", {"rho": rho, "hold_s": hold_s})
     for target in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
         yield Case("boot", "hpa", {"target": target})
-    for z in (0.0, 0.5, 1.0, 2.0, 3.0, DEFAULT_Z, 5.0, 6.0, 8.0):
+    for z in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, DEFAULT_Z, 4.5, 5.0, 6.0, 8.0):
         yield Case("boot", "turboserve", {"z": z})
     for fill, hold_boots, z in _FOR_WORST:
         sized = {"z": z, "fill": fill, "hold_boots": hold_boots}
-        yield Case("boot", "turboserve", {**sized, "share_s": SHARE_S, "settle_s": 0.0})
+        yield Case("boot", "turboserve", {**sized, **_SHARING})
+    for fill, hold_boots in _AS_THEIRS:
+        sized = {"forecast": False, "fill": fill, "hold_boots": hold_boots, "hold_spells": 0.0}
+        yield Case("boot", "turboserve", {**sized, **_SHARING})
 
 
 def _ablations() -> Iterator[Case]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.bound import bound
 from bench.policies import cadence, targets
-from bench.policies.cases import BOOT_S, CAPACITY, DEFAULT_Z, Run
+from bench.policies.cases import BOOT_S, CAPACITY, DEFAULT_Z, SHARE_S, Run
 from bench.policies.measures import (
     Value,
     beyond,
@@ -130,7 +130,9 @@ def _boot(runs: Sequence[Run]) -> str:
     ]
     return (
         "\n## Boot time 30 s\n\nBeyond capacity, %, queued and refused counted. The last row: what no policy "
-        "without foresight can serve, since nothing that is ordered is ready within the first boot time:\n\n"
+        "without foresight can serve, since nothing that is ordered is ready within the first boot time. "
+        f"“Sharing”: `share_s` {SHARE_S:g} and `settle_s` 0, for the worst latency's sake; all else of "
+        "ours queues.\n\n"
         + table("policy", shown, beyond, ".2f", {"unavoidable at the start": _at_start})
         + "\nGPU-seconds against the bound's:\n\n"
         + table("policy", shown, ratio_to_bound, ".2f")
