@@ -141,7 +141,8 @@ class Planning:
         candidate, states = self.roster.candidate(copy, stepping, shown=shown), self.states
         if chunk is not None and (chunk.parked or not chunk.steps_left):
             return candidate._replace(stepping=False, held=True)
-        placed = chunk is not None or states.has_place(copy) or states.shelf.room() > 0
+        placed = chunk is not None or states.has_place(copy) or copy is states.shelf.preparing
+        placed = placed or states.shelf.room() > 0
         waiting = not placed or states.coming(copy) or states.outdated(copy)
         return candidate._replace(held=True) if waiting else candidate
 

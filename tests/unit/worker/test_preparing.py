@@ -8,7 +8,9 @@ import pytest
 
 from services.worker import yielding
 from services.worker.copies import Copy
+from services.worker.curve import Curve
 from services.worker.models.protocol import PastChunk, Rung, State
+from services.worker.planning import Quiet
 from services.worker.runner import Runner
 from tests.fixtures.worker_wire import next_own, steered
 from tests.unit.worker.late import SlotModel
@@ -93,6 +95,47 @@ def rebuilt(*, beside: bool) -> list[bytes]:
 
 def test_others_are_stepped_between_the_pieces_of_a_rebuild_and_it_comes_out_the_same() -> None:
     assert rebuilt(beside=True) == rebuilt(beside=False)
+
+
+def test_a_rebuild_goes_on_though_all_other_places_have_a_chunk_under_way() -> None:
+    model, told = Divided(2), list[str]()
+    with running(Runner(model, "cpu"), hot=2, host=0) as bench:
+        bench.roster._chunk_duration_s = FAR / 2
+        bench.engine.restarting.costs.curves = {"": Curve("all", ((1, 1.0),))}
+        other, (copy, past) = bench.open(0), lost(bench)
+        launch = bench.engine.runner.launch
+
+        def launched(states: list[Any]) -> Any:
+            if not told:
+                found(bench, copy, past)
+            told.append("step")
+            return launch(states)
+
+        model.at_piece = lambda _: told.append("piece")
+        bench.engine.runner.launch = launched  # type: ignore[method-assign]
+        bench.roster.grant(other, -2)
+        bench.until(lambda: (other.next_append, copy.next_append) == (1, 5))
+    assert told == ["step", *["piece"] * len(past), *["step"] * 3], "its chunk is needed first"
+
+
+def test_the_device_stands_still_only_while_nobody_needs_it() -> None:
+    model, still = Divided(2), list[Any]()
+    with running(Runner(model, "cpu"), hot=2, host=0) as bench:
+        bench.roster._chunk_duration_s = FAR / 2
+        errands, planning = bench.engine.errands, bench.engine.planning
+        copy, launch = bench.open(0), bench.engine.runner.launch
+        assert errands.put(lambda: Quiet(planning, FAR)).result(WAIT_S)
+
+        def launched(states: list[Any]) -> Any:
+            still.append(errands.put(lambda: Quiet(planning, 0.0)))
+            still.append(errands.put(lambda: [answer.done() for answer in still]))
+            return launch(states)
+
+        bench.engine.runner.launch = launched  # type: ignore[method-assign]
+        bench.roster.grant(copy, -2)
+        bench.until(lambda: copy.next_append == 1)
+        assert still[0].result(WAIT_S)
+        assert still[1].result(WAIT_S) == [False, False], "its chunk is under way"
 
 
 def test_who_leaves_in_the_midst_of_a_rebuild_leaves_a_free_place() -> None:
