@@ -57,7 +57,7 @@ class Planning:
             self.restarting.say_until_when(candidates, self.chunks, (), wait_s)
             self._wait(wait_s)
             return Plan([])
-        free = [c._replace(held=True) if self.preparing.holds(copies[c.key]) else c for c in candidates]
+        free = [c._replace(held=True) if self.preparing.holds(copies[c.key], c) else c for c in candidates]
         if not stopping and self._piece_is_next(candidates, free, now):
             self.restarting.say_until_when(candidates, self.chunks, ())
             return Plan([], piece=True)

@@ -82,19 +82,32 @@ class Preparing:
         lost = bool(order.past) and copy not in self.states.shelf.kept
         if not lost and not self._lacks(copy, order.prompt, order.index):
             return False
-        if self.job is None:
-            if lost:
-                self._begin_rebuild(order)
-            else:
-                self.take_prompt(copy, order.prompt, order.rung, order.text, order.index)
+        if self.job is not None:
+            return lost or self._has_time(self.job, order.rung, order.needed_at)
+        if lost:
+            self._begin_rebuild(order)
+        else:
+            self.take_prompt(copy, order.prompt, order.rung, order.text, order.index)
         return True
 
-    def holds(self, copy: Copy) -> bool:
-        if self.job is None:
+    def holds(self, copy: Copy, waiting: Candidate) -> bool:
+        """`waiting`: the copy as planning sees it."""
+        if self.job is None or waiting.stepping:
             return False
         if copy is self.job.copy or (copy.past and copy not in self.states.shelf.kept):
             return True
-        return self._lacks(copy, _prompt(copy), copy.next_chunk)
+        lacks = self._lacks(copy, _prompt(copy), copy.next_chunk)
+        return lacks and self._has_time(self.job, waiting.rung, waiting.needed_at)
+
+    def _has_time(self, job: Job, rung: str, needed_at: float) -> bool:
+        """Whether a prompt that is taken after the job is taken in time. Else it is its chunk's own."""
+        costs = self.costs
+        own_s = costs.again_s(rung) + costs.after_s + APPEND_S
+        return time.monotonic() + self._rest_s(job) + own_s <= needed_at
+
+    def _rest_s(self, job: Job) -> float:
+        whole_s = self.costs.rebuild_s(job.rung) if job.past else self.costs.prompt_s(job.rung)
+        return max(0.0, whole_s - job.spent_s)
 
     def _lacks(self, copy: Copy, prompt: str, index: int) -> bool:
         """Whether its prompt is to be taken before that chunk begins. Once given up it is the chunk's own."""
@@ -127,8 +140,7 @@ class Preparing:
         """
         job, costs = self.job, self.costs
         assert job is not None
-        whole_s = costs.rebuild_s(job.rung) if job.past else costs.prompt_s(job.rung)
-        rest_s = max(0.0, whole_s - job.spent_s) + costs.chunk_s(job.rung)
+        rest_s = self._rest_s(job) + costs.chunk_s(job.rung)
         put_off_s = job.put_off_s + time.perf_counter() - job.rested_at
         mine = None if waiting is None else Work(waiting.needed_at, waiting.key, rest_s)
         return piece_first(mine, others, put_off_s, now, costs.after_s + APPEND_S)

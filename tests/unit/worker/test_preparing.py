@@ -118,6 +118,38 @@ def test_a_rebuild_goes_on_though_all_other_places_have_a_chunk_under_way() -> N
     assert told == ["step", *["piece"] * len(past), *["step"] * 3], "its chunk is needed first"
 
 
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_prompt_waits_for_the_end_of_a_rebuild_unless_its_chunk_would_be_late(in_time: bool) -> None:
+    """Then it is the chunk's own, which is no longer than it was before there were pieces."""
+    model, told = Divided(2), list[str]()
+    with running(Runner(model, "cpu"), hot=2, host=0) as bench:
+        bench.roster._chunk_duration_s = 2 * FAR
+        bench.engine.restarting.costs.curves = {"": Curve("all", ((1, 1.0),))}
+        bench.engine.restarting.costs.learn_rebuild(FAR if in_time else 3 * FAR)
+        made, other = _versions(bench), bench.open(1)
+        bench.until(lambda: other.next_append == 1)
+        copy, past = lost(bench)
+        launch, white = bench.engine.runner.launch, steered(other.own, "a white ball")
+
+        def at_piece(number: int) -> None:
+            told.append("piece")
+            if number == 1:
+                bench.roster.apply(other, white)
+                bench.roster.grant(other, -1)
+
+        def launched(states: list[Any]) -> Any:
+            told.append("step")
+            return launch(states)
+
+        model.at_piece = at_piece
+        bench.engine.runner.launch = launched  # type: ignore[method-assign]
+        found(bench, copy, past)
+        bench.until(lambda: (other.next_append, copy.next_append) == (2, 5))
+        assert (1, white.inputs_version) in made
+    assert told.count("piece") == len(past) + 4 * in_time
+    assert (told.index("step") > len(past) - 1) == in_time
+
+
 def test_the_device_stands_still_only_while_nobody_needs_it() -> None:
     model, still = Divided(2), list[Any]()
     with running(Runner(model, "cpu"), hot=2, host=0) as bench:
@@ -244,7 +276,7 @@ def test_a_suspend_and_a_resume_need_no_end_of_anothers_step() -> None:
             return step
 
         bench.engine.stepper._step_s[1] = WAIT_S
-        bench.engine.runner.launch = launched  # type: ignore[method-assign]
+        bench.engine.runner.launch = launched  # type: ignore[method-assign, assignment]
         bench.roster.grant(other, 0)
         assert reached.wait(WAIT_S)
         asked = [errands.put(lambda: states.stow(here, "host"), soon=True)]
