@@ -27,10 +27,15 @@ _FOR_WORST = (
     *((0.5, 4.0, z) for z in (0.0, 0.5, 1.5)),
 )
 """(fill, hold_boots, z): what lowers the worst latency, which is low only while nearly everybody is alone."""
-_AS_THEIRS = (*((fill, hold) for fill in (0.9, 0.8, 0.7, 0.6, 0.5) for hold in (1.0, 4.0)), (0.75, 4.0))
+_AS_THEIRS = (
+    *((fill, 4.0) for fill in (0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)),
+    *((fill, 1.0) for fill in (0.9, 0.8, 0.75, 0.7, 0.6, 0.5)),
+)
 """(fill, hold_boots): our placement on fleets sized without a forecast, by head-room, as theirs are."""
 _SHARING = {"share_s": SHARE_S, "settle_s": 0.0}
-"""Called "sharing" in the tables."""
+_SIZED_AS_THEIRS = {"forecast": False, "hold_spells": 0.0, "patience_s": 0.0, **_SHARING}
+_WORDS = {"sized as theirs, sharing": _SIZED_AS_THEIRS, "sharing": _SHARING}
+"""What settings that belong together are called in the tables."""
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -48,9 +53,10 @@ class Case(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        sharing = self.settings.items() >= _SHARING.items()
-        words = " ".join(f"{k}={v}" for k, v in self.settings.items() if not sharing or k not in _SHARING)
-        return self.label or f"{self.policy} {words}{', sharing' if sharing else ''}".strip()
+        able = ((words, told) for words, told in _WORDS.items() if self.settings.items() >= told.items())
+        words, together = next(able, ("", {}))
+        told = [f"{name}={value}" for name, value in self.settings.items() if name not in together]
+        return self.label or " ".join(filter(None, [self.policy, *told, words]))
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -91,8 +97,7 @@ def _boot() -> Iterator[Case]:
         sized = {"z": z, "fill": fill, "hold_boots": hold_boots}
         yield Case("boot", "turboserve", {**sized, **_SHARING})
     for fill, hold_boots in _AS_THEIRS:
-        sized = {"forecast": False, "fill": fill, "hold_boots": hold_boots, "hold_spells": 0.0}
-        yield Case("boot", "turboserve", {**sized, **_SHARING})
+        yield Case("boot", "turboserve", {"fill": fill, "hold_boots": hold_boots, **_SIZED_AS_THEIRS})
 
 
 def _ablations() -> Iterator[Case]:

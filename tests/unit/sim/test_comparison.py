@@ -28,6 +28,6 @@ def test_the_report_has_every_policy_and_plots_that_can_be_read(tmp_path: Path) 
     text = (tmp_path / "policies.md").read_text()
     for policy in ("fixed-rr", "memory-greedy", "ll-resume", "hpa", "paper", "turboserve", "least possible"):
         assert f"| {policy}" in text
-    for plot in ("beyond.svg", "latency.svg"):
+    for plot in ("beyond.svg", "latency.svg", "worst.svg"):
         circles = ElementTree.parse(tmp_path / plot).iter("{http://www.w3.org/2000/svg}circle")
         assert len(list(circles)) >= 4
