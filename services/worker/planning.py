@@ -102,11 +102,11 @@ class Planning:
         )
 
     def _piece_is_next(self, candidates: list[Candidate], free: list[Candidate], now: float) -> bool:
-        """`free`: without those that wait for something long."""
-        job = self.preparing.job
-        if job is None:
+        """`free`: without those that wait for something long, all of which its end lets go on."""
+        if self.preparing.job is None:
             return False
-        waiting = next((c for c in candidates if c.key == job.copy.key and may_begin(c)), None)
+        behind = [c for c, each in zip(candidates, free, strict=True) if each.held and may_begin(c)]
+        waiting = min(behind, key=lambda c: c.needed_at, default=None)
         return self.preparing.is_next(waiting, self.restarting.works(free, self.chunks), now)
 
     def _guests_wait_s(self, candidates: list[Candidate], now: float) -> float:

@@ -135,8 +135,8 @@ class Preparing:
         self.job, self.states.shelf.preparing = job, job.copy
 
     def is_next(self, waiting: Candidate | None, others: Sequence[Work], now: float) -> bool:
-        """Whether its next piece comes before steps of others. `waiting`: its copy, if the chunk that waits
-        for it could begin.
+        """Whether its next piece comes before steps of others. `waiting`: the most urgent copy whose chunk
+        could begin but for the job, which is another's if its own doesn't want one now.
         """
         job, costs = self.job, self.costs
         assert job is not None

@@ -118,6 +118,31 @@ def test_a_rebuild_goes_on_though_all_other_places_have_a_chunk_under_way() -> N
     assert told == ["step", *["piece"] * len(past), *["step"] * 3], "its chunk is needed first"
 
 
+def test_a_rebuild_that_nobody_wants_now_is_as_urgent_as_who_waits_behind_it() -> None:
+    model, told = Divided(3), list[str]()
+    with running(Runner(model, "cpu"), hot=3, host=0) as bench:
+        bench.roster._chunk_duration_s = FAR / 2
+        other, (paused, its), (copy, past) = bench.open(0), lost(bench), lost(bench)
+        launch = bench.engine.runner.launch
+
+        def at_piece(number: int) -> None:
+            told.append("piece")
+            if number == 1:
+                bench.roster.apply(paused, next_own(paused.own, paused=True))
+                found(bench, copy, past)
+                bench.roster.grant(other, -2)
+
+        def launched(states: list[Any]) -> Any:
+            told.append("step")
+            return launch(states)
+
+        model.at_piece = at_piece
+        bench.engine.runner.launch = launched  # type: ignore[method-assign]
+        found(bench, paused, its)
+        bench.until(lambda: (other.next_append, copy.next_append) == (1, 5))
+    assert told.index("step") == len(its)
+
+
 @pytest.mark.parametrize("in_time", [True, False])
 def test_a_prompt_waits_for_the_end_of_a_rebuild_unless_its_chunk_would_be_late(in_time: bool) -> None:
     """Then it is the chunk's own, which is no longer than it was before there were pieces."""
