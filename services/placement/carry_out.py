@@ -44,7 +44,7 @@ class Order(NamedTuple):
 class Context(NamedTuple):
     """`rows`: of the sessions that were seen. `resuming`: paused ones that are to go on, and by whom.
     `incarnations`: of the workers that were seen. `carried`: sessions that the decision places elsewhere than
-    where their state is, and that can be handed over from there.
+    where their state is, and that can be handed over from there. `later`: those for which it is too early.
     """
 
     rows: Mapping[str, SessionRow]
@@ -53,6 +53,7 @@ class Context(NamedTuple):
     floor_rung: str
     decision: str
     carried: Collection[str] = ()
+    later: Collection[str] = ()
 
 
 def order(decided: Decision, context: Context) -> Order:
@@ -63,6 +64,8 @@ def order(decided: Decision, context: Context) -> Order:
     for act in decided.acts:
         if isinstance(act, Move):
             found.moves.append(act)
+        elif isinstance(act, Place) and act.session in context.later:
+            continue
         elif isinstance(act, Place) and act.session in context.carried:
             found.hand_overs.append(act)
             found.events.setdefault(act.session, []).extend(_hand_over(act.session, context))

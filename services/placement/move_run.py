@@ -41,7 +41,7 @@ class Run:
         target: LoadReport,
         phases: list[PhaseTime],
     ) -> None:
-        """`phases`: those it took to come here."""
+        """`phases`: those it took to come here. `ordered`: the source was told to begin."""
         self.move: Move = going.move
         self._placement = placement
         self._live = live
@@ -50,6 +50,7 @@ class Run:
         self._target = target
         self._deadline_at = time.time() + going.since + going.within_s - time.monotonic()
         self._phases = phases
+        self.ordered = False
         self._over: Over | None = None
         self._answer: asyncio.Future[SessionMoved] = asyncio.get_running_loop().create_future()
 
@@ -84,6 +85,7 @@ class Run:
             async with asyncio.timeout(self._left_s()):
                 with timed(self._phases, "reserve"):
                     await voice.ask_reserve(move, self._live.known, self._source.model, self._deadline_at)
+                self.ordered = True
                 with timed(self._phases, "order"):
                     offered, waited_for = self._target.transports, bool(self._going.home)
                     await voice.ask_move_out(move, offered, self._deadline_at, waited_for=waited_for)

@@ -43,8 +43,9 @@ _TURN_WITHIN_S = 5.0
 class Wanted(NamedTuple):
     """`to`: a worker, "": whichever has most room. `turn_s`: for how long it may wait for other moves, at
     each of its workers. `decision`: who wants it, "" for an operator. `home`: who has the state, of a queued
-    session that nobody owns; "": its owner. `until`: when the target must have the state, monotonic; None: in
-    the usual time. `target_epoch`: given already, by the decision that wants it; 0: not yet.
+    session that nobody owns; "": its owner. `until`: when the target must have the state, waiting included,
+    monotonic; None: in the usual time. `target_epoch`: given already, by the decision that wants it; 0: not
+    yet.
     """
 
     to: str
@@ -53,6 +54,10 @@ class Wanted(NamedTuple):
     home: str = ""
     until: float | None = None
     target_epoch: int = 0
+
+    def left_s(self) -> float:
+        """For how long it may wait for a turn from now on."""
+        return self.turn_s if self.until is None else min(self.turn_s, self.until - time.monotonic())
 
 
 def _as_owned(row: SessionRow, home: str) -> SessionRow:
@@ -101,11 +106,11 @@ class Mover:
         with self._claim(live):
             async with contextlib.AsyncExitStack() as turns:
                 source = wanted.home or live.row.worker
-                await turns.enter_async_context(self._turn(f"from {source}", wanted.turn_s))
+                await turns.enter_async_context(self.turn(f"from {source}", wanted.left_s()))
                 target = self._target(live, wanted)
-                await turns.enter_async_context(self._turn(f"to {target}", wanted.turn_s))
+                await turns.enter_async_context(self.turn(f"to {target}", wanted.left_s()))
                 both = " and ".join(sorted((source, target)))
-                await turns.enter_async_context(self._turn(f"between {both}", wanted.turn_s))
+                await turns.enter_async_context(self.turn(f"between {both}", wanted.left_s()))
                 wanted = wanted._replace(to=target)
                 self._target(live, wanted)
                 return await self._handed_over(live, wanted)
@@ -135,7 +140,7 @@ class Mover:
             self._claimed.discard(live.row.id)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, where: str, turn_s: float) -> AsyncIterator[None]:
+    async def turn(self, where: str, turn_s: float) -> AsyncIterator[None]:
         """First come, first served. Raises `Refused` if it takes too long."""
         lock = self._turns.setdefault(where, asyncio.Lock())
         try:

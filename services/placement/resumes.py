@@ -1,6 +1,7 @@
 """Sessions that are resumed elsewhere than where their state is: it is brought there, and they go on.
 
-A few at once, each for a short time. Whatever fails is told to the policy: it places the session again, at
+A suspended state first comes to its home's device, one at a time, while other moves have the links. A few at
+once, each for a short time. Whatever fails is told to the policy: it places the session again, at
 home if there is room, else without its state, which is rebuilt.
 """
 
@@ -19,9 +20,10 @@ from services.placement import homes, metrics
 from services.placement.live import Live, in_trace_of
 from services.placement.lookout import Seen
 from services.placement.moves import BUSY, Wanted
+from services.placement.phases import timed
 from services.placement.policies.view import Decision, Place
 from services.placement.sessions import Changed
-from shared.bus import Refused
+from shared.bus import BusAway, NoAnswer, Refused
 from shared.contracts.fleet import LoadReport, PhaseTime
 from shared.store.rows import SessionRow
 
@@ -37,13 +39,23 @@ _REBUILD_S = 0.5
 
 
 class Carried(NamedTuple):
-    """`outcome` as in `SessionMoved`, so far, or "busy": its turn didn't come, or "refused": it may not be.
-    `phases`: what it took, in order. `fetched_s`: what of it would have been needed at home as well.
+    """`outcome` as in `SessionMoved`, so far, or "busy": its turn didn't come, "refused": it may not be, or
+    not to there, "unwanted": it ended meanwhile. `phases`: what it took, in order. `fetched_s`: what of it
+    would have been needed at home as well.
     """
 
     outcome: str
     phases: list[PhaseTime]
     fetched_s: float = 0.0
+
+
+class Sources(NamedTuple):
+    """`homes`: from where sessions that a decision places elsewhere are handed over. `later`: those that
+    could be too, but are too many: they are left to the next decision, which sees that.
+    """
+
+    homes: dict[str, str]
+    later: frozenset[str] = frozenset()
 
 
 class Resumes:
@@ -64,18 +76,18 @@ class Resumes:
         """Workers that just failed to give away a session."""
         return frozenset(home for home, until in self._homes_later.items() if until > now)
 
-    def homes(self, decision: Decision, seen: Seen) -> dict[str, str]:
-        """Of the sessions that it places elsewhere, and which can be handed over there: from where."""
+    def sources(self, decision: Decision, seen: Seen) -> Sources:
         targets = {act.session: act.worker for act in decision.acts if isinstance(act, Place)}
         if not targets:
-            return {}
+            return Sources({})
         now, found = time.monotonic(), dict[str, str]()
         reports = {report.worker: report for report in self._placement.reports()}
         for one in seen.view.sessions:
             target = targets.get(one.session, one.home)
             if target != one.home and self._from(seen.lives[one.session], one.home, target, reports, now):
                 found[one.session] = one.home
-        return dict(list(found.items())[: MAX_AT_ONCE - len(self._tasks)])
+        first = dict(list(found.items())[: MAX_AT_ONCE - len(self._tasks)])
+        return Sources(first, frozenset(found.keys() - first.keys()))
 
     def _from(
         self, live: Live, home: str, target: str, reports: Mapping[str, LoadReport], now: float
@@ -108,12 +120,12 @@ class Resumes:
         try:
             with in_trace_of(live):
                 within_s = self._placement.settings.resume_s
-                wanted = wanted._replace(turn_s=within_s, until=began_at + within_s)
-                run = await self._placement.mover.hand_over(live, wanted)
-                carried = Carried(run.outcome, run.phases, run.fetched_s)
+                carried = await self._carried(live, wanted._replace(until=began_at + within_s))
         except Refused as refused:
             carried = Carried("busy" if refused.refusal.code in BUSY else "refused", [])
             logger.info("not handed over: %s", refused, extra={"session": session, "worker": home})
+        except (NoAnswer, BusAway) as error:
+            logger.info("not handed over: %s", error, extra={"session": session, "worker": home})
         except Exception:
             logger.exception("a hand-over failed", extra={"session": session, "worker": home})
         finally:
@@ -123,19 +135,48 @@ class Resumes:
             self._placement.ticks.stir()
         return carried
 
+    async def _carried(self, live: Live, wanted: Wanted) -> Carried:
+        """Raises `Refused`, `NoAnswer` or `BusAway`."""
+        phases: list[PhaseTime] = []
+        fetched_s = await self._fetched_s(live, wanted, phases)
+        run = await self._placement.mover.hand_over(live, wanted)
+        outcome = run.outcome
+        if live.row.ended:
+            outcome = "unwanted"
+        elif outcome == "stayed" and not run.ordered:  # by its target's fault
+            outcome = "refused"
+        return Carried(outcome, [*phases, *run.phases], fetched_s + run.fetched_s)
+
+    async def _fetched_s(self, live: Live, wanted: Wanted, phases: list[PhaseTime]) -> float:
+        """How long a suspended state took to its home's device, its turn not included. 0: it is there. Raises
+        as `_carried` does.
+        """
+        placement, home = self._placement, wanted.home
+        copy = placement.fleet.copy(home, live.row.id)
+        if copy is None or copy.tier != "host":
+            return 0.0
+        with timed(phases, "fetch"):
+            async with placement.mover.turn(f"at {home}", wanted.left_s()):
+                began_at = time.monotonic()
+                within_s = min(placement.settings.command_timeout_s, wanted.left_s())
+                await placement.voice.ask_stow(homes.owned_by(live.row, home), "device", within_s)
+                return time.monotonic() - began_at
+
     def _note(self, session: str, home: str, carried: Carried, took_s: float) -> None:
-        tally, outcome = self._placement.sessions.tally, carried.outcome
+        tally, outcome, now_s = self._placement.sessions.tally, carried.outcome, time.monotonic()
         if outcome == "moved":
             metrics.resumes.labels("handed_over").inc()
             metrics.resume_hand_over_s.observe(took_s)
-            tally.went_away(max(0.0, took_s - carried.fetched_s))
+            tally.went_away(max(0.0, took_s - carried.fetched_s), now_s)
+            return
+        if outcome == "unwanted":
             return
         if outcome != "refused":
-            tally.went_away(took_s + _REBUILD_S)
+            tally.went_away(took_s + _REBUILD_S, now_s)
         if outcome == "placed":
             metrics.resumes.labels("rebuilt").inc()
             return
-        until = time.monotonic() + _BACK_OFF_S
+        until = now_s + _BACK_OFF_S
         self._sessions_later[session] = until
         if outcome == "stayed":
             self._homes_later[home] = until

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import structs
 
 from shared.contracts.fleet import SessionCounts
@@ -14,6 +16,8 @@ _PRIOR_PAUSE_S = 0.1
 _PRIOR_AWAY_S = 0.1
 _MOST_AWAY = 32
 """So many of the last hand-overs count, about: links and loads change."""
+_AWAY_FORGOTTEN_S = 60.0
+"""What they cost beyond the prior counts less and less: who stays at home for it would never learn better."""
 
 
 def wants_chunks(row: SessionRow) -> bool:
@@ -22,9 +26,7 @@ def wants_chunks(row: SessionRow) -> bool:
 
 
 class Tally:
-    """Since this process leads. An active spell ends with a pause or the session's end. `away_s`: how much
-    longer than at home it takes to resume a session where it is handed over to, on average lately.
-    """
+    """Since this process leads. An active spell ends with a pause or the session's end."""
 
     def __init__(self) -> None:
         self.counts = SessionCounts()
@@ -32,7 +34,8 @@ class Tally:
         self._spells_s = 0.0
         self._moves = 0
         self._pauses_s = 0.0
-        self.away_s = _PRIOR_AWAY_S
+        self._away_s = _PRIOR_AWAY_S
+        self._away_at_s = 0.0
         self._handed_over = _PRIOR_MOVES
 
     def opened(self) -> None:
@@ -53,10 +56,18 @@ class Tally:
         self._moves += 1
         self._pauses_s += pause_s
 
-    def went_away(self, took_s: float) -> None:
+    def went_away(self, took_s: float, now_s: float) -> None:
         """One was handed over to where it was resumed, or that was tried in vain."""
         self._handed_over = min(self._handed_over + 1, _MOST_AWAY)
-        self.away_s += (took_s - self.away_s) / self._handed_over
+        known_s = self.away_s(now_s)
+        self._away_s, self._away_at_s = known_s + (took_s - known_s) / self._handed_over, now_s
+
+    def away_s(self, now_s: float) -> float:
+        """How much longer than at home it takes to resume a session where it is handed over to, on average
+        lately.
+        """
+        fades = math.exp(-max(0.0, now_s - self._away_at_s) / _AWAY_FORGOTTEN_S)
+        return self._away_s + max(0.0, self._away_s - _PRIOR_AWAY_S) * (fades - 1.0)
 
     def spell_s(self, running_s: float) -> float:
         """How long active spells last on average. `running_s`: all those that have not ended, together."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from services.placement import carry_out, metrics
@@ -22,6 +22,7 @@ from services.placement.lookout import Lookout, Seen
 from services.placement.moves import Wanted
 from services.placement.phases import timed
 from services.placement.policies.view import Decision, Memory, Move, Waiting
+from services.placement.resumes import Sources
 from shared.bus import BusAway, Refused
 from shared.contracts.fleet import PhaseTime
 from shared.decision_log import Decided
@@ -73,6 +74,7 @@ class Ticks:
                 async with asyncio.timeout(_AT_LEAST_EVERY_S):
                     await self._stirred.wait()
             self._stirred.clear()
+            self._placement.fleet.observe(time.monotonic())  # a round of `Reconciler` may wait for the store
             await self._try()
             await asyncio.sleep(_AT_MOST_EVERY_S)
 
@@ -106,10 +108,11 @@ class Ticks:
         return live.known
 
     async def _resume(self, live: Live, resumes: Resuming) -> None:
-        """Until that was decided."""
+        """Until that was decided: a decision leaves out whose row is just being saved."""
         if live.row.status == "paused":
-            live.resuming = resumes
-            await self.decided(ANSWER_WITHIN_S)
+            live.resuming, until = resumes, time.monotonic() + ANSWER_WITHIN_S
+            while (left_s := until - time.monotonic()) > 0 and _undecided(live):
+                await self.decided(left_s)
         if live.resuming is not None or live.doubtful:
             live.resuming = None
             await self._placement.change(live, lambda _: [resumes(owner_has_room=False)])
@@ -155,8 +158,8 @@ class Ticks:
         await self._tell_turns(before, seen)
 
     async def _carry_out(self, decision: Decision, seen: Seen, name: str) -> _Done:
-        from_where = self._placement.resumes.homes(decision, seen)
-        order = carry_out.order(decision, self._context(seen, name, from_where))
+        sources = self._placement.resumes.sources(decision, seen)
+        order = carry_out.order(decision, self._context(seen, name, sources))
         self._note_refusals(order, seen)
         wanted = [(seen.lives[session], events) for session, events in order.events.items()]
         with self._coming(order, seen):
@@ -170,7 +173,7 @@ class Ticks:
         handed = {act.session for act in order.hand_overs if act.session in epochs}
         for act in order.hand_overs:
             if act.session in handed:
-                home, epoch = from_where[act.session], epochs[act.session]
+                home, epoch = sources.homes[act.session], epochs[act.session]
                 to_there = Wanted(act.worker, decision=name, home=home, target_epoch=epoch)
                 self._placement.resumes.begin(seen.lives[act.session], to_there)
         return _Done(begun | epochs.keys(), handed)
@@ -187,14 +190,15 @@ class Ticks:
             for live, _ in lives:
                 live.coming_to = ""
 
-    def _context(self, seen: Seen, name: str, carried: Collection[str]) -> Context:
+    def _context(self, seen: Seen, name: str, sources: Sources) -> Context:
         return Context(
             {session: live.row for session, live in seen.lives.items()},
             {session: live.resuming for session, live in seen.lives.items() if live.resuming is not None},
             seen.incarnations,
             self._placement.settings.floor_rung,
             name,
-            carried,
+            sources.homes,
+            sources.later,
         )
 
     def _note_refusals(self, order: Order, seen: Seen) -> None:
@@ -233,3 +237,8 @@ class Ticks:
                 decision,
             )
         )
+
+
+def _undecided(live: Live) -> bool:
+    """Whether it still waits for a decision that sees it. One whose row is in doubt is read first."""
+    return live.resuming is not None and not (live.doubtful or live.row.ended)

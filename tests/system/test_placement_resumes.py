@@ -43,8 +43,8 @@ async def world(nats_server: NatsServer) -> AsyncIterator[World]:
         yield world
 
 
-async def paused_at_a_full_home(world: World) -> tuple[FakeWorker, FakeWorker, str]:
-    """A paused session, its home, which another session has filled since, and a worker with room."""
+async def paused_at_a_full_home(world: World, room: int = 1) -> tuple[FakeWorker, FakeWorker, str]:
+    """A paused session, its home, which another session has filled since, and a worker with `room`."""
     home = await world.worker("w-1", capacity=1)
     await world.ready(capacity=1)
     session = (await world.open()).id
@@ -53,8 +53,8 @@ async def paused_at_a_full_home(world: World) -> tuple[FakeWorker, FakeWorker, s
     await world.pause(session)
     await home.until_copy(session, state="paused")
     await world.open()
-    target = await world.worker("w-2", capacity=1)
-    await world.ready(capacity=2)
+    target = await world.worker("w-2", capacity=room)
+    await world.ready(capacity=1 + room)
     return home, target, session
 
 
@@ -94,6 +94,25 @@ async def test_an_operator_hears_what_took_how_long(world: World, start: Starter
     names = [phase.name for phase in told.phases]
     assert names[:5] == ["place", "propose", "reserve", "order", "carry"]
     assert target.stows[-1].epoch == 2
+
+
+async def test_other_moves_go_on_while_a_suspended_state_comes_to_its_homes_device(
+    world: World, start: Starter
+) -> None:
+    start(**PATIENT)
+    home, target, session = await paused_at_a_full_home(world, room=2)
+    assert (await world.suspend(session)).tier == "host"
+    home.stowing.clear()
+    resuming = asyncio.create_task(world.restore(session))
+    await until(lambda: home.stows[-1].tier == "device", "its state to be fetched")
+    [beside] = set(home.copies) - {session}
+    assert (await world.move(beside, "w-2")).outcome == "moved"
+    assert (await world.get(session)).phase == "resuming"
+    home.stowing.set()
+    told = await resuming
+    assert (told.status, told.worker) == ("active", "w-2")
+    assert [phase.name for phase in told.phases][:3] == ["place", "fetch", "propose"]
+    await target.until_copy(session, move_id="", epoch=2)
 
 
 async def test_one_that_waited_for_room_is_fetched_from_its_home_too(world: World, start: Starter) -> None:
@@ -182,6 +201,30 @@ async def test_a_departure_in_the_middle_leaves_nothing(world: World, start: Sta
     await until(lambda: move.move_id in target.called_off, "the move to be called off")
     await until(lambda: session not in home.copies, "its home's copy to go")
     assert (await resuming).status == "closed"
+
+
+async def test_one_that_departs_in_the_middle_speaks_against_nobody(world: World, start: Starter) -> None:
+    start(**PATIENT)
+    home = await world.worker("w-1", capacity=1)
+    await world.ready(capacity=1)
+    for _ in range(2):
+        session = (await world.open()).id
+        await home.until_copy(session, state="running")
+        await world.pause(session)
+        await home.until_copy(session, state="paused")
+    first, second = home.copies
+    await world.open()
+    target = await world.worker("w-2", capacity=1)
+    await world.ready(capacity=2)
+    home.plan = "freeze"
+    resuming, move = await begun(world, home, first)
+    await world.close(first)
+    await until(lambda: move.move_id in target.called_off, "the move to be called off")
+    await resuming
+    home.plan = "prove"
+    await world.resume(second)
+    await target.until_copy(second, move_id="", epoch=2)
+    assert [move.session for move in home.moves] == [first, second], "its home gave the next one away"
 
 
 async def test_the_next_placement_takes_over_in_the_middle(world: World, start: Starter) -> None:

@@ -68,7 +68,7 @@ async def test_it_goes_on_with_its_state(client: Client) -> None:
     resumed = await client.restore(session.id)
     assert (resumed.status, resumed.worker, resumed.tier) == ("active", other, "device")
     names = [phase.name for phase in resumed.phases]
-    assert names[:5] == ["place", "propose", "reserve", "order", "carry"]
+    assert names[:6] == ["place", "fetch", "propose", "reserve", "order", "carry"]
     await viewer.until(lambda chunk: chunk.index > made + 3)
     assert {chunk.worker for chunk in viewer.chunks if chunk.index > made + 2} == {other}
     async with asyncio.timeout(WAIT_S):

@@ -60,6 +60,12 @@ def test_one_whose_state_can_be_brought_waits_for_that_where_it_is_placed() -> N
     assert away.events["s-1"] == [MoveProposed(2)], "it is queued already"
 
 
+def test_too_many_at_once_wait_for_the_next_decision_rather_than_lose_their_state() -> None:
+    places = [Place("s-2", "w-2", "why"), Place("s-1", "w-2", "why")]
+    found = order(decided(*places), CONTEXT._replace(resuming={"s-2": ResumedByUser}, later={"s-1", "s-2"}))
+    assert (found.hand_overs, found.events) == ([], {"s-2": [ResumedByUser(owner_has_room=False)]})
+
+
 def test_a_worker_that_was_started_anew_has_no_state_of_it() -> None:
     found = order(decided(Place("s-3", "w-1", "why")), CONTEXT)
     assert found.events["s-3"] == [Watched(owner_has_room=False), Placed("w-1", "i-1", "p-1")]

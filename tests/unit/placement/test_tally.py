@@ -39,12 +39,22 @@ def test_spells_are_learned_and_waiting_is_none() -> None:
 
 def test_what_being_away_costs_is_learned_and_old_hand_overs_fade() -> None:
     tally = Tally()
-    assert tally.away_s == 0.1
+    assert tally.away_s(0.0) == 0.1
     for _ in range(200):
-        tally.went_away(0.03)
-    assert tally.away_s == pytest.approx(0.03, rel=0.05)
-    tally.went_away(2.0)
-    assert 0.03 < tally.away_s < 0.1, "one in vain doesn't keep everybody at home"
+        tally.went_away(0.03, 10.0)
+    assert tally.away_s(1e6) == pytest.approx(0.03, rel=0.05), "what is quick stays known"
+    tally.went_away(2.0, 10.0)
+    assert 0.03 < tally.away_s(10.0) < 0.1, "one in vain doesn't keep everybody at home"
+
+
+def test_that_being_away_cost_much_is_forgotten_since_nobody_would_find_out() -> None:
+    tally = Tally()
+    for now_s in range(40):
+        tally.went_away(2.0, float(now_s))
+    costs = [tally.away_s(now_s) for now_s in (0.0, 39.0, 60.0, 600.0, 1e6)]
+    assert costs[0] == costs[1] > 1.0, "a clock that goes back changes nothing"
+    assert costs[1:] == sorted(costs[1:], reverse=True)
+    assert costs[-1] == pytest.approx(0.1)
 
 
 def test_the_pause_of_a_move_is_learned() -> None:
