@@ -158,6 +158,22 @@ async def test_a_paused_session_moves_and_goes_on_when_it_is_resumed(wire: MoveW
     await shows_what_an_unmoved_session_shows(wire, own, "w-1")
 
 
+async def test_one_that_is_resumed_elsewhere_shows_there_at_once_what_was_asked_meanwhile(
+    wire: MoveWire,
+) -> None:
+    await playing(wire, own := new_own("a red ball"), 2)
+    await wire.own("w-1", paused := next_own(own, paused=True, granted_through=0))
+    await wire.until_copy("w-1", own.session, state="paused")
+    resumed = msgspec.structs.replace(steered(paused, "a blue ball"), paused=False)
+    await wire.reserve(move := new_move(paused, "w-1", "w-2"), resumed)
+    await wire.move_out(move, waited_for=True)
+    await wire.until_chunk(own.session, 2)
+    made = [(c.index, c.worker, c.inputs[-1].text) for c in await wire.chunks(own.session)]
+    assert made[-1] == (2, "w-2", "a blue ball"), "before its owner is told"
+    owned = await wire.own("w-2", next_own(resumed, epoch=2, move_id=move.move_id))
+    assert owned.from_chunk == 2
+
+
 async def test_moves_that_can_not_be_are_refused_in_words(wire: MoveWire) -> None:
     await playing(wire, own := new_own(), 2)
     move = new_move(own, "w-1", "w-2")

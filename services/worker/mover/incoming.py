@@ -197,11 +197,7 @@ class Incoming:
         port, copy, receiving = self._port, self.copy, self._receiving
         assert copy is not None
         assert receiving is not None
-        # One that is resumed here goes on at once: its source knows no more than that it paused.
-        newest = max(hand_over.own, self._asked.own, key=lambda own: own.revision)
-        epoch, move_id = self._target.epoch, self.move.move_id
-        own = msgspec.structs.replace(hand_over.own, epoch=epoch, move_id=move_id, paused=newest.paused)
-        port.holdings.desk.roster.transit.land(copy, own, hand_over, self.move.move_id)
+        self._land(copy, hand_over)
         try:
             await port.errand(lambda: port.engine.crossings.adopt(copy, receiving.counters, hand_over))
         except Exception as error:
@@ -210,6 +206,18 @@ class Incoming:
             self.tell(FirstAppend(False, why))
             return
         self._prepared.set()
+
+    def _land(self, copy: Copy, hand_over: HandOver) -> None:
+        """One that is resumed here goes on at once, by what it was reserved with: its source knows no more than
+        that it paused.
+        """
+        roster = self._port.holdings.desk.roster
+        mine: dict[str, Any] = {"epoch": self._target.epoch, "move_id": self.move.move_id}
+        roster.transit.land(
+            copy, msgspec.structs.replace(hand_over.own, **mine), hand_over, self.move.move_id
+        )
+        if self._asked.own.revision > hand_over.own.revision:
+            roster.apply(copy, msgspec.structs.replace(self._asked.own, **mine))
 
     async def _arrive_prepared(self) -> None:
         await self._prepared.wait()
