@@ -208,8 +208,8 @@ class Incoming:
         self._prepared.set()
 
     def _land(self, copy: Copy, hand_over: HandOver) -> None:
-        """One that is resumed here goes on at once, by what it was reserved with: its source knows no more than
-        that it paused.
+        """One that is resumed here goes on at once, by what it was reserved with: its source knows no more
+        than that it paused.
         """
         roster = self._port.holdings.desk.roster
         mine: dict[str, Any] = {"epoch": self._target.epoch, "move_id": self.move.move_id}
