@@ -65,7 +65,8 @@ def suspend(url: str | None, session: str, as_json: bool) -> None:
 @json_option
 @url_option
 def resume(url: str | None, session: str, as_json: bool) -> None:
-    """Bring the state of SESSION back into a device's memory and let it go on where it was.
+    """Bring the state of SESSION back into a device's memory, its worker's or, if another one is better, that
+    one's, and let it go on where it was.
 
     Says how long each phase took. Exits with 1 if it doesn't go on now, because no worker has room.
     """
