@@ -132,6 +132,10 @@ class States:
         if kept is None or not kept.hot:
             return
         kept.written = self.tiers.runner.told()
+        self._mirror(copy, kept)
+
+    def _mirror(self, copy: Copy, kept: Kept) -> None:
+        """What its mirror lacks is copied there, if there is room for one."""
         if not self.write_behind:
             return
         try:
@@ -173,14 +177,17 @@ class States:
 
     def let_go(self, copy: Copy) -> None:
         """Idempotent. What was reserved and not adopted is freed, and so is what belongs to a copy that is
-        over.
+        over. One that came is copied to its mirror now, beside its first chunk: behind that there is less.
         """
         self.shelf.held.discard(copy)
         kept = self.shelf.kept.get(copy)
-        if kept is None or self.shelf.busy(copy):
+        if kept is None:
             return
-        if kept.reserved or _over(copy, kept.generation):
+        ends = kept.reserved or _over(copy, kept.generation)
+        if ends and not self.shelf.busy(copy):
             self.shelf.drop(copy)
+        elif not ends and kept.hot and kept.mirror is None and kept.coming is None:
+            self._mirror(copy, kept)
 
     def memory(self, copy: Copy) -> Memory:
         """Of a held copy. Another thread that wants to touch it calls a `fence` first."""

@@ -297,6 +297,33 @@ def test_a_copy_leaves_between_two_steps_of_a_chunk_which_its_target_ends(
         assert target.made[came.session] == source.made[left.session][2:], "a move given up changed nothing"
 
 
+@pytest.mark.parametrize("frozen_at", [0, 1])
+def test_what_came_is_copied_to_host_memory_before_its_first_chunk_here_is_over(
+    tiny: Runner, frozen_at: int
+) -> None:
+    """`frozen_at`: 0: after the first step of a chunk; 1: after its last one. Suspended then, it goes on as
+    if it had stayed.
+    """
+    with running(tiny, hot=2, host=0) as source, running(tiny, hot=1, host=2) as target:
+        left = source.open(2)
+        source.until(lambda: left.next_append == 2)
+        read = freezing(source, left, frozen_at)
+        source.roster.grant(left, 0)
+        came = arrive(target, source, left, read.get(timeout=WAIT_S))
+        put, states = target.engine.errands.put, target.states
+        assert states.shelf.kept[came].mirror is None
+        put(lambda: (target.roster.transit.arrive(came), states.let_go(came)), soon=True).result(WAIT_S)
+        mirror = states.shelf.kept[came].mirror
+        assert mirror is not None
+        assert mirror.versions
+        target.play(came, 4)
+        assert put(lambda: states.stow(came, "host")).result(WAIT_S).tier == "host"
+        target.play(came, 5)
+        source.roster.transit.thaw(left)
+        source.play(left, 5)
+        assert target.made[came.session] == source.made[left.session][-len(target.made[came.session]) :]
+
+
 class HeldStep:
     """One that the device is at until it is let go."""
 
