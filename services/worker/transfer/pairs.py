@@ -139,9 +139,9 @@ class Pairs:
             if not quiet:
                 raise LinkLate(f"no moment to open a link to {peer}: other links stayed in use")
             if peer in self._idle:
-                self._idle.pop(peer).close()
+                self._part_with(self._idle.pop(peer))
             while len(self._idle) >= self._limit:
-                self._idle.popitem(last=False)[1].close()
+                self._part_with(self._idle.popitem(last=False)[1])
             self._opening = peer
 
     def _give_back(self, peer: str, link: Link) -> None:
@@ -149,11 +149,17 @@ class Pairs:
             del self._used[peer]
             if link.healthy() and not self._closed:
                 self._idle[peer] = link
-            elif self._closed or self._transport.opens_alone:
-                link.close()
             else:
-                self._lost.append(link)
+                self._part_with(link)
             self._changed.notify_all()
+
+    def _part_with(self, link: Link) -> None:
+        """With the lock held, so what takes long is `forget_lost`'s."""
+        if self._closed or self._transport.opens_alone:
+            link.close()
+        else:
+            link.abort()
+            self._lost.append(link)
 
 
 def _left_s(deadline_at: float) -> float:
