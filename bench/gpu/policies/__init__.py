@@ -19,11 +19,11 @@ A prediction that is committed before the run: calibrate on one GPU, predict any
 
 The last with what --workers, --capacity, --geometry, --duration, --seed and --settings the second was given;
 the trace is the same only if a worker reports the capacity that was predicted for, so name that, too. Within
-ten minutes, two boots of up to 37 s among them, fit three phases of 150 s, or four of 110:
+ten minutes, two boots of up to 37 s among them, fit three phases of 150 s:
 
     … --workers 2 --minutes 9.2 --phases turboserve fixed-rr ll-resume                         (480×832)
     … --workers 4 --minutes 9.2 --phases turboserve fixed-rr ll-resume
-    … --workers 4 --minutes 9.2 --geometry small --capacity 16 --worker host_pool_gib=4 --duration 110
+    … --workers 4 --minutes 9.2 --geometry small --capacity 16 --worker host_pool_gib=4 --phases …
 
 For eight GPUs: --workers 8. What two phases need of a fleet that stays (`fixed-rr turboserve:same-fleet`)
 takes 6 minutes.

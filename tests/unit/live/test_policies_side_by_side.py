@@ -7,11 +7,12 @@ import pytest
 from bench.gpu.policies import page, system
 from bench.gpu.policies.phases import Phase, Terms, phase, predict
 from bench.gpu.policies.run import shows_something
-from bench.gpu.policies.trace import NoTrace, needed, trace
+from bench.gpu.policies.trace import NoTrace, least_cost, mean_active, needed, trace
 from bench.gpu.policies.watch import Watch
 from bench.live.calibrate import Calibration
 from bench.live.house import House
 from bench.sim.profiles import PROFILES
+from bench.traces.events import Event
 from bench.traces.statistics import peak_active
 from shared.contracts.fleet import CopyReport, DeviceReport, LoadReport, ModelReport
 from shared.contracts.moves import MoveNews
@@ -20,7 +21,7 @@ from turboserve.errors import TurboserveError
 MODEL = ModelReport("m", 8, 8, 8.0, 4, 4, 100, ["full"], "", 1)
 
 
-@pytest.mark.parametrize(("capacity", "workers"), [(2, 2), (2, 4), (16, 4)])
+@pytest.mark.parametrize(("capacity", "workers"), [(2, 2), (2, 4), (2, 8), (16, 4)])
 def test_the_peak_of_a_trace_needs_every_worker_and_most_of_it_half(capacity: int, workers: int) -> None:
     events = trace(capacity, workers, 1, 150.0)
     assert events == trace(capacity, workers, 1, 150.0)
@@ -28,6 +29,20 @@ def test_the_peak_of_a_trace_needs_every_worker_and_most_of_it_half(capacity: in
     assert max(spent_s) == workers == math.ceil(peak_active(events) / capacity)
     half_s = sum(spent for count, spent in spent_s.items() if count <= workers / 2)
     assert half_s >= 0.5 * sum(spent_s.values())
+    assert 0.3 <= mean_active(events) / peak_active(events) <= 0.39
+    assert least_cost(events, capacity, workers) <= 0.66
+
+
+def test_the_mean_and_the_least_cost_of_a_trace() -> None:
+    events = [
+        Event(0.0, "a", "arrive", active=True),
+        Event(40.0, "b", "arrive", active=True),
+        Event(50.0, "b", "depart"),
+        Event(80.0, "a", "idle"),
+        Event(100.0, "a", "depart"),
+    ]
+    assert mean_active(events) == pytest.approx(0.9)
+    assert least_cost(events, 1, 2) == pytest.approx((100.0 + 10.0 + 15.0) / 200.0)
 
 
 def test_no_trace_is_made_up_where_none_fits() -> None:
