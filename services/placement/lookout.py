@@ -87,7 +87,7 @@ class Lookout:
         spell_s = tally.spell_s(running_s)
         holding = self._placement.resumes.holding(now)
         since_s = {worker: state.since_s for worker, state in self._states.items()}
-        return Terms(now, since_s, floor_rung, spell_s, tally.move_pause_s, tally.away_s, holding)
+        return Terms(now, since_s, floor_rung, spell_s, tally.move_pause_s, tally.away_s(now), holding)
 
     def _copies(self, standings: Sequence[Standing], now: float) -> Copies:
         found: dict[str, dict[str, CopyReport]] = {s.row.id: {} for s in standings if not s.going_to}
