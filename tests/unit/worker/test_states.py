@@ -240,6 +240,7 @@ def test_a_thousand_sessions_leave_everything_where_it_was() -> None:
                 until_decoded(there, target)
             one.copy.gone = True
             world.states.let_go(one.copy)
+            world.pool.advance(world.chance, 12)  # or ever more would be under way
             world.settle()
     for world, model in zip((here, there), models, strict=True):
         world.end()
