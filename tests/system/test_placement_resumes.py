@@ -23,10 +23,10 @@ def start(nats_server: NatsServer, tmp_path: Path) -> Iterator[Starter]:
     """Starts a placement on the same database again, once the one before was killed."""
     programs: list[Program] = []
 
-    def start(**settings: object) -> Program:
+    def start(database_url: str = "", **settings: object) -> Program:
         folder = tmp_path / f"placement-{len(programs)}"
         folder.mkdir()
-        url = f"sqlite+aiosqlite:///{tmp_path / 'db.sqlite'}"
+        url = database_url or f"sqlite+aiosqlite:///{tmp_path / 'db.sqlite'}"
         programs.append(placement_program(nats_server.url, url, folder, **settings))
         programs[-1].start(lambda: True)
         return programs[-1]
@@ -227,8 +227,10 @@ async def test_one_that_departs_in_the_middle_speaks_against_nobody(world: World
     assert [move.session for move in home.moves] == [first, second], "its home gave the next one away"
 
 
-async def test_the_next_placement_takes_over_in_the_middle(world: World, start: Starter) -> None:
-    doomed = start(**PATIENT)
+async def test_the_next_placement_takes_over_in_the_middle(
+    world: World, start: Starter, database_url: str
+) -> None:
+    doomed = start(database_url, **PATIENT)
     home, target, session = await paused_at_a_full_home(world)
     home.plan = "freeze"
     resuming, move = await begun(world, home, session)
@@ -236,7 +238,7 @@ async def test_the_next_placement_takes_over_in_the_middle(world: World, start: 
     resuming.cancel()
     home.frozen.clear()
     home.plan = "prove"
-    start(**PATIENT)
+    start(database_url, **PATIENT)
     seen = await world.until_seen(session, status="active", worker="w-2", epoch=3)
     assert (seen.next_chunk >= 4, move.move_id) == (True, f"{session}.2")
     await target.until_copy(session, epoch=3)
