@@ -312,7 +312,12 @@ def test_what_came_is_copied_to_host_memory_before_its_first_chunk_here_is_over(
         came = arrive(target, source, left, read.get(timeout=WAIT_S))
         put, states = target.engine.errands.put, target.states
         assert states.shelf.kept[came].mirror is None
-        put(lambda: (target.roster.transit.arrive(came), states.let_go(came)), soon=True).result(WAIT_S)
+
+        def come() -> None:
+            target.roster.transit.arrive(came)
+            states.let_go(came)
+
+        put(come, soon=True).result(WAIT_S)
         mirror = states.shelf.kept[came].mirror
         assert mirror is not None
         assert mirror.versions
