@@ -32,8 +32,14 @@ _AS_THEIRS = (
     *((fill, 1.0) for fill in (0.9, 0.8)),
 )
 """(fill, hold_boots): our placement on fleets sized without a forecast, by head-room, as theirs are."""
-_SHARING = {"share_s": SHARE_S, "settle_s": 0.0}
-_SIZED_AS_THEIRS = {"forecast": False, "hold_spells": 0.0, "patience_s": 0.0, **_SHARING}
+_SHARING: dict[str, Any] = {"share_s": SHARE_S, "settle_s": 0.0}
+_SIZED_AS_THEIRS: dict[str, Any] = {
+    "forecast": False,
+    "hold_spells": 0.0,
+    "patience_s": 0.0,
+    **_SHARING,
+    "settle_s": None,
+}
 _WORDS = {"sized as theirs, sharing": _SIZED_AS_THEIRS, "sharing": _SHARING}
 """What settings that belong together are called in the tables."""
 

@@ -133,7 +133,8 @@ def _boot(runs: Sequence[Run]) -> str:
         "\n## Boot time 30 s\n\nBeyond capacity, %, queued and refused counted. The last row: what no policy "
         "without foresight can serve, since nothing that is ordered is ready within the first boot time. "
         f"“Sharing”: `share_s` {SHARE_S:g} and `settle_s` 0, for the worst latency's sake; “sized as "
-        "theirs”: besides no forecast, no `hold_spells`, no patience; all else of ours queues.\n\n"
+        "theirs”: besides no forecast, no `hold_spells`, no patience, moves while workers boot, too; all "
+        "else of ours queues.\n\n"
         + table("policy", shown, beyond, ".2f", {"unavoidable at the start": _at_start})
         + "\nGPU-seconds against the bound's:\n\n"
         + table("policy", shown, ratio_to_bound, ".2f")

@@ -29,11 +29,11 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     waits for a place within capacity until it shares a worker beyond it, where everybody gets slower (None:
     it queues, and running sessions keep their cadence). `longest_wait_s`: a session that would wait longer is
     refused (None: never). `patience_s`: how long, for each move that it takes, the load must have been
-    uneven; `settle_s`: how long the fleet must have stayed as it is. `drain_patience_s`: how long sessions
-    may go on where a worker drains. `beats`: mind when chunks fall due. `untangle_s`: how long two sessions
-    in each other's way must have been active until one is moved (None: never). `step_down_s`: how long one
-    must have waited until others, where their operator allows it, step down for it; `step_up_s`: how long
-    there must have been room for all before they step up.
+    uneven; `settle_s`: how long the fleet must have stayed as it is (0: no worker boots; None: whatever
+    boots). `drain_patience_s`: how long sessions may go on where a worker drains. `beats`: mind when chunks
+    fall due. `untangle_s`: how long two sessions in each other's way must have been active until one is
+    moved (None: never). `step_down_s`: how long one must have waited until others, where their operator
+    allows it, step down for it; `step_up_s`: how long there must have been room for all before they step up.
     """
 
     eta: float = 1.0
@@ -41,7 +41,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
     share_s: float | None = None
     longest_wait_s: float | None = None
     patience_s: float = 1.5
-    settle_s: float = 60.0
+    settle_s: float | None = 60.0
     drain_patience_s: float = 3.0
     beats: bool = True
     untangle_s: float | None = 30.0
@@ -152,6 +152,8 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         return msgspec.structs.replace(memory, uneven_s=uneven_s)
 
     def _unsettled(self, board: Board) -> bool:
+        if self.settle_s is None:
+            return False
         since_s = board.view.now_s - self.settle_s
         return any(w.state == "starting" or w.since_s > since_s for w in board.workers.values())
 

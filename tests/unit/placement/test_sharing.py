@@ -63,3 +63,4 @@ def test_moves_for_latency_wait_until_the_fleet_has_stood_still() -> None:
         assert len(policy.decide(view, uneven).acts) == moved
     booting = View(NOW_S, (worker("w0"), worker("w1"), worker("w2", 0.0, "starting")), tuple(full("w0")))
     assert policy.decide(booting, uneven).acts == ()
+    assert len(Turboserve(settle_s=None).decide(booting, uneven).acts) == 1
