@@ -12,7 +12,7 @@ from bench.traces.events import Checker, Event, TraceError, checked
 SMALL = Path(__file__).parent / "small.jsonl"
 """A trace for one machine: `turboserve trace make --shape bursts --seed 35 --scale 0.06 --duration-s 300`."""
 TWO_WORKERS = Path(__file__).parent / "two_workers.jsonl"
-"""At most six active, for two workers with three each: `bench.gpu.policies.trace.trace(3, 2, 1, 300.0)`."""
+"""19 sessions in 300 s, at most six active: for two workers with three each, now and then for one."""
 
 _LONGEST_LINE_BYTES = 100_000
 

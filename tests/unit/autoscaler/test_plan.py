@@ -227,7 +227,7 @@ def test_what_drains_is_taken_back_before_anything_is_started() -> None:
 
 
 def test_one_that_boots_is_given_back_at_once() -> None:
-    fleet = Fleet(forecast=False, hold_boots=0.01)
+    fleet = Fleet(forecast=False, hold_boots=0.01, hold_spells=0.0)
     fleet.settle(CAPACITY)
     fleet.step(CAPACITY + 1)
     assert fleet.booting == {"w-1"}

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from bench.bound import bound
-from bench.gpu.policies.trace import trace
 from bench.live import prediction, report
 from bench.live.calibrate import Calibration, profile_of
 from bench.traces import files
@@ -41,10 +40,11 @@ def test_the_small_trace_asks_for_two_workers_that_keep_up_with_five_but_not_alw
     assert list(checked(events)) == events
 
 
-def test_the_trace_for_two_workers_is_as_it_was_made() -> None:
+def test_the_trace_for_two_workers_fills_them_now_and_then() -> None:
     events = files.read(files.TWO_WORKERS)
-    assert events == trace(3, 2, 1, 300.0)
     assert peak_active(events) == 6
+    end_s = events[-1].time_s
+    assert end_s < bound.least_gpu_s(demand(events), 3, boot_s=7.0, ready=1) < 1.8 * end_s
 
 
 def test_who_arrives_idle_is_there_once_pictures_are_wanted() -> None:
