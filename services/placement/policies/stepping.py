@@ -26,6 +26,8 @@ class _Room(NamedTuple):
 
 def make_room(board: Board, waiting: Sequence[Session], after_s: float) -> list[Session]:
     """For those who have waited for `after_s`, in their turns. Returns who still waits."""
+    if not waiting or not any(session.floor_weight < session.weight for session in board.view.sessions):
+        return list(waiting)  # Whoever fits as all are has a place already.
     left: list[Session] = []
     for session in waiting:
         waited_s = board.view.now_s - session.since_s

@@ -77,17 +77,21 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         ]
         heapq.heapify(turns)
         waiting: list[Session] = []
+        full: set[tuple[str, float]] = set()
         while turns:
             _, then, number, session = heapq.heappop(turns)
             key = session.priority, session.tenant
             if share.get(key, 0) > then:
                 heapq.heappush(turns, (-session.priority, share[key], number, session))
+            elif (session.group, session.weight) in full:
+                waiting.append(session)
             elif (worker := self._best(board, session)) is not None:
                 share[key] = then + 1
                 reason = self._why(board, session, worker)
                 beat_s = self._fit(board, session, worker).beat_s
                 board.place(msgspec.structs.replace(session, beat_s=beat_s), worker, reason)
             else:
+                full.add((session.group, session.weight))
                 waiting.append(session)
         return waiting
 
