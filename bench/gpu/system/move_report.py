@@ -100,7 +100,6 @@ def _tell_times(run: Run, done: Sequence[Move]) -> None:
     for name, seconds in spans.items():
         figure = spread(seconds)
         run.report.row(name, words(figure), name.strip(), figure)
-    each_ms = [[round(1000 * (at - move.asked_at), 1) for at in times[:5]] for move, times in mid]
-    run.report.figures[
-        "in mid-chunk, each: ms from the call to reserved, copying, frozen, arrived, stepped"
-    ] = each_ms
+    stations = "reserved, copying, frozen, arrived, stepped"
+    each = [[round(1000 * (at - move.asked_at), 1) for at in times[:5]] for move, times in mid]
+    run.report.figures[f"in mid-chunk: each, ms from the call to {stations}"] = each
