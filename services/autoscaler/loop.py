@@ -23,7 +23,7 @@ from services.autoscaler.settings import AutoscalerSettings
 from services.autoscaler.telling import Ends, Teller
 from shared import telemetry
 from shared.bus import Meta
-from shared.contracts.fleet import FleetLoad, FleetPlan, SetFleet, WorkerExited
+from shared.contracts.fleet import FleetLoad, FleetPlan, SetFleet
 from shared.contracts.subjects import FLEET_LOAD, FLEET_PLAN, SET_FLEET, WORKER_EXITED
 from shared.decision_log import Recorder
 from shared.process import Process, StartupError
@@ -178,7 +178,7 @@ class Loop:
     def _exited(self, ended: Exit) -> None:
         now = time.monotonic()
         self._hands.forget(ended.worker)
-        self._ends.ended(ended.worker)
+        self._ends.ended(ended)
         self._history = self._history.ended(ended.worker, now)
         if ended.expected or (ended.exit_code == 0 and self._drained(ended.worker)):
             logger.info("%s ended: %s", ended.worker, ended.detail)
@@ -196,8 +196,9 @@ class Loop:
         return any(known.worker == worker and known.state == "draining" for known in workers)
 
     async def _tell(self, ended: Exit) -> None:
+        """Placement takes its sessions elsewhere at once, instead of after its silence."""
         address = WORKER_EXITED.at(cell=self._settings.cell, worker=ended.worker)
-        await self._process.bus.publish(address, WorkerExited(ended.worker, ended.exit_code))
+        await self._process.bus.publish(address, ended.told)
 
     def _message(self, planned: Plan) -> FleetPlan:
         decision, controls = self._recording.decision, self._desk.controls

@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from shared.contracts.fleet import WorkerExited
+
 
 class Member(msgspec.Struct, frozen=True):
     """A worker as its provider knows it. `stopping`: it was told to go, whether it has gone or not.
@@ -25,15 +27,24 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Exit:
-    """How a worker ended. `expected`: it was told to. `detail`: what is known of the cause, in words."""
+    """How a worker ended. `expected`: it was told to. `detail`: what is known of the cause, in words.
+    `incarnation`: as `WorkerExited` has it.
+    """
 
-    __slots__ = ("detail", "exit_code", "expected", "worker")
+    __slots__ = ("detail", "exit_code", "expected", "incarnation", "worker")
 
-    def __init__(self, worker: str, exit_code: int | None, expected: bool, detail: str) -> None:
+    def __init__(
+        self, worker: str, exit_code: int | None, expected: bool, detail: str, incarnation: str = ""
+    ) -> None:
         self.worker = worker
         self.exit_code = exit_code
         self.expected = expected
         self.detail = detail
+        self.incarnation = incarnation
+
+    @property
+    def told(self) -> WorkerExited:
+        return WorkerExited(self.worker, self.exit_code, self.incarnation)
 
 
 OnExit = Callable[[Exit], None]

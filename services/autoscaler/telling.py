@@ -11,24 +11,34 @@ import msgspec
 from services.autoscaler.controls import Controls
 from services.autoscaler.plan import Plan, Seen
 from services.autoscaler.provider import Exit
-from shared.contracts.fleet import FleetPlan, FleetWorker
+from shared.contracts.fleet import FleetPlan, FleetWorker, WorkerExited
 
 _EXITS_SHOWN = 8
 _EXIT_SHOWN_S = 30.0
+_ENDED_TOLD = 64
+_ENDED_TOLD_S = 30.0
 
 
 class Ends:
-    """Workers that lately ended though nobody had asked them to, and how many had when a worker started."""
+    """Workers that lately ended, those among them that nobody had asked to, and how many such there had been
+    when a worker started.
+    """
 
     def __init__(self) -> None:
         self._exits: deque[tuple[float, Exit]] = deque(maxlen=_EXITS_SHOWN)
+        self._all: deque[tuple[float, WorkerExited]] = deque(maxlen=_ENDED_TOLD)
         self._restarts: dict[str, int] = {}
 
     def started(self, worker: str, crashes: int) -> None:
         self._restarts[worker] = crashes
 
-    def ended(self, worker: str) -> None:
-        self._restarts.pop(worker, None)
+    def ended(self, exited: Exit) -> None:
+        self._restarts.pop(exited.worker, None)
+        self._all.append((time.monotonic(), exited.told))
+
+    def lately(self) -> list[WorkerExited]:
+        now = time.monotonic()
+        return [told for at, told in self._all if now - at < _ENDED_TOLD_S]
 
     def unexpected(self, exited: Exit) -> None:
         self._exits.append((time.monotonic(), exited))
@@ -66,6 +76,7 @@ class Teller(msgspec.Struct, frozen=True):
             frozen=controls.frozen,
             dry_run=controls.dry_run,
             would=plan.would,
+            ended=ends.lately(),
         )
 
 

@@ -54,7 +54,7 @@ async def supervise(process: Process[NodeSettings]) -> int:
     workers = Workers(
         process.settings,
         process.instance,
-        lambda worker, exit_code: told.append(_tell(process, worker, exit_code)),
+        lambda exited: told.append(_tell(process, exited)),
     )
     try:
         await workers.start()
@@ -71,14 +71,15 @@ async def supervise(process: Process[NodeSettings]) -> int:
     return _as_status(workers.exit_code)
 
 
-def _tell(process: Process[NodeSettings], worker: str, exit_code: int) -> asyncio.Task[None]:
+def _tell(process: Process[NodeSettings], exited: WorkerExited) -> asyncio.Task[None]:
     """Placement hears of it at once, instead of by silence."""
-    level = logging.INFO if exit_code == 0 else logging.ERROR
-    logger.log(level, "%s ended with exit code %d", worker, exit_code)
+    worker = exited.worker
+    level = logging.INFO if exited.exit_code == 0 else logging.ERROR
+    logger.log(level, "%s ended with exit code %s", worker, exited.exit_code)
     address = WORKER_EXITED.at(cell=process.settings.cell, worker=worker)
 
     async def tell() -> None:
-        await process.bus.publish(address, WorkerExited(worker, exit_code))
+        await process.bus.publish(address, exited)
 
     return process.spawn(f"tell of {worker}", tell())
 

@@ -13,17 +13,19 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
 
 from services.node.settings import NodeSettings
+from shared.contracts.fleet import WorkerExited
+from shared.ids import new_instance_id
 
 logger = logging.getLogger(__name__)
 
 # -P: a folder named `shared` where the process happens to stand must not be taken for ours.
 PROGRAM = (sys.executable, "-P", "-m", "turboserve", "worker")
 
-OnEnd = Callable[[str, int], None]
+OnEnd = Callable[[WorkerExited], None]
 
 
 class Workers:
-    """`on_end(worker, exit_code)` is called in the event loop as soon as one has ended."""
+    """`on_end` is called in the event loop as soon as one has ended."""
 
     def __init__(
         self, settings: NodeSettings, node: str, on_end: OnEnd, program: Sequence[str] = PROGRAM
@@ -45,12 +47,13 @@ class Workers:
     async def start(self) -> None:
         """All of them; their output is this process's."""
         for index in range(self._settings.workers):
-            worker = f"{self._node}-{index}"
+            worker, incarnation = f"{self._node}-{index}", new_instance_id("run")
             process = await asyncio.create_subprocess_exec(
-                *self._command(worker, index), stdin=DEVNULL, start_new_session=True
+                *self._command(worker, incarnation, index), stdin=DEVNULL, start_new_session=True
             )
             self._processes[worker] = process
-            self._watches.append(asyncio.create_task(self._watch(worker, process), name=f"watch {worker}"))
+            watch = self._watch(worker, incarnation, process)
+            self._watches.append(asyncio.create_task(watch, name=f"watch {worker}"))
             logger.info("started %s", worker, extra={"pid": process.pid})
 
     async def ended(self) -> None:
@@ -70,21 +73,22 @@ class Workers:
     def _among(self, workers: Sequence[str]) -> list[Process]:
         return [self._processes[worker] for worker in workers if worker in self._processes]
 
-    async def _watch(self, worker: str, process: Process) -> None:
+    async def _watch(self, worker: str, incarnation: str, process: Process) -> None:
         exit_code = await process.wait()
         del self._processes[worker]
         if exit_code == -signal.SIGTERM and worker in self._told:
             exit_code = 0
         self.exit_code = self.exit_code or exit_code
-        self._on_end(worker, exit_code)
+        self._on_end(WorkerExited(worker, exit_code, incarnation))
 
-    def _command(self, worker: str, index: int) -> list[str]:
+    def _command(self, worker: str, incarnation: str, index: int) -> list[str]:
         """What every worker of the node has in common is in the environment, which it inherits."""
         settings = self._settings
         given = {
             "worker-id": worker,
             "node": self._node,
             "device": f"cuda:{index}" if settings.device == "cuda" else settings.device,
+            "incarnation": incarnation,
             "metrics-port": settings.metrics_port + 1 + index if settings.metrics_port else 0,
             "parent-pid": os.getpid(),
         }

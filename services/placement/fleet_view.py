@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from shared.contracts.fleet import CopyReport, LoadReport, ModelReport
+from shared.contracts.fleet import CopyReport, LoadReport, ModelReport, WorkerExited
 from shared.store.rows import SessionRow
 
 _EXIT_SETTLES_S = 1.0
@@ -27,8 +27,8 @@ read."""
 
 
 class WorkerState(msgspec.Struct, frozen=True):
-    """`exited_at` None: its provider has not said that it ended. `superseded_at`: since when copies say that
-    another worker wrote to their log, by session and epoch.
+    """`exited_at` None: nobody has said that it ended. `superseded_at`: since when copies say that another
+    worker wrote to their log, by session and epoch.
     """
 
     report: LoadReport
@@ -48,11 +48,15 @@ class FleetView:
     def __init__(self, silent_s: float, now: float) -> None:
         self.silent_s = silent_s
         self._workers: dict[str, WorkerState] = {}
+        self._exits: dict[tuple[str, str], float] = {}
         self._listening_since = now
         self._asked_at = now
 
     def report(self, report: LoadReport, now: float) -> bool:
         """Take a worker's report in. False: it was an old one, of this process or one before it."""
+        ended_at = self._ended_at(report.worker, report.incarnation)
+        if ended_at is not None and now - ended_at < _EXIT_SETTLES_S:
+            return False
         known = self._workers.get(report.worker)
         if known is not None and not _supersedes(report, now, known, self.silent_s):
             return False
@@ -65,11 +69,24 @@ class FleetView:
         )
         return True
 
-    def exited(self, worker: str, now: float) -> None:
-        """A provider saw the worker's process end."""
-        known = self._workers.get(worker)
-        if known is not None:
-            self._workers[worker] = msgspec.structs.replace(known, exited_at=now)
+    def exited(self, exited: WorkerExited, now: float) -> bool:
+        """Who started the process saw it end. False: that was known, or another one has the name by now.
+
+        It counts once: whoever reports afterwards lives, however often it is said again.
+        """
+        worker, known = exited.worker, self._workers.get(exited.worker)
+        incarnation = exited.incarnation or (known.report.incarnation if known is not None else "")
+        if self._ended_at(worker, incarnation) is not None or len(self._exits) >= _MAX_WORKERS:
+            return False
+        self._exits[worker, incarnation] = now
+        if known is None or known.report.incarnation != incarnation:
+            return known is None
+        self._workers[worker] = msgspec.structs.replace(known, exited_at=now)
+        return True
+
+    def _ended_at(self, worker: str, incarnation: str) -> float | None:
+        """When it was said that this process ended, or any of a name that is never given again."""
+        return self._exits.get((worker, incarnation), self._exits.get((worker, "")))
 
     def observe(self, now: float) -> None:
         """To be called at least every second: notices when the caller itself had stopped, and forgets the
@@ -79,6 +96,7 @@ class FleetView:
         self._asked_at = now
         for worker in [w for w, state in self._workers.items() if now - state.heard_at > _FORGET_AFTER_S]:
             del self._workers[worker]
+        self._exits = {process: at for process, at in self._exits.items() if now - at <= _FORGET_AFTER_S}
 
     def why_lost(self, worker: str, incarnation: str, now: float, connected_s: float) -> str:
         """Why the process `incarnation` of `worker` can't own anything any more, "" as long as it can.
@@ -88,6 +106,8 @@ class FleetView:
         """
         known = self._workers.get(worker)
         deaf = min(connected_s, now - self._listening_since) < self.silent_s
+        if known is None and self._ended_at(worker, incarnation) is not None:
+            return "its worker ended"
         if known is None:
             return "" if deaf else "its worker has not been heard of"
         if known.report.incarnation != incarnation:
@@ -173,8 +193,6 @@ def _superseded(
 
 def _supersedes(report: LoadReport, now: float, known: WorkerState, silent_s: float) -> bool:
     if report.incarnation == known.report.incarnation:
-        if known.exited_at is not None and now - known.exited_at < _EXIT_SETTLES_S:
-            return False
         return report.sequence > known.report.sequence
     silent = now - known.heard_at > silent_s
     return known.gone or silent or report.started_at > known.report.started_at

@@ -77,14 +77,18 @@ class Reconciler:
         return live.row.status == "active" and self._placement.fleet.phase(live.row) != live.told_phase
 
     def _hear_exit(self, exited: WorkerExited, _: Meta) -> None:
-        self._placement.fleet.exited(exited.worker, time.monotonic())
-        self._placement.ticks.stir()
-        self._placement.nudged.set()
+        if self._placement.fleet.exited(exited, time.monotonic()):
+            self._look_soon()
 
     def _hear_plan(self, plan: FleetPlan, _: Meta) -> None:
-        if self._placement.retiring.hear(plan):
-            self._placement.ticks.stir()
-            self._placement.nudged.set()
+        now, fleet = time.monotonic(), self._placement.fleet
+        ended = [exited.worker for exited in plan.ended if fleet.exited(exited, now)]
+        if self._placement.retiring.hear(plan) or ended:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        self._placement.ticks.stir()
+        self._placement.nudged.set()
 
     def _hear_viewers(self, report: ViewerReport, meta: Meta) -> None:
         live = self._placement.sessions.live.get(meta.tokens["session"])

@@ -120,7 +120,7 @@ def _reporter(process: Process[WorkerSettings]) -> Reporter:
         bus=process.bus,
         cell=settings.cell,
         worker=process.instance,
-        incarnation=new_instance_id("run"),
+        incarnation=settings.incarnation or new_instance_id("run"),
         node=settings.node,
         model=report.unknown_model(settings.model),
     )

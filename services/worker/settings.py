@@ -10,7 +10,8 @@ from shared.settings import PositiveSeconds, ServiceSettings
 
 
 class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
-    """`worker_id` "": a new one. `node`: the machine or pod it runs on, as who started it calls it. `model`:
+    """`worker_id` "": a new one. `incarnation`: of this process, given by a starter that tells of its end,
+    never twice; "": a new one. `node`: the machine or pod it runs on, as who started it calls it. `model`:
     what it serves: "sprites", "wan2.1-t2v-1.3b" or "wan2.1-t2v-14b". `model_loader`: the module whose
     `load_model` makes the model; another one brings other models. `device`: "auto" (a GPU if there is one),
     or as torch names it. `weights_path` "": the weights that come with the model; Wan's don't, so it takes a
@@ -46,6 +47,7 @@ class WorkerSettings(ServiceSettings, frozen=True, kw_only=True):
     """
 
     worker_id: str = ""
+    incarnation: str = ""
     node: str = ""
     model: str = "sprites"
     model_loader: str = "services.worker.models"

@@ -164,12 +164,14 @@ class LoadReport(msgspec.Struct, frozen=True):
 
 
 class WorkerExited(msgspec.Struct, frozen=True):
-    """A provider saw a worker process end: quicker than waiting for its reports to stop. `exit_code` None:
-    unknown.
+    """Who started a worker's process saw it end: quicker than waiting for its reports to stop. `exit_code`
+    None: unknown. `incarnation`: as its reports have it; "": not known, of a worker whose name is never given
+    again.
     """
 
     worker: str
     exit_code: int | None = None
+    incarnation: str = ""
 
 
 class WorkerLoad(msgspec.Struct, frozen=True):
@@ -284,6 +286,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
     `draining`: workers it wants emptied, absolute: placement takes them for draining as long as they are
     named here, and no longer. `decision`: its id in the log of decisions. `spare`, `frozen`, `dry_run`: as
     operators set them (`SetFleet`). `would`: what would be done but for `frozen` or `dry_run`, in words.
+    `ended`: what was told of workers that ended lately, again, for a placement that didn't hear it.
     """
 
     autoscaler: str
@@ -300,6 +303,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
     frozen: bool = False
     dry_run: bool = False
     would: str = ""
+    ended: list[WorkerExited] = []
 
 
 class SetFleet(msgspec.Struct, frozen=True):

@@ -152,7 +152,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
     fleet.PromptChecked(["unknown word: zorp"]),
     text.EncodeText("a red circle", 1_790_000_002.0),
     text.TextEncoded(2, 3, "bfloat16", bytes(range(12)), "sha256:5f70bf18", cut=True),
-    fleet.WorkerExited("worker-1", -9),
+    fleet.WorkerExited("worker-1", -9, "run-0a1b2c3d"),
     fleet.FleetLoad(
         placement="placement-1",
         active=2,
@@ -201,6 +201,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
         frozen=True,
         dry_run=True,
         would="start 1 worker",
+        ended=[fleet.WorkerExited("worker-3", -9, "run-4e5f6a7b")],
     ),
     fleet.SetFleet(1, 4, 1, True, True),
     decisions.DecisionRecord(

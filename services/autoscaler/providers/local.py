@@ -16,6 +16,7 @@ from typing import IO
 
 from services.autoscaler.provider import Exit, Member, OnExit
 from services.autoscaler.settings import AutoscalerSettings
+from shared.ids import new_instance_id
 from shared.last_words import how_it_ended
 
 logger = logging.getLogger(__name__)
@@ -30,9 +31,17 @@ class _Child:
     """`log_start`: where in the log file, which earlier workers of the slot wrote too, its lines begin."""
 
     def __init__(
-        self, worker: str, slot: int, device: str, process: Process, log: Path | None, log_start: int
+        self,
+        worker: str,
+        incarnation: str,
+        slot: int,
+        device: str,
+        process: Process,
+        log: Path | None,
+        log_start: int,
     ) -> None:
         self.worker = worker
+        self.incarnation = incarnation
         self.slot = slot
         self.device = device
         self.process = process
@@ -76,19 +85,20 @@ class LocalProvider:
         slot, device = self._free_slot(), self._free_device()
         # New with every process: no report or command of an old one can be taken for the new one's.
         worker = f"worker-{slot}-{secrets.token_hex(_SUFFIX_CHARS // 2)}"
+        incarnation = new_instance_id("run")
         log = self._logs / f"worker-{slot}.log" if self._logs else None
         with contextlib.ExitStack() as stack:
             output = stack.enter_context(_open_log(log)) if log else None
             log_start = output.tell() if output else 0
             process = await asyncio.create_subprocess_exec(
-                *self._command(worker, device),
+                *self._command(worker, incarnation, device),
                 stdin=DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 env=os.environ | {"TURBOSERVE_NATS_URL": self._settings.nats_url},
             )
-            child = _Child(worker, slot, device, process, log, log_start)
+            child = _Child(worker, incarnation, slot, device, process, log, log_start)
         self._children[worker] = child
         child.watch = asyncio.create_task(self._watch(child), name=f"watch {worker}")
         logger.info("started %s", worker, extra={"pid": process.pid})
@@ -125,9 +135,8 @@ class LocalProvider:
         exit_code = await child.process.wait()
         del self._children[child.worker]
         # A worker that was told to go may still go wrongly; one that wasn't may not even go rightly.
-        self._on_exit(
-            Exit(child.worker, exit_code, child.stopping, how_it_ended(exit_code, child.log, child.log_start))
-        )
+        how = how_it_ended(exit_code, child.log, child.log_start)
+        self._on_exit(Exit(child.worker, exit_code, child.stopping, how, child.incarnation))
 
     def _free_slot(self) -> int:
         taken = {c.slot for c in self._children.values()}
@@ -144,13 +153,14 @@ class LocalProvider:
 
         return min(self._devices, key=taken, default="")
 
-    def _command(self, worker: str, device: str) -> list[str]:
+    def _command(self, worker: str, incarnation: str, device: str) -> list[str]:
         """Without the bus's address: every user of the machine can read command lines, and it may hold a
         password.
         """
         settings = self._settings
         given = {
             "worker-id": worker,
+            "incarnation": incarnation,
             "cell": settings.cell,
             "log-level": settings.log_level,
             "trace-sample-ratio": str(settings.trace_sample_ratio),

@@ -7,13 +7,15 @@ from pathlib import Path
 from services.autoscaler.provider import Exit
 from services.autoscaler.providers.local import LocalProvider
 from services.autoscaler.settings import AutoscalerSettings
+from shared.contracts.fleet import WorkerExited
 
 DEADLINE_S = 30.0
 # Says that it runs by making the file named after its own id beside its log.
 HELLO = "import pathlib, signal, sys, time; pathlib.Path(sys.argv[1], sys.argv[3]).touch(); "
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + HELLO + "time.sleep(60)"
 FAILING = (
-    """import sys; print('{"level": "critical", "message": "no weights"}', file=sys.stderr); sys.exit(69)"""
+    "import json, sys; message = 'no weights for ' + ' '.join(sys.argv[4:]);"
+    "print(json.dumps({'level': 'critical', 'message': message}), file=sys.stderr); sys.exit(69)"
 )
 
 
@@ -61,8 +63,8 @@ async def test_an_end_nobody_asked_for_is_told_with_the_workers_last_words(tmp_p
     provider = provider_of(FAILING, tmp_path, ended)
     [first] = await provider.start()
     said = await ended.next()
-    assert (said.worker, said.exit_code, said.expected) == (first, 69, False)
-    assert said.detail == "exit code 69: no weights"
+    assert (said.told, said.expected) == (WorkerExited(first, 69, said.incarnation), False)
+    assert said.detail.startswith(f"exit code 69: no weights for --incarnation {said.incarnation} ")
     [second] = await provider.start()
     assert second != first, "an id is never used twice"
     assert (await ended.next()).worker == second

@@ -231,6 +231,7 @@ async def test_an_unexpected_end_is_told_at_once_and_replaced(stage: Stage) -> N
         "worker-2": (1, ""),
         "worker-1": (0, "exit code 1: out of memory"),
     }
+    assert plan.ended == [exited], "for a placement that didn't hear it"
 
 
 async def test_a_worker_that_an_operator_drained_is_replaced_and_did_not_crash(stage: Stage) -> None:

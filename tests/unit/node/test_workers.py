@@ -6,16 +6,17 @@ from pathlib import Path
 
 from services.node.settings import NodeSettings
 from services.node.workers import Workers
+from shared.contracts.fleet import WorkerExited
 
 DEADLINE_S = 30.0
 # Writes its command line into a file named after its id.
 HELLO = "import pathlib, sys; pathlib.Path(sys.argv[1], sys.argv[3]).write_text(' '.join(sys.argv[2:])); "
 
 
-def workers_of(code: str, folder: Path, ends: list[tuple[str, int]], **settings: object) -> Workers:
+def workers_of(code: str, folder: Path, ends: list[WorkerExited], **settings: object) -> Workers:
     chosen = NodeSettings(**{"workers": 2, **settings})  # type: ignore[arg-type]
     program = [sys.executable, "-c", code, str(folder)]
-    return Workers(chosen, "node-1", lambda worker, exit_code: ends.append((worker, exit_code)), program)
+    return Workers(chosen, "node-1", ends.append, program)
 
 
 async def test_each_gets_a_device_of_its_own_and_a_port(tmp_path: Path) -> None:
@@ -31,16 +32,17 @@ async def test_each_gets_a_device_of_its_own_and_a_port(tmp_path: Path) -> None:
 
 
 async def test_one_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
-    ends: list[tuple[str, int]] = []
+    ends: list[WorkerExited] = []
     code = HELLO + "import time; 'node-1-0' in sys.argv and sys.exit(3); time.sleep(60)"
     workers = workers_of(code, tmp_path, ends, device="cpu")
     await workers.start()
     async with asyncio.timeout(DEADLINE_S):
         while not ends:
             await asyncio.sleep(0.01)
-    assert (ends, workers.living) == ([("node-1-0", 3)], ["node-1-1"])
+    assert workers.living == ["node-1-1"]
     workers.terminate(workers.living)
     async with asyncio.timeout(DEADLINE_S):
         await workers.ended()
-    assert ends[1:] == [("node-1-1", 0)], "as it was told"
+    assert [(end.worker, end.exit_code) for end in ends] == [("node-1-0", 3), ("node-1-1", 0)], "as told"
+    assert f"--incarnation {ends[0].incarnation} " in (tmp_path / "node-1-0").read_text()
     assert workers.exit_code == 3

@@ -1,6 +1,7 @@
 import pytest
 
 from services.placement.fleet_view import FleetView
+from shared.contracts.fleet import WorkerExited
 from tests.unit.placement.examples import SESSION, make_copy, make_report, make_row
 
 SILENT_S = 5.0
@@ -66,13 +67,35 @@ def test_a_worker_never_heard_of_is_lost_after_listening_for_it() -> None:
 
 def test_an_exit_is_death_at_once_but_not_for_one_that_goes_on_reporting() -> None:
     view = view_of(make_report("w-1", 1, make_copy()))
-    view.exited("w-1", 1.0)
-    view.exited("w-unknown", 1.0)
+    assert view.exited(WorkerExited("w-1", -9, "i-1"), 1.0)
     assert view.why_lost("w-1", "i-1", 1.0, connected_s=0.0) == "its worker ended"
     assert view.copy("w-1", SESSION) is None
     assert not view.report(make_report("w-1", 2, make_copy()), 1.5), "it was under way when the process ended"
     assert view.report(make_report("w-1", 3, make_copy()), 2.5)
-    assert view.why_lost("w-1", "i-1", 2.5, LONG) == ""
+    for again in ("i-1", ""):
+        assert not view.exited(WorkerExited("w-1", -9, again), 3.0), "it is said again and again"
+    assert view.why_lost("w-1", "i-1", 3.0, LONG) == ""
+
+
+def test_the_end_of_a_process_is_nothing_to_the_next_one_of_its_name() -> None:
+    view = view_of(make_report("w-1", 1, incarnation="i-1"))
+    assert view.report(make_report("w-1", 1, make_copy(), incarnation="i-2", started_at=200.0), 1.0)
+    assert not view.exited(WorkerExited("w-1", -9, "i-1"), 1.0)
+    assert view.why_lost("w-1", "i-2", 1.0, LONG) == ""
+    assert view.report(make_report("w-1", 2, make_copy(), incarnation="i-2", started_at=200.0), 1.5)
+    assert view.exited(WorkerExited("w-1", -9, "i-2"), 2.0)
+    assert view.why_lost("w-1", "i-2", 2.0, LONG) == "its worker ended"
+
+
+def test_who_never_heard_a_worker_believes_that_it_ended_until_it_reports() -> None:
+    """As the next placement, of workers that died with the one before."""
+    view = view_of()
+    assert view.exited(WorkerExited("w-1", -9, "i-1"), 0.0)
+    assert view.why_lost("w-1", "i-1", 0.0, connected_s=0.0) == "its worker ended"
+    assert view.why_lost("w-1", "i-2", 0.0, connected_s=0.0) == "", "not this process"
+    assert not view.report(make_report("w-1", 7), 0.5), "it was under way"
+    assert view.report(make_report("w-1", 8), 2.0)
+    assert view.why_lost("w-1", "i-1", 2.0, LONG) == ""
 
 
 def test_a_last_word_is_death_at_once() -> None:

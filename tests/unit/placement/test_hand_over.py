@@ -15,7 +15,7 @@ from services.placement.hand_over import (
     is_secure,
     of_stray,
 )
-from shared.contracts.fleet import CopyReport
+from shared.contracts.fleet import CopyReport, WorkerExited
 from shared.contracts.moves import Move, MoveNews
 from shared.store.rows import SessionRow
 from tests.unit.placement.examples import SESSION, make_copy, make_report, make_row
@@ -90,7 +90,7 @@ def test_a_session_that_nobody_owns_is_its_home_s_to_give() -> None:
         assert told(row, fleet_of(None, ARRIVED)) == Commit()
         assert told(row, fleet, 1.6) == CallOff("its state was not there after 1.5 s")
     assert told(make_row("active", epoch=4), fleet) == Over("stayed", "worker w-2 could not go on with it")
-    fleet.exited("w-1", 0.0)
+    fleet.exited(WorkerExited("w-1"), 0.0)
     assert told(waiting, fleet) == CallOff("worker w-1: its worker ended")
     fleet.report(make_report("w-1", 2, make_copy(state="paused"), incarnation="i-9", started_at=200.0), 5.0)
     assert told(waiting, fleet, 1.0) == CallOff("worker w-1: its worker was started anew")
