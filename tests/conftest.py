@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.fixtures.nats_server",
     "tests.fixtures.postgres",
     "tests.fixtures.gateway",
+    "tests.fixtures.placement_wire",
     "tests.fixtures.otlp",
     "tests.fixtures.system",
 ]

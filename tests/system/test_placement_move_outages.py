@@ -2,38 +2,23 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
 from shared.bus import BusAway, NoAnswer, Refused
 from tests.fixtures.fake_worker import FakeWorker
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.placement_wire import World, placement_program
+from tests.fixtures.placement_wire import StartPlacement, World
 from tests.fixtures.postgres import PostgresServer
-from tests.fixtures.process import Program
 from tests.fixtures.waiting import until
-
-Starter = Callable[..., Program]
 
 
 @pytest.fixture
-def start(nats_server: NatsServer, database_url: str, tmp_path: Path) -> Iterator[Starter]:
-    """Starts a placement on the same database again, once the one before was killed."""
-    programs: list[Program] = []
-
-    def start(**settings: object) -> Program:
-        folder = tmp_path / f"placement-{len(programs)}"
-        folder.mkdir()
-        programs.append(placement_program(nats_server.url, database_url, folder, **settings))
-        programs[-1].start(lambda: True)
-        return programs[-1]
-
-    yield start
-    for program in programs:
-        if program.running:
-            program.kill()
+def start(start_placement: StartPlacement, database_url: str) -> StartPlacement:
+    """One after the other on the same database."""
+    return partial(start_placement, database_url)
 
 
 @pytest.fixture
@@ -61,7 +46,7 @@ async def ask_in_vain(world: World, session: str) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_placement_started_anew_takes_in_a_move_that_it_knows_nothing_of(
-    world: World, start: Starter
+    world: World, start: StartPlacement
 ) -> None:
     doomed = start()
     source, target, session = await pair(world)
@@ -82,7 +67,7 @@ async def test_a_placement_started_anew_takes_in_a_move_that_it_knows_nothing_of
 
 
 @pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)
-async def test_an_epoch_that_was_given_is_not_given_again(world: World, start: Starter) -> None:
+async def test_an_epoch_that_was_given_is_not_given_again(world: World, start: StartPlacement) -> None:
     doomed = start()
     source, target, session = await pair(world)
     source.plan = "begin"
@@ -99,7 +84,7 @@ async def test_an_epoch_that_was_given_is_not_given_again(world: World, start: S
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_placement_started_anew_after_the_hand_over(world: World, start: Starter) -> None:
+async def test_a_placement_started_anew_after_the_hand_over(world: World, start: StartPlacement) -> None:
     doomed = start()
     source, target, session = await pair(world)
     target.plan = "wait"
@@ -117,7 +102,7 @@ async def test_a_placement_started_anew_after_the_hand_over(world: World, start:
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 async def test_a_move_waits_for_its_database(
-    world: World, start: Starter, postgres_server: PostgresServer
+    world: World, start: StartPlacement, postgres_server: PostgresServer
 ) -> None:
     start(worker_silent_s=60, move_s=60)  # nobody reports while this test starts the database
     source, target, session = await pair(world)

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -13,40 +14,20 @@ from nats.js import JetStreamContext
 from services.placement.main import main
 from shared.bus import NoAnswer, Refused
 from shared.contracts.events import CloudEvent, lifecycle_pattern
-from shared.contracts.subjects import CHUNKS
+from shared.contracts.fleet import FleetPlan, WorkerExited
+from shared.contracts.subjects import CHUNKS, FLEET_PLAN
 from shared.process import EXIT_UNAVAILABLE
 from tests.fixtures.fake_worker import CELL
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.placement_wire import START_S, TENANT, World, placement_program
+from tests.fixtures.placement_wire import START_S, TENANT, StartPlacement, World
 from tests.fixtures.postgres import PostgresServer
 from tests.fixtures.process import Program
 from tests.fixtures.waiting import WAIT_S, until
-
-Starter = Callable[..., Program]
 
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite+aiosqlite:///{tmp_path / 'turboserve.sqlite'}"
-
-
-@pytest.fixture
-def start(nats_url: str, tmp_path: Path) -> Iterator[Starter]:
-    """Starts a placement on a database; each has a folder of its own for its log."""
-    programs: list[Program] = []
-
-    def start(database_url: str, nats: str = nats_url, **settings: object) -> Program:
-        folder = tmp_path / f"placement-{len(programs)}"
-        folder.mkdir()
-        program = placement_program(nats, database_url, folder, **settings)
-        programs.append(program)
-        program.start(lambda: True)
-        return program
-
-    yield start
-    for program in programs:
-        if program.running:
-            program.kill()
 
 
 @pytest.fixture
@@ -78,17 +59,17 @@ async def events_of(nats_url: str, count: int) -> list[CloudEvent]:
 
 
 async def test_killed_and_started_again_it_keeps_its_sessions_and_their_epochs(
-    world: World, start: Starter, sqlite_url: str
+    world: World, start_placement: StartPlacement, sqlite_url: str
 ) -> None:
     worker = await world.worker("w-1")
-    doomed = start(sqlite_url)
+    doomed = start_placement(sqlite_url)
     await world.ready(capacity=2)
     kept, gone = await world.open(), await world.open(idempotency_key="k")
     await world.close(gone.id)
     await until(lambda: kept.id in worker.copies, "a copy")
     doomed.kill()
     worker.copies.clear()
-    start(sqlite_url)
+    start_placement(sqlite_url)
     await world.ready(capacity=2)
     await until(lambda: kept.id in worker.copies, "the copy again")
     assert worker.copies[kept.id].epoch == 1
@@ -99,18 +80,37 @@ async def test_killed_and_started_again_it_keeps_its_sessions_and_their_epochs(
     assert (await world.open(idempotency_key="k")).id == gone.id
 
 
+async def test_the_next_one_hears_from_the_autoscaler_who_ended_meanwhile(
+    world: World, start_placement: StartPlacement, sqlite_url: str
+) -> None:
+    gone = await world.worker("w-1")
+    doomed = start_placement(sqlite_url)
+    await world.ready(capacity=2)
+    opened = await world.open()
+    await until(lambda: opened.id in gone.copies, "a copy")
+    doomed.kill()
+    await gone.die()
+    other = await world.worker("w-2")
+    start_placement(sqlite_url, worker_silent_s=600)
+    await world.ready(capacity=2)
+    ended = [WorkerExited("w-2", -9, "another-w-2"), WorkerExited("w-1", -9, gone.incarnation)]
+    plan = FleetPlan("a-1", 2, 0, 9, "as the test wants it", [], time.time(), ended=ended)
+    await world.bus.publish(FLEET_PLAN.at(cell=CELL), plan)
+    await other.until_epoch(opened.id, 2)
+
+
 async def test_events_are_published_once_whatever_was_down(
-    fresh_nats: NatsServer, start: Starter, sqlite_url: str
+    fresh_nats: NatsServer, start_placement: StartPlacement, sqlite_url: str
 ) -> None:
     # Nobody reports while this test starts NATS.
-    first = start(sqlite_url, fresh_nats.url, worker_silent_s=60)
+    first = start_placement(sqlite_url, nats=fresh_nats.url, worker_silent_s=60)
     async with World(fresh_nats.url) as world:
         await world.worker("w-1")
         await world.ready(capacity=2)
         opened = await world.open()
         await events_of(fresh_nats.url, 2)
         first.kill()
-        second = start(sqlite_url, fresh_nats.url, worker_silent_s=60)
+        second = start_placement(sqlite_url, nats=fresh_nats.url, worker_silent_s=60)
         await world.ready(capacity=2)
         await world.pause(opened.id)
         fresh_nats.kill()
@@ -125,24 +125,24 @@ async def test_events_are_published_once_whatever_was_down(
 
 
 async def test_a_second_placement_on_sqlite_refuses_to_start(
-    world: World, start: Starter, sqlite_url: str
+    world: World, start_placement: StartPlacement, sqlite_url: str
 ) -> None:
-    first = start(sqlite_url, lease_ttl_s=4)
+    first = start_placement(sqlite_url, lease_ttl_s=4)
     await world.ready()
-    second = start(sqlite_url, lease_ttl_s=4)
+    second = start_placement(sqlite_url, lease_ttl_s=4)
     assert await ended(second) == EXIT_UNAVAILABLE
     assert "another placement" in second.output()
     assert first.running
 
 
 async def test_on_postgres_a_second_placement_takes_over(
-    world: World, start: Starter, fresh_postgres_url: str
+    world: World, start_placement: StartPlacement, fresh_postgres_url: str
 ) -> None:
     await world.worker("w-1")
-    first = start(fresh_postgres_url)
+    first = start_placement(fresh_postgres_url)
     await world.ready(capacity=2)
     opened, leader = await world.open(), world.loads[-1].placement
-    second = start(fresh_postgres_url)
+    second = start_placement(fresh_postgres_url)
     first.kill()
     await until(lambda: world.loads[-1].placement != leader, "another leader", START_S)
     assert (await world.get(opened.id)).status == "active"
@@ -150,10 +150,10 @@ async def test_on_postgres_a_second_placement_takes_over(
 
 
 async def test_without_its_database_it_says_so_and_recovers(
-    world: World, start: Starter, postgres_server: PostgresServer, fresh_postgres_url: str
+    world: World, start_placement: StartPlacement, postgres_server: PostgresServer, fresh_postgres_url: str
 ) -> None:
     worker = await world.worker("w-1")
-    placement = start(fresh_postgres_url, worker_silent_s=60)
+    placement = start_placement(fresh_postgres_url, worker_silent_s=60)
     await world.ready(capacity=2)
     opened = await world.open()
     await until(lambda: opened.id in worker.copies, "a copy")
@@ -181,10 +181,10 @@ async def until_answered(world: World) -> None:
 
 
 async def test_a_session_nobody_watches_is_paused_and_resumed_by_a_viewer(
-    world: World, start: Starter, sqlite_url: str
+    world: World, start_placement: StartPlacement, sqlite_url: str
 ) -> None:
     worker = await world.worker("w-1")
-    start(sqlite_url, unwatched_pause_s=0.3)
+    start_placement(sqlite_url, unwatched_pause_s=0.3)
     await world.ready(capacity=2)
     opened = await world.open()
     paused = await world.until_status(opened.id, "paused")
@@ -195,21 +195,23 @@ async def test_a_session_nobody_watches_is_paused_and_resumed_by_a_viewer(
     await until(lambda: worker.owns[-1].granted_through == 6, "the viewer's credit")
 
 
-async def test_a_session_nobody_watches_is_closed(world: World, start: Starter, sqlite_url: str) -> None:
-    start(sqlite_url, unwatched_close_s=0.3)
+async def test_a_session_nobody_watches_is_closed(
+    world: World, start_placement: StartPlacement, sqlite_url: str
+) -> None:
+    start_placement(sqlite_url, unwatched_close_s=0.3)
     await world.ready()
     opened = await world.open()
     assert (await world.until_status(opened.id, "closed")).phase == "unwatched"
 
 
 async def test_once_stopped_nobody_answers_and_the_next_takes_up_its_work_at_once(
-    world: World, nats_url: str, start: Starter, sqlite_url: str
+    world: World, nats_url: str, start_placement: StartPlacement, sqlite_url: str
 ) -> None:
     client = await nats.connect(nats_url)
     jetstream = client.jetstream()
     log = f"TS_{CELL}_CHUNKS"
     await jetstream.add_stream(name=log, subjects=[CHUNKS.pattern(cell=CELL)], storage="memory")
-    first = start(sqlite_url, lease_ttl_s=60, ended_log_linger_s=2)
+    first = start_placement(sqlite_url, lease_ttl_s=60, ended_log_linger_s=2)
     await world.ready()
     ended, other = await world.open(), await world.open()
     for session in (ended, other):
@@ -218,7 +220,7 @@ async def test_once_stopped_nobody_answers_and_the_next_takes_up_its_work_at_onc
     assert first.stop() == 0
     with pytest.raises(NoAnswer):
         await world.page()
-    start(sqlite_url, lease_ttl_s=60, ended_log_linger_s=2)
+    start_placement(sqlite_url, lease_ttl_s=60, ended_log_linger_s=2)
     await world.ready()
     await until_messages(jetstream, log, 1)
     left = await jetstream.get_last_msg(log, CHUNKS.pattern(cell=CELL))
@@ -232,8 +234,8 @@ async def until_messages(jetstream: JetStreamContext, stream: str, count: int) -
             await asyncio.sleep(0.01)
 
 
-async def test_without_a_database_at_start_it_ends_with_a_word(start: Starter) -> None:
-    program = start("postgresql+asyncpg://me:secret@127.0.0.1:1/none", database_wait_s=0.1)
+async def test_without_a_database_at_start_it_ends_with_a_word(start_placement: StartPlacement) -> None:
+    program = start_placement("postgresql+asyncpg://me:secret@127.0.0.1:1/none", database_wait_s=0.1)
     assert await ended(program) == EXIT_UNAVAILABLE
     assert "Postgres database 'none' at 127.0.0.1:1 did not answer" in program.output()
     assert "TURBOSERVE_PLACEMENT_DATABASE_URL" in program.output()

@@ -1,8 +1,7 @@
 """Sessions resumed on another worker than the one with their state, where workers move by script."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -10,31 +9,10 @@ from shared.contracts.moves import Move
 from shared.contracts.session import SessionView
 from tests.fixtures.fake_worker import FakeWorker
 from tests.fixtures.nats_server import NatsServer
-from tests.fixtures.placement_wire import World, placement_program
-from tests.fixtures.process import Program
+from tests.fixtures.placement_wire import StartPlacement, World
 from tests.fixtures.waiting import until
 
 PATIENT = {"resume_s": 30.0}
-Starter = Callable[..., Program]
-
-
-@pytest.fixture
-def start(nats_server: NatsServer, tmp_path: Path) -> Iterator[Starter]:
-    """Starts a placement on the same database again, once the one before was killed."""
-    programs: list[Program] = []
-
-    def start(database_url: str = "", **settings: object) -> Program:
-        folder = tmp_path / f"placement-{len(programs)}"
-        folder.mkdir()
-        url = database_url or f"sqlite+aiosqlite:///{tmp_path / 'db.sqlite'}"
-        programs.append(placement_program(nats_server.url, url, folder, **settings))
-        programs[-1].start(lambda: True)
-        return programs[-1]
-
-    yield start
-    for program in programs:
-        if program.running:
-            program.kill()
 
 
 @pytest.fixture
@@ -71,8 +49,10 @@ def heard(world: World, session: str) -> list[tuple[str, str]]:
     return [now for before, now in zip([("", ""), *told], told, strict=False) if now != before]
 
 
-async def test_its_state_is_brought_to_where_it_goes_on(world: World, start: Starter) -> None:
-    start(**PATIENT)
+async def test_its_state_is_brought_to_where_it_goes_on(
+    world: World, start_placement: StartPlacement
+) -> None:
+    start_placement(**PATIENT)
     home, target, session = await paused_at_a_full_home(world)
     world.changes.clear()
     resumed = await world.resume(session)
@@ -86,8 +66,8 @@ async def test_its_state_is_brought_to_where_it_goes_on(world: World, start: Sta
     assert heard(world, session)[:2] == [("queued", "resuming"), ("active", "running")]
 
 
-async def test_an_operator_hears_what_took_how_long(world: World, start: Starter) -> None:
-    start(**PATIENT)
+async def test_an_operator_hears_what_took_how_long(world: World, start_placement: StartPlacement) -> None:
+    start_placement(**PATIENT)
     _, target, session = await paused_at_a_full_home(world)
     told = await world.restore(session)
     assert (told.status, told.worker, told.tier) == ("active", "w-2", "device")
@@ -97,9 +77,9 @@ async def test_an_operator_hears_what_took_how_long(world: World, start: Starter
 
 
 async def test_other_moves_go_on_while_a_suspended_state_comes_to_its_homes_device(
-    world: World, start: Starter
+    world: World, start_placement: StartPlacement
 ) -> None:
-    start(**PATIENT)
+    start_placement(**PATIENT)
     home, target, session = await paused_at_a_full_home(world, room=2)
     assert (await world.suspend(session)).tier == "host"
     home.stowing.clear()
@@ -115,8 +95,10 @@ async def test_other_moves_go_on_while_a_suspended_state_comes_to_its_homes_devi
     await target.until_copy(session, move_id="", epoch=2)
 
 
-async def test_one_that_waited_for_room_is_fetched_from_its_home_too(world: World, start: Starter) -> None:
-    start(**PATIENT)
+async def test_one_that_waited_for_room_is_fetched_from_its_home_too(
+    world: World, start_placement: StartPlacement
+) -> None:
+    start_placement(**PATIENT)
     home = await world.worker("w-1", capacity=1)
     await world.ready(capacity=1)
     session = (await world.open()).id
@@ -130,8 +112,10 @@ async def test_one_that_waited_for_room_is_fetched_from_its_home_too(world: Worl
     assert [move.move_id for move in home.moves] == [f"{session}.2"]
 
 
-async def test_a_home_that_is_killed_in_the_middle_is_done_without(world: World, start: Starter) -> None:
-    start(**PATIENT)
+async def test_a_home_that_is_killed_in_the_middle_is_done_without(
+    world: World, start_placement: StartPlacement
+) -> None:
+    start_placement(**PATIENT)
     home, target, session = await paused_at_a_full_home(world)
     home.plan = "freeze"
     resuming, move = await begun(world, home, session)
@@ -145,8 +129,10 @@ async def test_a_home_that_is_killed_in_the_middle_is_done_without(world: World,
     assert seen.next_chunk == 4, "it goes on where it was"
 
 
-async def test_a_home_that_does_nothing_is_not_waited_for_long(world: World, start: Starter) -> None:
-    start(resume_s=0.5)
+async def test_a_home_that_does_nothing_is_not_waited_for_long(
+    world: World, start_placement: StartPlacement
+) -> None:
+    start_placement(resume_s=0.5)
     home, target, session = await paused_at_a_full_home(world)
     home.plan = "begin"
     await world.resume(session)
@@ -155,8 +141,10 @@ async def test_a_home_that_does_nothing_is_not_waited_for_long(world: World, sta
 
 
 @pytest.mark.parametrize("code", ["no_slot", "better_rebuilt"])
-async def test_what_home_refuses_to_give_is_rebuilt(world: World, start: Starter, code: str) -> None:
-    start(**PATIENT)
+async def test_what_home_refuses_to_give_is_rebuilt(
+    world: World, start_placement: StartPlacement, code: str
+) -> None:
+    start_placement(**PATIENT)
     home, target, session = await paused_at_a_full_home(world)
     home.plan = f"refuse {code}"
     await world.resume(session)
@@ -165,8 +153,10 @@ async def test_what_home_refuses_to_give_is_rebuilt(world: World, start: Starter
     await target.until_copy(session, epoch=seen.epoch)
 
 
-async def test_a_pause_in_the_middle_leaves_it_with_its_state(world: World, start: Starter) -> None:
-    start(**PATIENT)
+async def test_a_pause_in_the_middle_leaves_it_with_its_state(
+    world: World, start_placement: StartPlacement
+) -> None:
+    start_placement(**PATIENT)
     home, target, session = await paused_at_a_full_home(world)
     home.plan = "freeze"
     resuming, move = await begun(world, home, session)
@@ -180,8 +170,8 @@ async def test_a_pause_in_the_middle_leaves_it_with_its_state(world: World, star
     await target.until_copy(session, move_id="", epoch=2)
 
 
-async def test_a_prompt_in_the_middle_goes_with_it(world: World, start: Starter) -> None:
-    start(**PATIENT)
+async def test_a_prompt_in_the_middle_goes_with_it(world: World, start_placement: StartPlacement) -> None:
+    start_placement(**PATIENT)
     home, target, session = await paused_at_a_full_home(world)
     home.plan = "freeze"
     resuming, move = await begun(world, home, session)
@@ -192,8 +182,10 @@ async def test_a_prompt_in_the_middle_goes_with_it(world: World, start: Starter)
     assert target.owns[-1].move_id == move.move_id
 
 
-async def test_a_departure_in_the_middle_leaves_nothing(world: World, start: Starter) -> None:
-    start(**PATIENT)
+async def test_a_departure_in_the_middle_leaves_nothing(
+    world: World, start_placement: StartPlacement
+) -> None:
+    start_placement(**PATIENT)
     home, target, session = await paused_at_a_full_home(world)
     home.plan = "freeze"
     resuming, move = await begun(world, home, session)
@@ -203,8 +195,10 @@ async def test_a_departure_in_the_middle_leaves_nothing(world: World, start: Sta
     assert (await resuming).status == "closed"
 
 
-async def test_one_that_departs_in_the_middle_speaks_against_nobody(world: World, start: Starter) -> None:
-    start(**PATIENT)
+async def test_one_that_departs_in_the_middle_speaks_against_nobody(
+    world: World, start_placement: StartPlacement
+) -> None:
+    start_placement(**PATIENT)
     home = await world.worker("w-1", capacity=1)
     await world.ready(capacity=1)
     for _ in range(2):
@@ -228,9 +222,9 @@ async def test_one_that_departs_in_the_middle_speaks_against_nobody(world: World
 
 
 async def test_the_next_placement_takes_over_in_the_middle(
-    world: World, start: Starter, database_url: str
+    world: World, start_placement: StartPlacement, database_url: str
 ) -> None:
-    doomed = start(database_url, **PATIENT)
+    doomed = start_placement(database_url, **PATIENT)
     home, target, session = await paused_at_a_full_home(world)
     home.plan = "freeze"
     resuming, move = await begun(world, home, session)
@@ -238,7 +232,7 @@ async def test_the_next_placement_takes_over_in_the_middle(
     resuming.cancel()
     home.frozen.clear()
     home.plan = "prove"
-    start(database_url, **PATIENT)
+    start_placement(database_url, **PATIENT)
     seen = await world.until_seen(session, status="active", worker="w-2", epoch=3)
     assert (seen.next_chunk >= 4, move.move_id) == (True, f"{session}.2")
     await target.until_copy(session, epoch=3)

@@ -13,7 +13,12 @@ from tests.system.test_operations import WAIT_S, Viewer, ready_workers
 from turboserve import Client, Session
 
 pytestmark = pytest.mark.timeout(300)  # a system starts in seconds, but not on a machine under heavy load
-SETTINGS = {"placement": {"policy-settings": '{"balance": false}', "unwatched-pause-s": 600, "resume-s": 30}}
+PLACEMENT = {
+    "policy-settings": '{"balance": false}',
+    "unwatched-pause-s": 600,
+    "resume-s": 30,
+    "worker-silent-s": 600,  # who is killed here is missed before, since the autoscaler says so
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         "TURBOSERVE_WORKER_MODEL_LOADER": "tests.fixtures.tiny_model",
         "TURBOSERVE_WORKER_CAPACITY": "1",
     }
-    system = System(tmp_path_factory.mktemp("resumes"), workers=2, environ=environ, settings=SETTINGS)
+    system = System(
+        tmp_path_factory.mktemp("resumes"), workers=2, environ=environ, settings={"placement": PLACEMENT}
+    )
     system.start()
     yield system
     system.stop()
@@ -92,4 +99,15 @@ async def test_a_home_that_hangs_and_is_killed_then_is_done_without(client: Clie
     await viewer.until(lambda chunk: chunk.worker == other)
     assert (await resuming).worker in ("", other)
     assert viewer.chunks[-1].epoch > 2, "another epoch than the one that was to be handed over"
+    await viewer.leave()
+
+
+async def test_a_killed_worker_s_session_goes_on_before_anybody_missed_it(client: Client) -> None:
+    session = await client.open("slow red ball")
+    viewer = Viewer(session)
+    await viewer.until(lambda chunk: chunk.index >= 2)
+    worker = viewer.chunks[-1].worker
+    next(p for p in psutil.process_iter() if worker in " ".join(p.cmdline())).kill()
+    await viewer.until(lambda chunk: chunk.worker != worker)
+    assert viewer.chunks[-1].epoch > viewer.chunks[0].epoch
     await viewer.leave()
