@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from services.worker.host_memory import HostMemory
 from services.worker.measure import Measured
 from services.worker.models import GeometryError, UnknownModel, WeightsError
 from services.worker.offload import HostPool
+from services.worker.phases import timed
 from services.worker.residency import Room
 from services.worker.runner import NoSuchDevice, Runner
 from services.worker.settings import WorkerSettings
@@ -46,11 +46,11 @@ class Loaded(NamedTuple):
 def load(settings: WorkerSettings) -> Loaded:
     """Raises `StartupError`."""
     memory = _memory_beside(settings)
-    with _fitting(settings), _timed("model"):
+    with _fitting(settings), timed("model"):
         loaded = _load_model(settings)
-    with _timed("host pool"):
+    with timed("host pool"):
         pool = _host_pool(settings, loaded, memory)
-    with _fitting(settings), _timed("measurements"):
+    with _fitting(settings), timed("measurements"):
         measured = measure.measure(loaded, encode_settings(settings), settings.max_batch)
     duration_s = measure.chunk_duration_s(loaded.spec)
     wanted = settings.capacity or curve.capacity(measured.default, duration_s, _MOST_SESSIONS)
@@ -78,14 +78,6 @@ def _fitting(settings: WorkerSettings) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-@contextlib.contextmanager
-def _timed(phase: str) -> Iterator[None]:
-    """What makes a start slow is asked often."""
-    started = time.perf_counter()
-    yield
-    logger.info("loaded: %s in %.2f s", phase, time.perf_counter() - started)
 
 
 def encode_settings(settings: WorkerSettings) -> EncodeSettings:

@@ -14,22 +14,32 @@ from services.worker import encode
 from services.worker.curve import MIN_GAIN, Curve, Pace
 from services.worker.models.in_pieces import at_once
 from services.worker.models.protocol import ModelSpec, PastChunk, Rung, State
+from services.worker.phases import timed
 from services.worker.runner import Runner
 from shared.contracts.fleet import LatencyPoint
 
 logger = logging.getLogger(__name__)
 
 _MEASURED_CHUNKS = 4
-_ALIKE = 1.03  # two chunks' steps that differ by less than that: more chunks would tell nothing new
+_ALIKE = 1.03  # steps that differ by less than that: more would tell nothing new
 _SHORT_S = 0.02  # of steps so short it takes two chunks to tell the quickest from chance
 _MEASURE_DEADLINE_S = 20.0
 
 
 class _Chunk(NamedTuple):
-    forwards: int
-    step_s: float
+    """`steps_s`: of every forward. `encode_s` 0: it wasn't encoded."""
+
+    steps_s: tuple[float, ...]
     decode_s: float
     encode_s: float
+
+    @property
+    def forwards(self) -> int:
+        return len(self.steps_s)
+
+    @property
+    def step_s(self) -> float:
+        return min(self.steps_s)
 
 
 class Measured(NamedTuple):
@@ -56,12 +66,15 @@ def measure(runner: Runner, settings: encode.EncodeSettings, max_rows: int) -> M
     """
     deadline = time.monotonic() + _MEASURE_DEADLINE_S
     state = runner.open(seed=0, prompt="", first_chunk=0)
-    past = _fill_window(runner, state, settings, deadline)
-    _rebuild(runner, past, deadline)
+    with timed("measurements' full window"):
+        past = _fill_window(runner, state, settings, deadline)
+    with timed("measurements' rebuild"):
+        _rebuild(runner, past, deadline)
     paces: dict[str, Pace] = {}
     for kind in dict.fromkeys(map(kind_of, runner.spec.rungs)):
         alike = [rung for rung in runner.spec.rungs if kind_of(rung) == kind]
-        paces |= _of_a_kind(runner, state, alike, settings, max_rows, deadline)
+        with timed(f"measurements of rung {alike[0].name}"):
+            paces |= _of_a_kind(runner, state, alike, settings, max_rows, deadline)
     return Measured(paces[runner.spec.rungs[0].name], paces)
 
 
@@ -77,7 +90,6 @@ def _of_a_kind(
     alone = _alone(runner, state, rungs[0], settings, deadline)
     curve = _curve(runner, state, rungs[0], alone.step_s, max_rows, deadline)
     pace = Pace(curve, alone.forwards, alone.decode_s, alone.encode_s)
-    _change_prompt(runner, state, rungs[0], settings)
     others = {rung.name: _one_chunk(runner, state, rung, settings).forwards for rung in rungs[1:]}
     forwards = {rungs[0].name: alone.forwards} | others
     return {name: pace._replace(forwards=count) for name, count in forwards.items()}
@@ -95,14 +107,15 @@ def chunk_duration_s(spec: ModelSpec) -> float:
 def _fill_window(
     runner: Runner, state: State, settings: encode.EncodeSettings, deadline: float
 ) -> list[PastChunk]:
-    """Of the longest rung: chunks are cheaper before. A very slow device makes fewer. Returns what such a
-    state can be rebuilt from.
+    """Of the longest rung: chunks are cheaper before. A very slow device makes fewer. The first one is
+    encoded too, so that the encoder's first time isn't counted. Returns what such a state can be rebuilt
+    from.
     """
     spec, past = runner.spec, list[PastChunk]()
     latent_frames = max(rung.window_latent_frames for rung in spec.rungs)
-    for _ in range(math.ceil(latent_frames / spec.latent_frames_per_chunk)):
+    for number in range(math.ceil(latent_frames / spec.latent_frames_per_chunk)):
         if time.monotonic() < deadline:
-            _one_chunk(runner, state, spec.rungs[0], settings)
+            _one_chunk(runner, state, spec.rungs[0], None if number else settings)
             past += [runner.latents(state)] if spec.recent_chunks else []
     recent = max(0, len(past) - spec.recent_chunks)
     return [*past[: min(spec.sink_chunks, recent)], *past[recent:]]
@@ -123,17 +136,30 @@ def _rebuild(runner: Runner, past: Sequence[PastChunk], deadline: float) -> None
 def _alone(
     runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings, deadline: float
 ) -> _Chunk:
-    """The quickest of a few counts, but not the first, since what disturbs a worker at start (other services
-    starting) passes. On a GPU, which is the worker's alone, two that agree are enough.
+    """The quickest of a few counts, since what disturbs a worker at start (other services starting) passes,
+    but not the first chunk's steps. That one shows a changed prompt, so that a user's first change meets
+    no kernel for the first time.
     """
-    _one_chunk(runner, state, rung, settings)
+    runner.set_prompt(state, "")  # the same words, since others may have to be encoded elsewhere
+    first = _one_chunk(runner, state, rung, settings)
     made: list[_Chunk] = []
     while len(made) < _MEASURED_CHUNKS and (not made or time.monotonic() < deadline):
         made.append(_one_chunk(runner, state, rung, settings))
-        if _undisturbed(runner) and len(made) > 1 and _agree(*(chunk.step_s for chunk in made[-2:])):
+        if _undisturbed(runner) and _told_enough(made):
             break
-    forwards, step_s, decode_s, encode_s = zip(*made, strict=True)
-    return _Chunk(forwards[-1], min(step_s), min(decode_s), min(encode_s))
+    return _Chunk(
+        min(made, key=lambda chunk: chunk.step_s).steps_s,
+        min(chunk.decode_s for chunk in (first, *made)),
+        min(chunk.encode_s for chunk in (first, *made)),
+    )
+
+
+def _told_enough(made: Sequence[_Chunk]) -> bool:
+    """On a GPU, which is the worker's alone: two steps that agree, or of short ones two chunks that do."""
+    quickest = sorted(made[-1].steps_s)[:2]
+    if made[-1].step_s >= _SHORT_S and len(quickest) == 2 and _agree(*quickest):
+        return True
+    return len(made) > 1 and _agree(*(chunk.step_s for chunk in made[-2:]))
 
 
 def _undisturbed(runner: Runner) -> bool:
@@ -142,14 +168,6 @@ def _undisturbed(runner: Runner) -> bool:
 
 def _agree(one_s: float, other_s: float) -> bool:
     return max(one_s, other_s) < _ALIKE * min(one_s, other_s)
-
-
-def _change_prompt(runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings) -> None:
-    """So that a user's first change is no slower than the next ones. The same words, since others may have to
-    be encoded elsewhere.
-    """
-    runner.set_prompt(state, "")
-    _one_chunk(runner, state, rung, settings)
 
 
 def _curve(runner: Runner, state: State, rung: Rung, alone_s: float, max_rows: int, deadline: float) -> Curve:
@@ -174,14 +192,16 @@ def _curve(runner: Runner, state: State, rung: Rung, alone_s: float, max_rows: i
     return Curve(kind_of(rung), tuple(points))
 
 
-def _one_chunk(runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings) -> _Chunk:
+def _one_chunk(runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings | None) -> _Chunk:
+    """`settings` None: it isn't encoded."""
     forwards = runner.begin_chunk(state, rung.name)
-    step_s = min(runner.forward([state]) for _ in range(forwards))
+    steps_s = tuple(runner.forward([state]) for _ in range(forwards))
     started = time.perf_counter()
     frames = runner.decode(state)
     decoded = time.perf_counter()
-    encode.encode(frames, runner.spec.fps, settings)
-    return _Chunk(forwards, step_s, decoded - started, time.perf_counter() - decoded)
+    if settings is not None:
+        encode.encode(frames, runner.spec.fps, settings)
+    return _Chunk(steps_s, decoded - started, time.perf_counter() - decoded)
 
 
 def _step_together(runner: Runner, states: list[State], rung: Rung) -> float:
