@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
+from functools import partial
 
 from services.worker import metrics
 from services.worker.copies import FAILED, Copy
@@ -67,7 +68,8 @@ class Engine:
         self.states.shelf.under_way = self._chunks
         self.errands = Errands(self.roster.changed)
         self.crossings = Crossings(self.runner, self.states, self.roster, self._chunks)
-        self.stepper = Stepper(self.runner, self.errands, self._beside)
+        pool = self.states.tiers.pool
+        self.stepper = Stepper(self.runner, self.errands, self._beside, lambda: pool.waiting)
         self.restarting = Restarting(self.runner, self.curves)
         costs, of_copies = self.restarting.costs, (self.runner, self.states, self.roster)
         self.preparing = Preparing(*of_copies, costs, self.stepper, self.crossings, self._end)
@@ -133,6 +135,7 @@ class Engine:
     def _beside(self) -> None:
         """While the device is at a step, too."""
         self.crossings.tell()
+        self.states.pump()
         self._fetch_ahead()
 
     def _fetch_ahead(self) -> None:
@@ -228,12 +231,22 @@ class Engine:
         self.crossings.begin_step(chunks)
         try:
             traceparents = [chunk.order.traceparent for chunk in chunks]
-            step_s = self.stepper.step([chunk.state for chunk in chunks], traceparents)
+            states = [chunk.state for chunk in chunks]
+            step_s = self.stepper.step(states, traceparents, partial(self._copy_ahead, chunks))
+        except Exception:
+            for chunk in chunks:
+                self.states.not_stepped(chunk.order.copy)
+            raise
         finally:
             self.crossings.end_step()
         self.restarting.learn_step(chunks, step_s)
         for chunk in chunks:
             chunk.stepped(step_s)
+
+    def _copy_ahead(self, chunks: list[Making]) -> None:
+        """Their step was just told the device."""
+        for chunk in chunks:
+            self.states.copy_ahead(chunk.order.copy)
 
     def _show(self) -> None:
         """Hand on the pictures that are final, and be done with the chunks that have no step left."""

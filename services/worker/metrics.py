@@ -26,6 +26,9 @@ late_appends = Counter(
 )
 copies_held = Gauge("turboserve_worker_copies", "Copies held, by state", ["state"])
 states_held = Gauge("turboserve_worker_states", "States held, hot (on the device) or suspended", ["tier"])
+copies_waiting_bytes = Gauge(
+    "turboserve_worker_copies_waiting_bytes", "Bytes of states that wait to be copied to host memory"
+)
 tier_seconds = Histogram(
     "turboserve_worker_tier_seconds",
     "Seconds the device thread spent on a state's suspend, resume or rebuild",

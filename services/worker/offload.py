@@ -1,27 +1,30 @@
 """Mirrors of states' memory on the host: slots allocated once, page-locked where the device is a GPU.
 
 Copies run on streams of their own, one each way, ordered by events: neither the device thread nor the other
-sessions' steps wait for them. On a CPU the same calls copy between plain memory, and are over when they
-return. Device thread only.
+sessions' steps wait for them. Those to the host are queued (`outward`) and told by `pump`, a few at a time.
+On a CPU the same calls copy between plain memory, and are over when they return. Device thread only.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
 from services.worker.host_memory import HostMemory
-from services.worker.models.protocol import Memory, Part
+from services.worker.models.protocol import Final, Memory, Part
+from services.worker.outward import Outward, Piece
 from services.worker.pinning import PageLocked
 
 _PIECE_BYTES = 64 << 20
+_MOST_WAITING = 2
+"""States' sizes: a mirror that more would wait for is copied as a whole instead."""
 
 
 @dataclass(eq=False, slots=True)
@@ -35,35 +38,70 @@ class Mirror:
 
 
 class Copying:
-    """A copy that may still be under way. `bytes`: how much there was to copy."""
+    """A copy that may still be under way. `bytes`: how much there was to copy. `first`, `last`: with the end
+    of `last` it is over, and so is all that was to come before it; None: it was when it was begun.
+    """
 
-    def __init__(self, size_bytes: int, host_s: float, begun: Any = None, ended: Any = None) -> None:
+    def __init__(
+        self, size_bytes: int, host_s: float = 0.0, first: Piece | None = None, last: Piece | None = None
+    ) -> None:
         self.bytes = size_bytes
-        self.ended = ended
-        self._begun, self._host_s = begun, host_s
+        self.last = last
+        self._first, self._host_s = first, host_s
 
     @property
     def over(self) -> bool:
-        return self.ended is None or bool(self.ended.query())
+        return self.last is None or self.last.over
 
     @property
     def duration_s(self) -> float:
-        """Once it is over."""
-        if self.ended is None:
+        """Once it is over: from the first of its own bytes on."""
+        first, last = self._first, self.last
+        if first is None or last is None or first.begun is None or last.ended is None:
             return self._host_s
-        return float(self._begun.elapsed_time(self.ended)) / 1000
+        return float(first.begun.elapsed_time(last.ended)) / 1000
+
+
+class Lanes(Protocol):
+    """A device's two streams for copies."""
+
+    def told(self) -> Any:
+        """An event: over once the device has done all it was told so far."""
+
+    def copy(self, lane: str, into: Any, source: Any, after: Sequence[Any]) -> tuple[Any, Any]:
+        """On the lane "out" or "in", behind what is told there already and these events. Returns the events
+        of its beginning and its end.
+        """
+
+    def join(self, event: Any) -> None:
+        """What the device is told from now on comes after it."""
+
+    def settle(self) -> None:
+        """Returns when no copy is under way."""
 
 
 class HostPool:
     """`slots` mirrors of `slot_bytes` each. Dropping it unlocks them, once copies under way are over."""
 
-    def __init__(self, slots: int, slot_bytes: int, device: str, memory: HostMemory | None = None) -> None:
-        """`memory`: set aside already, at least as much as that takes."""
-        self.size_bytes = slots * slot_bytes
+    def __init__(
+        self,
+        slots: int,
+        slot_bytes: int,
+        device: str,
+        memory: HostMemory | None = None,
+        lanes: Lanes | None = None,
+    ) -> None:
+        """`memory`: set aside already, at least as much as that takes. `lanes`: None: the device's own, if it
+        has any.
+        """
+        self.size_bytes, self._slot_bytes = slots * slot_bytes, slot_bytes
         self._free = list(reversed(range(slots)))
-        self._lanes = _Lanes(device, slots) if device.startswith("cuda") else None
+        cuda = device.startswith("cuda")
+        self._lanes = lanes or (_Streams(device) if cuda else None)
+        self._outward = None if self._lanes is None else Outward(partial(self._lanes.copy, "out"))
+        self._loads: dict[int, Piece] = {}
         memory = memory or HostMemory(self.size_bytes)
-        if self._lanes is not None and slots:
+        if cuda and self._lanes is not None and slots:
             weakref.finalize(self, _unlock, self._lanes, memory.lock(device)).atexit = False
         self._memory = memory.rows(slots, slot_bytes)
 
@@ -76,9 +114,13 @@ class HostPool:
         return Mirror(self._free.pop()) if self._free else None
 
     def free(self, mirror: Mirror) -> None:
-        """Whatever is still copied into the slot, or out of it, comes before what its next owner copies."""
+        """Whatever is still copied into the slot, or out of it, comes before what its next owner copies. What
+        waits to be copied into it never is.
+        """
         assert mirror.slot not in self._free, f"slot {mirror.slot} is free already"
         mirror.versions = {}
+        if self._outward is not None:
+            self._outward.drop(mirror.slot)
         self._free.append(mirror.slot)
 
     def save(
@@ -91,98 +133,155 @@ class HostPool:
         urgent: bool = False,
     ) -> Copying:
         """Those parts that the mirror has in another version (all of the memory, if it has none), as the
-        device will have them after the event `after`, or (None) all it was told so far. `urgent`: not behind
-        other states' copies.
+        device will have them after the event `after`, or (None) all it was told so far. It is over when the
+        mirror has all that it was ever told. `urgent`: not behind other states' copies.
         """
         changed = [part for name, part in parts.items() if mirror.versions.get(name) != part.version]
-        spans = [span for part in changed for span in part.spans] if mirror.versions else [(0, len(memory))]
-        lane = "leaving" if urgent else "out"
-        copying = self._copy(self._memory[mirror.slot], memory, spans, mirror.slot, lane, after)
+        spans = [span for part in changed for span in part.spans]
+        if not mirror.versions or self._full(mirror, sum(end - start for start, end in spans)):
+            spans = [(0, len(memory))]
+        copying = self._out(mirror, memory, [Final(*span, after) for span in spans], urgent=urgent)
         mirror.versions = {name: part.version for name, part in parts.items()}
         return copying
+
+    def save_ahead(
+        self, mirror: Mirror, memory: Memory, parts: Mapping[str, Part], final: Mapping[str, Sequence[Final]]
+    ) -> frozenset[str]:
+        """Of parts that the device has just been told to write: each span once it is final. Returns which;
+        none, where the mirror has nothing yet.
+        """
+        lacking = {name for name in final if mirror.versions.get(name) != parts[name].version}
+        spans = sorted((span for name in lacking for span in final[name]), key=lambda span: span.start)
+        if not mirror.versions or self._full(mirror, sum(span.end - span.start for span in spans)):
+            return frozenset()
+        self._out(mirror, memory, spans, urgent=False)
+        mirror.versions = {**mirror.versions, **{name: parts[name].version for name in lacking}}
+        return frozenset(lacking)
 
     def load(self, mirror: Mirror, memory: Memory, after: Any = None) -> Copying:
         """All of it, by one copy. `join` before the device uses it. `after`: the event after which `memory`
         may be written; None: all that the device was told so far, of whichever session.
         """
-        whole = [(0, len(memory))]
-        return self._copy(memory, self._memory[mirror.slot], whole, mirror.slot, "in", after)
+        row, started = self._memory[mirror.slot], time.perf_counter()
+        if self._lanes is None or self._outward is None:
+            np.asarray(memory)[:] = np.asarray(row)
+            return Copying(len(memory), time.perf_counter() - started)
+        self._outward.flush(mirror.slot)
+        last = self._outward.last(mirror.slot)
+        before = [after or self._lanes.told(), *([] if last is None else [last.ended])]
+        piece = Piece(mirror.slot, None, None)
+        piece.begun, piece.ended = self._lanes.copy("in", memory, row, before)
+        self._loads[mirror.slot] = piece
+        return Copying(len(memory), 0.0, piece, piece)
 
     def join(self, copying: Copying) -> None:
         """What the device is told from now on comes after this copy. Nobody waits here."""
-        if self._lanes is not None and copying.ended is not None:
-            self._lanes.current().wait_event(copying.ended)
+        last = copying.last
+        if self._lanes is None or self._outward is None or last is None or last.dropped:
+            return
+        if last.ended is None:
+            self._outward.flush(last.slot)
+        self._lanes.join(last.ended)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `pump` is to be called soon again."""
+        return self._outward is not None and self._outward.waiting
+
+    @property
+    def waiting_bytes(self) -> int:
+        return 0 if self._outward is None else self._outward.waiting_bytes()
+
+    def pump(self) -> set[int]:
+        """Tell the device what may be copied now. Every millisecond or so; never raises. Returns the slots of
+        mirrors that aren't whole, since a copy failed.
+        """
+        if self._outward is None:
+            return set()
+        self._outward.pump()
+        return self._outward.failed()
 
     def fence(self) -> Callable[[], None]:
         """For any thread: returns once the device has done all it was told up to now."""
         if self._lanes is None:
             return lambda: None
-        told: Callable[[], None] = self._lanes.current().record_event().synchronize
+        told: Callable[[], None] = self._lanes.told().synchronize
         return told
 
-    def _copy(
-        self,
-        into: Any,
-        source: Any,
-        spans: list[tuple[int, int]],
-        slot: int,
-        lane: str,
-        after: Any,
-    ) -> Copying:
-        size_bytes, started = sum(end - start for start, end in spans), time.perf_counter()
-        if self._lanes is None:
-            into, source = np.asarray(into), np.asarray(source)
-            for start, end in spans:
+    def _full(self, mirror: Mirror, size_bytes: int) -> bool:
+        """So much more would be more than may wait: then nothing does any more, and all is to be copied."""
+        if self._outward is None:
+            return False
+        waiting = self._outward.waiting_bytes(mirror.slot)
+        if waiting + size_bytes <= _MOST_WAITING * self._slot_bytes:
+            return False
+        self._outward.drop(mirror.slot)
+        mirror.versions = {}
+        return True
+
+    def _out(self, mirror: Mirror, memory: Any, spans: Sequence[Final], *, urgent: bool) -> Copying:
+        row, slot, started = self._memory[mirror.slot], mirror.slot, time.perf_counter()
+        size_bytes = sum(end - start for start, end, _ in spans)
+        if self._lanes is None or self._outward is None:
+            into, source = np.asarray(row), np.asarray(memory)
+            for start, end, _ in spans:
                 into[start:end] = source[start:end]
             return Copying(size_bytes, time.perf_counter() - started)
-        with self._lanes.aside(slot, lane, after) as (begun, ended):
-            for start, end in _cut(spans):
-                into[start:end].copy_(source[start:end], non_blocking=True)
-        return Copying(size_bytes, 0.0, begun, ended)
+        told = self._lanes.told() if any(span.after is None for span in spans) else None
+        before = self._loaded(slot)
+        pieces = [
+            Piece(slot, row[start:end], memory[start:end], (span.after or told, *before), end - start)
+            for span in spans
+            for start, end in _cut(span.start, span.end)
+        ]
+        self._outward.put(pieces, slot, urgent=urgent)
+        self._outward.pump()
+        return Copying(size_bytes, 0.0, pieces[0] if pieces else None, self._outward.last(slot))
+
+    def _loaded(self, slot: int) -> tuple[Any, ...]:
+        """The end of the copy that still reads that slot, if there is one."""
+        piece = self._loads.get(slot)
+        return () if piece is None or piece.over else (piece.ended,)
 
 
-def _cut(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Into pieces of about a millisecond, between which another stream's copy comes to its turn."""
-    for start, end in spans:
-        for begin in range(start, end, _PIECE_BYTES):
-            yield begin, min(begin + _PIECE_BYTES, end)
+def _cut(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Into pieces of about a millisecond, between which another copy comes to its turn."""
+    for begin in range(start, end, _PIECE_BYTES):
+        yield begin, min(begin + _PIECE_BYTES, end)
 
 
-class _Lanes:
-    """A GPU's streams for copies: out, out for those that leave, and in."""
+class _Streams:
+    """A GPU's `Lanes`."""
 
-    def __init__(self, device: str, slots: int) -> None:
+    def __init__(self, device: str) -> None:
         self._cuda: Any = sys.modules["torch"].cuda
         self._device = device
-        self._streams = {lane: self._cuda.Stream(device) for lane in ("out", "leaving", "in")}
-        self._last: list[Any] = [None] * slots
+        self._streams = {lane: self._cuda.Stream(device) for lane in ("out", "in")}
 
-    def current(self) -> Any:
-        return self._cuda.current_stream(self._device)
+    def told(self) -> Any:
+        return self._cuda.current_stream(self._device).record_event()
 
-    @contextlib.contextmanager
-    def aside(self, slot: int, name: str, after: Any) -> Iterator[tuple[Any, Any]]:
-        """What is told inside comes after the event `after`, or (None) all that the device was told, and
-        after the slot's last copy.
-        """
-        lane = self._streams[name]
+    def join(self, event: Any) -> None:
+        self._cuda.current_stream(self._device).wait_event(event)
+
+    def copy(self, lane: str, into: Any, source: Any, after: Sequence[Any]) -> tuple[Any, Any]:
+        stream = self._streams[lane]
         begun, ended = (self._cuda.Event(enable_timing=True) for _ in range(2))
-        lane.wait_event(after or self.current().record_event())
-        if self._last[slot] is not None:
-            lane.wait_event(self._last[slot])
-        with self._cuda.stream(lane):
-            begun.record(lane)
-            yield begun, ended
-            ended.record(lane)
-        self._last[slot] = ended
+        for event in after:
+            stream.wait_event(event)
+        with self._cuda.stream(stream):
+            begun.record(stream)
+            for start, end in _cut(0, len(into)):
+                into[start:end].copy_(source[start:end], non_blocking=True)
+            ended.record(stream)
+        return begun, ended
 
     def settle(self) -> None:
-        """Returns when no copy is under way."""
         for stream in self._streams.values():
             stream.synchronize()
 
 
-def _unlock(lanes: _Lanes, locked: PageLocked) -> None:
+def _unlock(lanes: Lanes, locked: PageLocked) -> None:
     """Also where the device has failed, and there is nothing to wait for."""
     try:
         lanes.settle()

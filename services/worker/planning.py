@@ -93,7 +93,8 @@ class Planning:
 
     def _wait(self, limit_s: float) -> None:
         if not self._asked_for():
-            self.roster.changed.wait(min(limit_s, _SOON_S) if self.errands.pending else limit_s)
+            soon = self.errands.pending or self.states.tiers.pool.waiting
+            self.roster.changed.wait(min(limit_s, _SOON_S) if soon else limit_s)
 
     def _asked_for(self) -> bool:
         """Whether somebody waits for this thread to look, chunks or not."""

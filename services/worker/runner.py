@@ -16,6 +16,7 @@ from services.worker.models.in_pieces import InPieces, whole
 from services.worker.models.protocol import (
     BlanksAhead,
     Counters,
+    Final,
     Memory,
     MidChunk,
     ModelSpec,
@@ -28,6 +29,7 @@ from services.worker.models.protocol import (
     ShowsEarly,
     State,
     TakesPromptsAhead,
+    TellsFinal,
     WorksInPieces,
 )
 from shared.contracts.text import TextEncoded
@@ -96,6 +98,10 @@ class Runner:
         if not self.moves_mid_chunk:
             return frozenset()
         return cast(MovesMidChunk, self._model).unsettled(state)
+
+    def final(self, state: State) -> Mapping[str, Sequence[Final]]:
+        """Right after a step of it was told: what of its memory won't change any more in this chunk."""
+        return cast(TellsFinal, self._model).final(state) if hasattr(self._model, "final") else {}
 
     def reserve(self) -> State:
         return self._model.reserve()

@@ -98,7 +98,7 @@ class States:
         return kept.hot and kept.generation == copy.generation and kept.shown != prompt
 
     def take_prompt(self, copy: Copy, prompt: str, rung: str) -> InPieces[None]:
-        """Of one that lacks it. Its mirror catches up with the next chunk, not beside its forwards."""
+        """Of one that lacks it."""
         kept, runner = self.shelf.kept[copy], self.tiers.runner
         kept.written = None
         runner.set_prompt(kept.state, prompt)
@@ -106,8 +106,8 @@ class States:
         return runner.take_prompt(kept.state, rung)
 
     def prompt_taken(self, copy: Copy) -> None:
-        """All of it was told the device."""
-        self.shelf.kept[copy].written = self.tiers.runner.told()
+        """All of it was told the device: its mirror catches up before its next chunk is over."""
+        self.copy_behind(copy)
 
     def claim(self, copy: Copy) -> None:
         """A place for a state that is rebuilt, until `keep`, or `unclaim` of `tiers`. Raises `NoRoom`."""
@@ -146,6 +146,34 @@ class States:
             logger.exception("not copied behind", extra={"session": copy.session})
             self.tiers.drop_mirror(kept)
 
+    def copy_ahead(self, copy: Copy) -> None:
+        """A step of it was just told the device: its mirror gets what is final, as it becomes so."""
+        kept = self.shelf.kept.get(copy)
+        if kept is None or not self.write_behind:
+            return
+        try:
+            self.tiers.save_ahead(kept)
+        except Exception:
+            logger.exception("not copied ahead", extra={"session": copy.session})
+            self.tiers.drop_mirror(kept)
+
+    def not_stepped(self, copy: Copy) -> None:
+        """What was told to be its step failed."""
+        if (kept := self.shelf.kept.get(copy)) is not None:
+            self.tiers.distrust(kept)
+
+    def pump(self) -> None:
+        """Tell the device what may be copied to mirrors now."""
+        if not (failed := self.tiers.pool.pump()):
+            return
+        for copy, kept in list(self.shelf.kept.items()):
+            if kept.mirror is None or kept.mirror.slot not in failed:
+                continue
+            if kept.hot and kept.coming is None:
+                self.tiers.drop_mirror(kept)
+            else:
+                self.shelf.lose(copy, "it could not be copied")
+
     def forget(self) -> None:
         """Free what belongs to copies that were dropped, are over, or begin anew."""
         for copy, kept in list(self.shelf.kept.items()):
@@ -155,6 +183,7 @@ class States:
         hot = sum(kept.hot for kept in self.shelf.kept.values())
         metrics.states_held.labels("hot").set(hot)
         metrics.states_held.labels("suspended").set(len(self.shelf.kept) - hot)
+        metrics.copies_waiting_bytes.set(self.tiers.pool.waiting_bytes)
 
     # For moves. What is held stays where it is, whatever becomes of its copy: a link may be at its bytes.
 

@@ -16,40 +16,53 @@ from shared import telemetry
 
 _SURE, _GROWTH = 0.8, 1.05
 _LOOK_S = 0.0001
+_OFTEN_S = 0.001
 
 
 @dataclass(slots=True)
 class Stepper:
     """The engine's, on its thread. Errands that mind no step are run beside it, to its very end; `beside` is
-    called then too.
+    called then too, every millisecond while `often` says so.
     """
 
     runner: Runner
     errands: Errands
     beside: Callable[[], None] = lambda: None
+    often: Callable[[], bool] = lambda: False
     over_at: float = 0.0
     """By the monotonic clock: when the last step begun is over, or was, as far as can be foreseen."""
     _step_s: dict[int, float] = field(default_factory=dict)
     """By rows: hardly less than steps took lately."""
     _piece_s: float = 0.0
 
-    def step(self, states: list[State], traceparents: Sequence[str] = ()) -> float:
-        """One of each, in a span that links these traces. Returns the seconds it took. Raises what the model
-        does.
+    def step(
+        self,
+        states: list[State],
+        traceparents: Sequence[str] = (),
+        launched: Callable[[], None] = lambda: None,
+    ) -> float:
+        """One of each, in a span that links these traces. Returns the seconds it took. `launched` is called
+        once it was told the device, and before it is over. Raises what the model does.
         """
         links = [link for each in traceparents for link in telemetry.session_links(each)]
         attributes = {"rows": len(states)}
         with telemetry.tracer.start_as_current_span(
             "worker.batch", context=Context(), links=links, attributes=attributes
         ):
-            step_s = self._step(states)
+            step_s = self._step(states, launched)
         metrics.batch_rows.observe(len(states))
         return step_s
 
-    def _step(self, states: list[State]) -> float:
+    def _step(self, states: list[State], launched: Callable[[], None]) -> float:
         rows = len(states)
+
+        def launch() -> Step | None:
+            step = self.runner.launch(states)
+            launched()
+            return step
+
         before_s = self._step_s.get(rows, 0.0)
-        step_s = self._until_over(lambda: self.runner.launch(states), before_s, _SURE * before_s)
+        step_s = self._until_over(launch, before_s, _SURE * before_s)
         self._step_s[rows] = min(step_s, _GROWTH * (before_s or step_s))
         return step_s
 
@@ -71,6 +84,7 @@ class Stepper:
     def _run_beside(self, step: Step, until: float) -> None:
         """Up to then nobody looks whether it is over."""
         while not step.query():
-            self.errands.await_soon(max(until - time.perf_counter(), _LOOK_S))
+            rest_s = max(until - time.perf_counter(), _LOOK_S)
+            self.errands.await_soon(min(rest_s, _OFTEN_S) if self.often() else rest_s)
             self.errands.run_soon()
             self.beside()

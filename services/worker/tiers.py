@@ -20,9 +20,9 @@ class Kept:
 
     `state`: on the device; None: suspended. `mirror`: in host memory; of a suspended one all of it, with its
     `counters`. `coming`: the copy from there into `state`, which can't be used before; `brought`: the same,
-    also once it is used. `written`: over once the device has done all that concerns the state, so that it can
-    leave; None: that, and all else it was told. `reserved`: the state is a blank for one that comes by a
-    move.
+    also once it is used. `ahead`: parts that the mirror was told beside the step that wrote them. `written`:
+    over once the device has done all that concerns the state, so that it can leave; None: that, and all else
+    it was told. `reserved`: the state is a blank for one that comes by a move.
     """
 
     generation: int
@@ -32,6 +32,7 @@ class Kept:
     counters: Counters | None = None
     coming: Copying | None = None
     brought: Copying | None = None
+    ahead: frozenset[str] = frozenset()
     written: Step | None = None
     reserved: bool = False
 
@@ -89,6 +90,20 @@ class Tiers:
         assert kept.mirror is not None
         memory, parts = self.runner.memory(kept.state), self.runner.parts(kept.state)
         return self.pool.save(kept.mirror, memory, parts, kept.written if leaving else None, urgent=leaving)
+
+    def save_ahead(self, kept: Kept) -> None:
+        """A step of it was just told the device: what is final with that leaves beside it."""
+        if kept.mirror is None or not kept.hot or not (final := self.runner.final(kept.state)):
+            return
+        memory, parts = self.runner.memory(kept.state), self.runner.parts(kept.state)
+        kept.ahead = self.pool.save_ahead(kept.mirror, memory, parts, final)
+
+    def distrust(self, kept: Kept) -> None:
+        """That step failed: whatever its mirror has of it isn't the state's."""
+        if kept.mirror is not None:
+            versions = kept.mirror.versions.items()
+            kept.mirror.versions = {name: number for name, number in versions if name not in kept.ahead}
+        kept.ahead = frozenset()
 
     def suspend(self, kept: Kept) -> Copying:
         """Between two chunks; it has a mirror. Its place is free once the copy is over."""

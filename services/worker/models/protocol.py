@@ -115,6 +115,16 @@ class ReadsEmbeddings(Protocol):
         """
 
 
+class Final(NamedTuple):
+    """The bytes [start, end) of a state's memory. `after`: the CUDA event after which they are final. None:
+    they are.
+    """
+
+    start: int
+    end: int
+    after: Any = None
+
+
 class MidChunk(NamedTuple):
     """Between two forwards of a chunk. `counters`: with how far the chunk is. `void`: parts whose bytes mean
     nothing now, since the chunk's forwards to come write them before they read them.
@@ -138,6 +148,19 @@ class MovesMidChunk(Protocol):
         """At any time: the parts that the chunk under way has written or will write, its decode included if
         that has begun. All others have been as they are since before its first forward. Empty: none is under
         way.
+        """
+
+
+class TellsFinal(Protocol):
+    """What a `SessionModel` may be besides: what a forward makes for chunks to come can be copied while that
+    forward still runs.
+    """
+
+    def final(self, state: State) -> Mapping[str, Sequence[Final]]:
+        """Right after a `forward` of it was told, and before anything else is: of the parts that it gave
+        another version, those that the chunk's forwards to come leave as they are; all of a part's spans, cut
+        as its bytes become final. Empty: none. Void if that forward fails on the device, or the chunk is
+        begun again.
         """
 
 

@@ -5,13 +5,14 @@ Reading a place after its next owner wrote to it, or using bytes before they cam
 
 import random
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from services.worker.models.protocol import Memory
 from services.worker.models.slots import NoSlot
-from services.worker.offload import Copying, HostPool
+from services.worker.offload import HostPool
 from tests.fixtures.tiny_model import SPEC, State, TinyModel
 
 
@@ -43,41 +44,59 @@ class _Event:
         return 1.0
 
 
+class LateLanes:
+    """Two lanes, in and out, each in order, and what was told to come before; nothing else is."""
+
+    def __init__(self) -> None:
+        self._under_way: list[_Event] = []
+        self._last: dict[str, _Event] = {}
+
+    def told(self) -> _Event:
+        """The model is over with all it was told."""
+        return _Event([], [])
+
+    def copy(self, lane: str, into: Any, source: Any, after: Sequence[_Event]) -> tuple[_Event, _Event]:
+        half, before = len(into) // 2, [self._last[lane]] if lane in self._last else []
+        halves = [(into[:half], source[:half]), (into[half:], source[half:])]
+        event = _Event(halves, [*before, *after])
+        self._last[lane] = event
+        self._under_way.append(event)
+        return event, event
+
+    def join(self, event: _Event) -> None:
+        event.synchronize()
+
+    def settle(self) -> None:
+        for event in self._under_way:
+            event.synchronize()
+
+    def busy(self) -> bool:
+        self._under_way = [event for event in self._under_way if not event.query()]
+        return bool(self._under_way)
+
+    def step(self, chance: random.Random) -> None:
+        if self.busy():
+            chance.choice(self._under_way).step()
+
+
 class LatePool(HostPool):
-    """Three lanes, in, out and leaving, and every slot's copies in order; nothing else is."""
+    """Tells little at a time, so that much waits."""
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
-        super().__init__(slots, slot_bytes, "cpu")
-        self._under_way: list[_Event] = []
-        self._last: dict[Any, _Event] = {}
+        self.late = LateLanes()
+        super().__init__(slots, slot_bytes, "cpu", lanes=self.late)
+        assert self._outward is not None
+        self._outward._most_bytes = slot_bytes // 2
 
     def advance(self, chance: random.Random, pieces: int) -> None:
-        """Some of what is under way is copied."""
+        """Some of what waits is told, and some of what is under way is copied."""
         for _ in range(pieces):
-            self._under_way = [event for event in self._under_way if not event.query()]
-            if self._under_way:
-                chance.choice(self._under_way).step()
+            if chance.random() < 0.3:
+                assert not self.pump()
+            self.late.step(chance)
 
-    def join(self, copying: Copying) -> None:
-        copying.ended.synchronize()
-
-    def _copy(
-        self,
-        into: Any,
-        source: Any,
-        spans: list[tuple[int, int]],
-        slot: int,
-        lane: str,
-        after: Any,  # noqa: ARG002
-    ) -> Copying:
-        halves = [
-            cut for start, end in spans for cut in ((start, (start + end) // 2), ((start + end) // 2, end))
-        ]
-        before = [self._last[key] for key in (lane, slot) if key in self._last]
-        event = _Event([(into[start:end], source[start:end]) for start, end in halves], before)
-        self._last[lane] = self._last[slot] = event
-        self._under_way.append(event)
-        return Copying(sum(end - start for start, end in spans), 0.0, event, event)
+    def busy(self) -> bool:
+        return self.waiting or self.late.busy()
 
 
 class SlotModel(TinyModel):

@@ -155,7 +155,7 @@ class World:
         for one in self.played:
             one.copy.gone = True
             self.states.let_go(one.copy)
-        while self.pool._under_way:
+        while self.pool.busy():
             self.settle()
         self.settle()
         assert (self.pool.free_slots, self.states.tiers.free) == (
