@@ -34,6 +34,7 @@ CHECKS: tuple[Callable[[Trial], Iterator[Result]], ...] = (
     moving.reserved_is_blank,
     parts.cover,
     parts.are_honest,
+    parts.are_final_when_said,
     parts.let_others_be,
     sameness.in_company,
     sameness.in_other_shapes,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+import numpy as np
 
 from services.worker.models.conformance import tensors
 from services.worker.models.conformance.result import Result, equal
 from services.worker.models.conformance.tensors import Bytes
 from services.worker.models.conformance.trial import OTHER_PROMPT, Trial
-from services.worker.models.protocol import Part, State
+from services.worker.models.protocol import Final, Part, State, TellsFinal
+from services.worker.models.slots import merged
 
 Look = tuple[Mapping[str, Part], Bytes]
 
@@ -51,6 +55,51 @@ def are_honest(trial: Trial) -> Iterator[Result]:
     chunks = trial.window_chunks + 2
     seen = f"{chunks} chunks" if not lies else f"changed unsaid: {', '.join(sorted(set(lies)))}"
     yield Result("a part whose version stayed has the bytes it had", not lies, seen, "none changed")
+
+
+def are_final_when_said(trial: Trial) -> Iterator[Result]:
+    """What a forward calls final is read as soon as it may be, while that still runs, and is what the chunk
+    leaves; also of a chunk that shows a new prompt.
+    """
+    if not hasattr(trial.model, "final"):
+        return
+    model, state = cast(TellsFinal, trial.model), trial.at_cut([0])[0]
+    wrong, said = set[str](), 0
+    for prompt in ("", OTHER_PROMPT):
+        if prompt:
+            trial.model.set_prompt(state, prompt)
+        read: dict[str, tuple[int, Bytes]] = {}
+        for _ in range(trial.model.begin_chunk(state, trial.default_rung)):
+            before = trial.model.parts(state)
+            trial.model.forward([state])
+            final, parts = model.final(state), trial.model.parts(state)
+            read |= {name: (parts[name].version, _read(trial, state, final[name])) for name in final}
+            wrong |= {name for name in final if not _covers(final[name], parts[name].spans)}
+            wrong |= {name for name in final if parts[name].version == before[name].version}
+        trial.model.decode(state)
+        parts, memory = _look(trial, state)
+        for name, (version, held) in read.items():
+            left = np.concatenate([memory[start:end] for start, end in parts[name].spans])
+            wrong |= {name} if parts[name].version != version or (left != held).any() else set()
+        said += len(read)
+    seen = f"{said} parts" if not wrong else f"not so: {', '.join(sorted(wrong))}"
+    yield Result(
+        "what is called final while it is made stays so", not wrong and said > 0, seen, "some, all so"
+    )
+
+
+def _read(trial: Trial, state: State, spans: Sequence[Final]) -> Bytes:
+    """Each as soon as it may be, beside whatever the device is at."""
+    memory = trial.model.memory(state)
+    return np.concatenate([tensors.read_after(memory[start:end], after) for start, end, after in spans])
+
+
+def _covers(final: Sequence[Final], spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether they are those spans, cut."""
+    said = merged((start, end) for start, end, _ in final)
+    return said == merged(spans) and sum(end - start for start, end, _ in final) == sum(
+        end - start for start, end in said
+    )
 
 
 def let_others_be(trial: Trial) -> Iterator[Result]:

@@ -47,6 +47,16 @@ def to_host(memory: Memory) -> Bytes:
     return np.array(on_host, np.uint8)
 
 
+def read_after(memory: Memory, event: Any) -> Bytes:
+    """As the device has it after the event, whatever else it is at. None: as it is now."""
+    if event is None:
+        return to_host(memory)
+    aside = torch.cuda.Stream(memory.device)
+    aside.wait_event(event)
+    with torch.cuda.stream(aside):
+        return to_host(memory)
+
+
 def fill(memory: Memory, held: Bytes) -> None:
     if isinstance(memory, Tensor):
         memory.copy_(torch.from_numpy(held))

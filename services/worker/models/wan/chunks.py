@@ -54,7 +54,7 @@ class Chunks:
         state.latent = self._present[state.slot]
         passes = self._passes(state, begun)
         state.passes = passes[-left:]
-        state.writes = ring_parts([place for each in passes for place in each.written], self._together)
+        state.writes, state.final = self._written(passes), frozenset()
         self._noise.want(state.seed, state.chunk, [p.step + 1 for p in state.passes if p.next_level])
         self._noise.want(state.seed, state.chunk + 1, [0])
         return state.latent
@@ -68,6 +68,9 @@ class Chunks:
             window_frames=begun.window_frames,
             new_prompt=begun.new_prompt,
         )
+
+    def _written(self, passes: Sequence[Pass]) -> frozenset[str]:
+        return ring_parts([place for each in passes for place in each.written], self._together)
 
     def renew(self, state: State, *, fp8: bool = False, sink_too: bool = False) -> InPieces[None]:
         """Between two chunks: the window's keys and values anew from clean latents, as `recache` says. A
@@ -104,7 +107,8 @@ class Chunks:
 
     def _move_on(self, state: State, made: Tensor) -> None:
         done, *rest = state.passes
-        state.passes, wrote = tuple(rest), ring_parts(done.written, self._together)
+        state.passes, wrote = tuple(rest), self._written([done])
+        state.final = wrote - self._written(rest)
         if done.denoises:
             _under_way(state).copy_(made)
             wrote |= {PRESENT}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from services.worker.models.in_pieces import InPieces, at_once
-from services.worker.models.protocol import MidChunk, Part, PastChunk, Rung
+from services.worker.models.protocol import Final, MidChunk, Part, PastChunk, Rung
 from services.worker.models.slots import Layout, Pool, Versions
 from services.worker.models.wan import chunks
 from services.worker.models.wan import counters as told
@@ -25,9 +25,11 @@ from services.worker.models.wan.session import (
     Begun,
     Decoder,
     State,
+    final_spans,
     parts,
     places_together,
     regions,
+    ring_by_layer,
 )
 from services.worker.models.wan.spec import spec_of
 from services.worker.models.wan.start import made_stepper
@@ -71,6 +73,7 @@ class Wan:
         layout = Layout(regions(config, self._decoder, weight.dtype, wishes.kv_dtype))
         self._pool = Pool(layout, slots, weight.device)
         self._parts, self._together = parts(config, layout), places_together(config)
+        self._layers = ring_by_layer(config, layout)
         self._prompts = Prompts(encoder, transformer, self._pool)
         geometry = config.geometry
         shape = (geometry.chunk_latent_frames, *geometry.latent_shape)
@@ -178,6 +181,9 @@ class Wan:
 
     def unsettled(self, state: State) -> frozenset[str]:
         return told.unsettled(state)
+
+    def final(self, state: State) -> dict[str, tuple[Final, ...]]:
+        return final_spans(state, self._layers)
 
     @torch.inference_mode()
     def reserve(self) -> State:

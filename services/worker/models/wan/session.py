@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from services.worker.models.protocol import Final
 from services.worker.models.slots import Layout, Region, Spans, Versions
 from services.worker.models.wan.config import Geometry, Recipe, WanConfig
+from services.worker.models.wan.marks import LAYERS_TOGETHER
 from services.worker.models.wan.passes import Pass
 
 
@@ -45,6 +47,8 @@ class State:
     ring that any of its forwards writes; `fp8`: their products are in eight bits.
     `decoded`: its pictures were made, so with its last forward it is over.
     `newest`: the latents decoded last, on their way to the host.
+    `final`: parts of the ring that the forward told last wrote, and none to come of its chunk will; `marks`:
+    the events after which its layers are written; none, where forwards are over when they return.
     """
 
     slot: int
@@ -62,6 +66,8 @@ class State:
     fp8: bool = False
     decoded: bool = False
     newest: Callable[[], Tensor] | None = None
+    final: frozenset[str] = frozenset()
+    marks: tuple[Any, ...] = ()
     lease: weakref.finalize | None = None
 
 
@@ -86,6 +92,14 @@ RING = "ring."
 CROSS, LATENTS, PRESENT, DECODER = "cross", "latents", "present", "decoder"
 
 
+class Layered(NamedTuple):
+    """The bytes [start, end) of a slot, all of one layer."""
+
+    layer: int
+    start: int
+    end: int
+
+
 def parts(config: WanConfig, layout: Layout) -> dict[str, Spans]:
     """A slot cut by when it changes; what belongs to none of the named ones changes with every chunk."""
     size = places_together(config)
@@ -101,6 +115,33 @@ def parts(config: WanConfig, layout: Layout) -> dict[str, Spans]:
         LATENTS: layout.whole("latents"),
         PRESENT: layout.whole("present"),
         DECODER: layout.whole(*others),
+    }
+
+
+def ring_by_layer(config: WanConfig, layout: Layout) -> dict[str, tuple[Layered, ...]]:
+    """The spans of the ring's parts, cut where a layer ends."""
+    layers = [layout.cut("kv", 0, at, at + 1)[0] for at in range(config.architecture.layers)]
+    return {
+        name: tuple(
+            Layered(layer, max(start, first), min(end, last))
+            for start, end in spans
+            for layer, (first, last) in enumerate(layers)
+            if max(start, first) < min(end, last)
+        )
+        for name, spans in parts(config, layout).items()
+        if name.startswith(RING)
+    }
+
+
+def final_spans(state: State, layers: Mapping[str, Sequence[Layered]]) -> dict[str, tuple[Final, ...]]:
+    """Of the parts that its last forward wrote for good. `layers`: of `ring_by_layer`."""
+    marks = state.marks
+    return {
+        name: tuple(
+            Final(start, end, marks[layer // LAYERS_TOGETHER] if marks else None)
+            for layer, start, end in layers[name]
+        )
+        for name in state.final
     }
 
 

@@ -15,6 +15,7 @@ from services.worker.models.slots import Pool
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import PLAIN, Form
 from services.worker.models.wan.graphs import Graphs, Inputs
+from services.worker.models.wan.marks import marks_for
 from services.worker.models.wan.noise_ahead import NoiseAhead, pinned
 from services.worker.models.wan.passes import Pass, chunk_passes
 from services.worker.models.wan.session import State
@@ -59,6 +60,7 @@ class Stepper:
         self._steady = _steady_shapes(config)
         self._kv, self._cross = pool["kv"], pool["cross"]
         self._device = self._kv.device
+        swift.marks = marks_for(self._device, config.architecture.layers)
         self.forms, self.fp8_forms = Forms(), Forms()
         self.compared: dict[str, dict[str, float]] = {}
 
@@ -76,11 +78,27 @@ class Stepper:
         job = self._job(states, passes, fp8=states[0].fp8)
         with self._current():
             self._make_windows(job, states, passes)
-            inputs = self._inputs(states, passes, latents)
-            if self._captured(job, inputs):
-                assert self._graphs is not None
-                return self._graphs.run(job, inputs).clone()
+            made = self._made(job, self._inputs(states, passes, latents))
+            self._mark(states, passes)
+            return made
+
+    def _made(self, job: _Job, inputs: Inputs) -> Tensor:
+        if not self._captured(job, inputs):
             return self._compute(job, inputs)
+        assert self._graphs is not None
+        return self._graphs.run(job, inputs).clone()
+
+    def _mark(self, states: Sequence[State], passes: Sequence[Pass]) -> None:
+        """For those who may ask how far this forward is: a pass that denoises is gone over by the next."""
+        marks = self._swift.marks
+        lasting = [
+            state
+            for state, each in zip(states, passes, strict=True)
+            if not each.denoises or len(state.passes) == 1
+        ]
+        taken = marks.taken() if marks is not None and lasting else ()
+        for state in lasting:
+            state.marks = taken
 
     @torch.inference_mode()
     def in_pieces(

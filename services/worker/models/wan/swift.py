@@ -14,6 +14,7 @@ from services.worker.models.in_pieces import InPieces, at_once
 from services.worker.models.wan.attention import ATTENTIONS
 from services.worker.models.wan.form import Form
 from services.worker.models.wan.fp8 import Product
+from services.worker.models.wan.marks import Marks
 from services.worker.models.wan.pieces import Activation, Gains, Norm, Pieces, TorchPieces
 from services.worker.models.wan.products import Products, fed_forward, made_products
 from services.worker.models.wan.transformer import Block, Rows, Transformer
@@ -21,7 +22,9 @@ from services.worker.models.wan.turned import EightBits, Workspace
 
 
 class Swift:
-    """The forms of one transformer over one pool. `turned`, `eight`: where there is room for them."""
+    """The forms of one transformer over one pool. `turned`, `eight`: where there is room for them. `marks`:
+    where somebody wants to know how far a forward is.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Swift:
         self._modulation = torch.stack([block.modulation[0] for block in self._blocks])
         self._plain = [made_products(block, fp8=False) for block in self._blocks]
         self._eight_bit: dict[str, list[Products]] = {}
+        self.marks: Marks | None = None
 
     def prepare_fp8(self, spared: str) -> list[Products]:
         """The weights once more, in eight bits, but for what is spared."""
@@ -72,8 +76,19 @@ class Swift:
     ) -> InPieces[Tensor]:
         """So many layers a piece."""
         if form.pieces == "plain":
-            return self._transformer.in_pieces(latents, levels, rows, layers)
+            return self._plainly(latents, levels, rows, layers)
         return _Forward(self, rows, form).in_pieces(latents, levels, layers)
+
+    def _plainly(self, latents: Tensor, levels: Tensor, rows: Rows, layers: int) -> InPieces[Tensor]:
+        velocity = yield from self._transformer.in_pieces(latents, levels, rows, layers)
+        for layer in range(len(self._blocks)):
+            self.wrote(layer)
+        return velocity
+
+    def wrote(self, layer: int) -> None:
+        """The device was just told to write that layer's keys and values."""
+        if self.marks is not None:
+            self.marks.wrote(layer)
 
     def blocks(self, form: Form) -> list[tuple[Block, Products]]:
         products = self.prepare_fp8(form.spared) if form.fp8 else self._plain
@@ -147,6 +162,7 @@ class _Forward:
         rows, form, pieces = self._rows, self._form, self._pieces
         if form.window == "gather":
             q = pieces.split(qkv, gains, rows, layer, self._table)
+            self._swift.wrote(layer)
             return (
                 ATTENTIONS[form.attention](q, *pieces.gather(rows, layer, self._table))
                 .flatten(2)
@@ -156,6 +172,7 @@ class _Forward:
         assert space is not None
         turned = space.layer(layer)
         q = pieces.split_turned(qkv, gains, rows, layer, self._table, turned)
+        self._swift.wrote(layer)
         if isinstance(space, EightBits):
             space.write(layer, rows)
         return self._attend(q, layer).flatten(2).flatten(0, 1)
