@@ -53,7 +53,9 @@ def _check_transports(kinds: str) -> None:
 
 
 async def serve(process: Process[WorkerSettings]) -> None:
-    """The worker's life: load, measure, work, finish what is in hand."""
+    """The worker's life: load, measure, work, finish what is in hand. Its last word is said however that
+    ends: sessions go on elsewhere at once, not once it has been silent.
+    """
     reporter = _reporter(process)
     reporting = process.spawn("reports", reporter.run())
     log = ChunkLog(process.bus, process.settings.cell)
@@ -66,9 +68,9 @@ async def serve(process: Process[WorkerSettings]) -> None:
             await _work(process, reporter, log, device, loaded)
     finally:
         device.shutdown(wait=False, cancel_futures=True)
-    reporting.cancel()
-    reporter.state = "stopped"
-    await reporter.publish()
+        reporting.cancel()
+        reporter.state = "stopped"
+        await reporter.publish()
 
 
 async def _work(
@@ -90,7 +92,8 @@ async def _work(
     )
     process.spawn("links ahead", worker.links_ahead.run())
     await process.stopping.wait()
-    reporter.say("draining")
+    # Of a worker that failed nobody waits for what it still finishes: the log takes it if it is first.
+    reporter.say("stopped" if process.failed else "draining")
     await _finish(worker, beating, process.settings.drain_s)
 
 

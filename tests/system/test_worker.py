@@ -21,7 +21,17 @@ from tests.fixtures.nats_server import NatsServer
 from tests.fixtures.process import Program
 from tests.fixtures.tiny_model import SPEC as TINY
 from tests.fixtures.waiting import WAIT_S
-from tests.fixtures.worker_wire import CELL, TENANT, Wire, new_own, next_own, steered, worker_program
+from tests.fixtures.worker_wire import (
+    CELL,
+    TENANT,
+    WORKER_COMMAND,
+    Wire,
+    new_own,
+    next_own,
+    steered,
+    worker_environment,
+    worker_program,
+)
 
 WORKER, MORTAL = "w-1", "w-mortal"
 
@@ -261,6 +271,32 @@ async def test_told_to_stop_it_finishes_the_chunk_in_hand(nats_server: NatsServe
         indices = [c.index for c in await wire.chunks(own.session)]
         assert indices == list(range(len(indices)))
         assert indices[-1] >= 3, "it was begun before chunk 2 reached the log"
+
+
+HANGING = """
+import threading
+from services.worker import encoding
+from tests.fixtures.tiny_model import load_model
+
+encoding.ENCODE_LIMIT_S, encoding.MAX_FRAMES_WAITING = 0.1, 1
+encoding.Encoding._made = lambda *_: threading.Event().wait()
+"""
+
+
+async def test_a_worker_that_fails_says_so_at_once(nats_server: NatsServer, tmp_path: Path) -> None:
+    """It still waits for the chunk in hand then, for longer than anybody here waits for its word."""
+    (tmp_path / "hanging.py").write_text(HANGING)
+    env = worker_environment(nats_server.url, MORTAL, model_loader="hanging", drain_s="600")
+    program = Program(WORKER_COMMAND, tmp_path / "worker.log", env=env | {"PYTHONPATH": str(tmp_path)})
+    program.start(lambda: True)
+    try:
+        async with Wire(nats_server.url) as wire:
+            await wire.until_state(MORTAL)
+            await wire.own(MORTAL, new_own(granted_through=9))
+            await wire.until_state(MORTAL, "stopped")
+            assert program.running
+    finally:
+        program.kill()
 
 
 async def test_another_session_id_is_not_heard(wire: Wire) -> None:
