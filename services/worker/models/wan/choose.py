@@ -56,6 +56,17 @@ class Chooser:
         """What was compared, and how many ms each took."""
 
     @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Calls once what launches none of our kernels, while those aren't compiled yet: libraries are
+        loaded, plans made. Nothing is timed.
+        """
+        for work in (*self._trials.torchs_own(), self._uncaptured(1, PLAIN)):
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 whoever compares is told too
+                logger.debug("not called while kernels are compiled: %s", error)
+
+    @torch.inference_mode()
     def forms(self, wishes: Wishes) -> Forms:
         """Of plain products."""
         wishes = self._possible(wishes)

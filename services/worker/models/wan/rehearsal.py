@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ from torch import Tensor
 from services.worker.models.slots import Layout, Pool
 from services.worker.models.wan.attention import TOLERANCE, Ways
 from services.worker.models.wan.choose import Chooser
+from services.worker.models.wan.compiling import Divided
 from services.worker.models.wan.config import WanConfig
 from services.worker.models.wan.form import PLAIN, Wishes
 from services.worker.models.wan.forms_kept import OFF
 from services.worker.models.wan.graphs import Replay
-from services.worker.models.wan.host_lock import host_lock
 from services.worker.models.wan.kernels import usable
 from services.worker.models.wan.shapes import ShapesOnly
 from services.worker.models.wan.start import compared, made_swift
@@ -37,9 +36,11 @@ logger = logging.getLogger(__name__)
 
 _META = torch.device("meta")
 _LAYERS = 2  # a first and a last one; those between are alike
-_MOST_THREADS = 8
-_LOCK_DEADLINE_S = 20.0
-_LOCK = "kernels.lock"
+_MOST_THREADS = 12
+_SWITCH_S = 0.0005
+"""Between threads: Triton lets go of the interpreter's lock a thousand times, and gets it back after so long
+from whoever makes the model. As when the worker serves.
+"""
 
 
 def begun(
@@ -51,6 +52,7 @@ def begun(
     if device.type != "cuda" or not usable(device) or wishes.pieces not in (None, "triton"):
         return None
     done: Future[None] = Future()
+    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
     place = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
 
     def work() -> None:
@@ -58,8 +60,8 @@ def begun(
         try:
             torch.cuda.set_device(place)
             kernels = _compiled(lambda: rehearse(config, layout, slots, dtype, wishes), place, wishes)
-            text = "loaded: %d kernels in %.2f s, beside the model"
-            logger.info(text, kernels, time.perf_counter() - started)
+            text = "loaded: %d kernels (%d by another worker) in %.2f s, beside the model"
+            logger.info(text, *kernels, time.perf_counter() - started)
         except Exception as error:  # noqa: BLE001 a start doesn't depend on it
             logger.warning("kernels can't be compiled beside the model: %s", error)
         finally:
@@ -119,32 +121,21 @@ def _works(name: str, way: Callable[[], Any]) -> bool:
     return True
 
 
-def _compiled(rehearsal: Callable[[], None], device: torch.device, wishes: Wishes) -> int:
-    """How many kernels it launches. Each is compiled and loaded; one worker of a host does that at a time,
-    and those after it find it done.
+def _compiled(rehearsal: Callable[[], None], device: torch.device, wishes: Wishes) -> tuple[int, int]:
+    """How many kernels it launches, each of which is compiled and loaded, and how many of them another worker
+    was at.
     """
     from triton import AsyncCompileMode
 
     threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    folder = None if wishes.kept in (None, OFF) else Path(wishes.kept)
     with ThreadPoolExecutor(threads, "kernel", torch.cuda.set_device, (device,)) as pool:
-        if wishes.kept in (None, OFF):
-            return _all(AsyncCompileMode, rehearsal, pool)
-        with host_lock(Path(wishes.kept) / _LOCK, _LOCK_DEADLINE_S):
-            return _all(AsyncCompileMode, rehearsal, pool)
+        divided = Divided(pool, folder)
+        return _all(AsyncCompileMode, rehearsal, divided), len(divided.elsewhere)
 
 
-def _all(mode: Any, rehearsal: Callable[[], None], pool: Executor) -> int:
-    """`mode`: Triton's, in which a launch only hands the compiler's work to the pool."""
-    with mode(pool, ignore_errors=True) as asked:
+def _all(mode: Any, rehearsal: Callable[[], None], divided: Divided) -> int:
+    """`mode`: Triton's, in which a launch only hands the compiler's work over."""
+    with mode(divided, ignore_errors=True) as asked:
         rehearsal()
-    kernels = [made.kernel for made in asked.future_kernels.values() if made.kernel is not None]
-    kernels.sort(key=lambda kernel: kernel.name)
-    alike = [list(group) for _, group in groupby(kernels, lambda kernel: kernel.name)]
-    list(pool.map(_load, alike))
-    return len(kernels)
-
-
-def _load(kernels: Iterable[Any]) -> None:
-    """Of one function: those that take the same types share a launcher, which a C compiler makes once."""
-    for kernel in kernels:
-        _works(kernel.name, partial(getattr, kernel, "run"))
+    return sum(made.kernel is not None for made in asked.future_kernels.values())

@@ -24,6 +24,7 @@ from services.worker.models.wan.stepper import Forms, Stepper
 from services.worker.models.wan.swift import Swift
 from services.worker.models.wan.transformer import Transformer
 from services.worker.models.wan.turned import EightBits, Workspace
+from services.worker.phases import timed
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,11 @@ def made_stepper(
     graphs = Graphs(CudaCapture(kv.device), _MOST_GRAPHS) if cuda and wishes.graphs else None
     stepper = Stepper(config, swift, pool, noise, graphs)
     if cuda:
-        _await(rehearsed)
         chooser, kept = Chooser(config, swift, kv, cross), _kept(config, wishes, kv, cross.dtype)
+        if rehearsed is not None and (kept is None or not kept.path.exists()):
+            with timed("torch's own kernels"):
+                chooser.warm_up()
+        _await(rehearsed)
         choice = chosen(chooser, kept, wishes, native=swift.native_fp8)
         stepper.forms = choice.fp8_forms if wishes.fp8 else choice.forms
         stepper.fp8_forms, stepper.compared = choice.fp8_forms, choice.compared

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,11 +41,19 @@ class Trials:
 
     def attention(self, what: str, keys: int) -> str:
         """The fastest of torch's ways to it."""
+        name, self.took[what] = self._compare(self._attentions(keys), self._device)
+        return name
+
+    def _attentions(self, keys: int) -> dict[str, Callable[[], Tensor]]:
         queries, heads, dim = self._asked()
         q, k, v = self._random(1, queries, heads, dim), *(self._random(1, keys, heads, dim) for _ in range(2))
-        ways = {name: (lambda way=way: way(q, k, v)) for name, way in ATTENTIONS.items()}
-        name, self.took[what] = self._compare(ways, self._device)
-        return name
+        return {name: partial(way, q, k, v) for name, way in ATTENTIONS.items()}
+
+    def torchs_own(self) -> Iterator[Callable[[], Tensor]]:
+        """What is compared here and launches none of our kernels."""
+        for keys in (self.window_keys, self._config.architecture.text_tokens):
+            yield from self._attentions(keys).values()
+        yield from self._gelus().values()
 
     def shape(self, rows: int, window: str) -> int | None:
         """The kernel's fastest way to cut its work. None: with none of them it runs here."""
@@ -72,15 +83,17 @@ class Trials:
 
     def gelu(self) -> bool:
         """Whether the product that ends in a GELU is faster than the two apart."""
+        name, self.took["gelu"] = self._compare(self._gelus(), self._device)
+        return name == "together"
+
+    def _gelus(self) -> dict[str, Callable[[], Tensor]]:
         block = self._swift.transformer.blocks[0]
         up = PlainProduct(block.ffn[0])  # type: ignore[index,arg-type]
         x = self._random(self._asked()[0], self._config.architecture.dim)
-        ways = {
+        return {
             "apart": lambda: F.gelu(up(x), approximate="tanh"),
             "together": lambda: up.with_gelu(x),
         }
-        name, self.took["gelu"] = self._compare(ways, self._device)
-        return name == "together"
 
     def spared(self, form: Form) -> str:
         """The products that eight bits make no faster, each tried alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -139,3 +140,17 @@ def test_another_worker_of_the_host_is_waited_for(kept: KeptForms) -> None:
             kept.write(found)
         assert waiting.result(30) == found
     assert not lab.chooser.took
+
+
+def test_what_is_called_ahead_of_comparing_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU three of torch's ways to attention do."""
+    chooser, called = Lab(Setting(torch.device("cpu"), tiny=True)).chooser, list[Form]()
+
+    def noted(_: int, form: Form) -> Callable[[], torch.Tensor]:
+        called.append(form)
+        return lambda: torch.zeros(1)
+
+    monkeypatch.setattr(chooser, "_uncaptured", noted)
+    chooser.warm_up()
+    assert called == [PLAIN]
+    assert chooser.took == {}

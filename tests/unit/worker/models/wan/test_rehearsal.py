@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from services.worker.models.slots import Layout
 from services.worker.models.wan import attention, rehearsal
+from services.worker.models.wan.compiling import Divided
 from services.worker.models.wan.form import Wishes
 from services.worker.models.wan.host_lock import host_lock
 from services.worker.models.wan.kernels.launch import launch
@@ -103,47 +104,87 @@ def test_without_a_gpu_nothing_is_rehearsed() -> None:
     assert rehearsal.begun(tiny.config(), layout, 1, CPU, torch.float32, Wishes()) is None
 
 
-class Mode:
-    """As Triton's, of kernels that are there already."""
+class Compiled:
+    """As Triton's, once it is compiled. `run`: makes its launcher and loads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, *, fits: bool = True) -> None:
+        self.name, self._fits = name, fits
+        self.loaded = False
+
+    @property
+    def run(self) -> None:
+        if not self._fits:
+            raise RuntimeError("out of resource: shared memory")
+        self.loaded = True
+
+
+def _compiles(kernel: Compiled) -> Callable[[], Compiled]:
+    return lambda: kernel
+
+
+def _fails() -> Compiled:
+    raise RuntimeError("no such instruction")
+
+
+def test_every_kernel_that_compiles_is_loaded_too(tmp_path: Path) -> None:
+    kernels = [Compiled("attend", fits=False), Compiled("split"), Compiled("attend")]
+    with ThreadPoolExecutor(2) as pool:
+        divided = Divided(pool, tmp_path)
+        asked = [divided.submit(work) for work in (_fails, *map(_compiles, kernels))]
+        assert isinstance(asked[0].exception(DEADLINE_S), RuntimeError)
+        assert [each.result(DEADLINE_S) for each in asked[1:]] == kernels
+    assert [kernel.loaded for kernel in kernels] == [False, True, True]
+    assert divided.elsewhere == []
+
+
+def test_a_kernel_that_another_worker_is_at_comes_last(tmp_path: Path) -> None:
+    free = threading.Event()
+    other, _ = _held(tmp_path / "kernel-0.lock", free)
+    with ThreadPoolExecutor(1) as pool:
+        divided = Divided(pool, tmp_path)
+        first, second = (divided.submit(_compiles(Compiled(name))) for name in ("attend", "split"))
+        assert second.result(DEADLINE_S).name == "split"
+        assert not first.done()
+        free.set()
+        assert first.result(DEADLINE_S).name == "attend"
+    other.join(DEADLINE_S)
+    assert [path.name for path in divided.elsewhere] == ["kernel-0.lock"]
+
+
+@pytest.mark.parametrize("folder", [None, "a file"])
+def test_where_nobody_can_be_told_each_compiles_all(tmp_path: Path, folder: str | None) -> None:
+    (tmp_path / "a file").write_text("")
+    with ThreadPoolExecutor(1) as pool:
+        divided = Divided(pool, tmp_path / folder if folder else None)
+        assert divided.submit(_compiles(Compiled("split"))).result(DEADLINE_S).loaded
+
+
+class Mode:
+    """As Triton's."""
+
+    def __init__(self, divided: Divided) -> None:
         self.future_kernels: dict[str, Any] = {}
+        self._divided = divided
+
+    def ask(self, *works: Callable[[], Compiled]) -> None:
+        for work in works:
+            made = self._divided.submit(work)
+            self.future_kernels[str(len(self.future_kernels))] = SimpleNamespace(kernel=None, made=made)
 
     def __enter__(self) -> Mode:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        for each in self.future_kernels.values():
+            each.kernel = None if each.made.exception(DEADLINE_S) else each.made.result()
 
 
-class TooLarge:
-    name = "attend"
-
-    @property
-    def run(self) -> None:
-        raise RuntimeError("out of resource: shared memory")
-
-
-def test_every_kernel_that_compiles_is_loaded_too() -> None:
-    loaded: list[str] = []
-
-    class Fits:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        @property
-        def run(self) -> None:
-            loaded.append(self.name)
-
-    asked = [TooLarge(), Fits("split"), Fits("attend"), None]
+def test_what_was_compiled_is_counted() -> None:
     with ThreadPoolExecutor(2) as pool:
-        mode = Mode()
-
-        def rehearse() -> None:
-            mode.future_kernels = {str(n): SimpleNamespace(kernel=kernel) for n, kernel in enumerate(asked)}
-
-        assert rehearsal._all(lambda *_, **__: mode, rehearse, pool) == 3
-    assert sorted(loaded) == ["attend", "split"]
+        divided = Divided(pool, None)
+        mode = Mode(divided)
+        kernels = _fails, _compiles(Compiled("split"))
+        assert rehearsal._all(lambda *_, **__: mode, lambda: mode.ask(*kernels), divided) == 1
 
 
 def _held(path: Path, free: threading.Event) -> tuple[threading.Thread, threading.Event]:
