@@ -70,6 +70,30 @@ def found(bench: Bench, copy: Copy, past: tuple[PastChunk, ...]) -> None:
     bench.roster.found(copy, copy.generation, past)
 
 
+def telling(
+    bench: Bench,
+    model: Divided,
+    at_piece: Callable[[int], None] = lambda _: None,
+    at_first_step: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """The device's steps and pieces from now on, in order. `at_piece` is called as `Divided` has it."""
+    told: list[str] = []
+    launch = bench.engine.runner.launch
+
+    def piece(number: int) -> None:
+        told.append("piece")
+        at_piece(number)
+
+    def launched(states: list[Any]) -> Any:
+        if "step" not in told:
+            at_first_step()
+        told.append("step")
+        return launch(states)
+
+    model.at_piece, bench.engine.runner.launch = piece, launched  # type: ignore[method-assign]
+    return told
+
+
 def rebuilt(*, beside: bool) -> list[bytes]:
     """What the lost one makes in all. `beside`: another one makes a chunk after every piece."""
     model = Divided(2)
@@ -98,46 +122,30 @@ def test_others_are_stepped_between_the_pieces_of_a_rebuild_and_it_comes_out_the
 
 
 def test_a_rebuild_goes_on_though_all_other_places_have_a_chunk_under_way() -> None:
-    model, told = Divided(2), list[str]()
+    model = Divided(2)
     with running(Runner(model, "cpu"), hot=2, host=0) as bench:
         bench.roster._chunk_duration_s = FAR / 2
         bench.engine.restarting.costs.curves = {"": Curve("all", ((1, 1.0),))}
         other, (copy, past) = bench.open(0), lost(bench)
-        launch = bench.engine.runner.launch
-
-        def launched(states: list[Any]) -> Any:
-            if not told:
-                found(bench, copy, past)
-            told.append("step")
-            return launch(states)
-
-        model.at_piece = lambda _: told.append("piece")
-        bench.engine.runner.launch = launched  # type: ignore[method-assign]
+        told = telling(bench, model, at_first_step=lambda: found(bench, copy, past))
         bench.roster.grant(other, -2)
         bench.until(lambda: (other.next_append, copy.next_append) == (1, 5))
     assert told == ["step", *["piece"] * len(past), *["step"] * 3], "its chunk is needed first"
 
 
 def test_a_rebuild_that_nobody_wants_now_is_as_urgent_as_who_waits_behind_it() -> None:
-    model, told = Divided(3), list[str]()
+    model = Divided(3)
     with running(Runner(model, "cpu"), hot=3, host=0) as bench:
         bench.roster._chunk_duration_s = FAR / 2
         other, (paused, its), (copy, past) = bench.open(0), lost(bench), lost(bench)
-        launch = bench.engine.runner.launch
 
         def at_piece(number: int) -> None:
-            told.append("piece")
             if number == 1:
                 bench.roster.apply(paused, next_own(paused.own, paused=True))
                 found(bench, copy, past)
                 bench.roster.grant(other, -2)
 
-        def launched(states: list[Any]) -> Any:
-            told.append("step")
-            return launch(states)
-
-        model.at_piece = at_piece
-        bench.engine.runner.launch = launched  # type: ignore[method-assign]
+        told = telling(bench, model, at_piece=at_piece)
         found(bench, paused, its)
         bench.until(lambda: (other.next_append, copy.next_append) == (1, 5))
     assert told.index("step") == len(its)
@@ -146,7 +154,7 @@ def test_a_rebuild_that_nobody_wants_now_is_as_urgent_as_who_waits_behind_it() -
 @pytest.mark.parametrize("in_time", [True, False])
 def test_a_prompt_waits_for_the_end_of_a_rebuild_unless_its_chunk_would_be_late(in_time: bool) -> None:
     """Then it is the chunk's own, which is no longer than it was before there were pieces."""
-    model, told = Divided(2), list[str]()
+    model = Divided(2)
     with running(Runner(model, "cpu"), hot=2, host=0) as bench:
         bench.roster._chunk_duration_s = 2 * FAR
         bench.engine.restarting.costs.curves = {"": Curve("all", ((1, 1.0),))}
@@ -154,20 +162,14 @@ def test_a_prompt_waits_for_the_end_of_a_rebuild_unless_its_chunk_would_be_late(
         made, other = _versions(bench), bench.open(1)
         bench.until(lambda: other.next_append == 1)
         copy, past = lost(bench)
-        launch, white = bench.engine.runner.launch, steered(other.own, "a white ball")
+        white = steered(other.own, "a white ball")
 
         def at_piece(number: int) -> None:
-            told.append("piece")
             if number == 1:
                 bench.roster.apply(other, white)
                 bench.roster.grant(other, -1)
 
-        def launched(states: list[Any]) -> Any:
-            told.append("step")
-            return launch(states)
-
-        model.at_piece = at_piece
-        bench.engine.runner.launch = launched  # type: ignore[method-assign]
+        told = telling(bench, model, at_piece=at_piece)
         found(bench, copy, past)
         bench.until(lambda: (other.next_append, copy.next_append) == (2, 5))
         assert (1, white.inputs_version) in made
