@@ -2,8 +2,8 @@
 
 First a system is started to measure a worker's pace and boot; the prediction that follows from them is
 written to OUT/live-prediction.json (and committed, with --commit); then the trace is played on a system of
-its own, and OUT/live.md says both. Takes three minutes, and six for each run; nothing else should run on the
-machine.
+its own, and OUT/live.md says both. Every chunk is kept in OUT/live-chunks.jsonl. Takes three minutes, and six
+for each run; nothing else should run on the machine.
 Exits with 1 if a judged figure is further off than 15 %.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.live.calibrate import Calibration, calibrate
+from bench.live.house import House, Shown
 from bench.live.prediction import Prediction, digest, opened_when_wanted, predict, read, write
 from bench.live.replay import Asked, replay
 from bench.live.report import WITHIN, off, page
@@ -52,10 +53,13 @@ def main() -> int:
     prediction = read(path) if args.predicted else _predict(args, events, path)
     if prediction.trace != digest(events):
         sys.exit(f"{path} is of another trace: leave --predicted out, and it is made anew")
-    loads, runs = [], []
+    loads, runs, chunks = list[float](), list[dict[str, Any]](), list[Shown]()
     for number in range(args.runs):
         loads.append(os.getloadavg()[0])
-        runs.append(_play(prediction, events, f"live run {number + 1} of {args.runs}"))
+        run, shown = _play(prediction, events, f"live run {number + 1} of {args.runs}")
+        runs.append(run)
+        chunks += shown
+    (args.out / "live-chunks.jsonl").write_text("".join(map(_line, chunks)))
     (args.out / "live.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
     (args.out / "live.md").write_text(page(prediction, runs, loads, args.trace.name, _command()))
     far = off(prediction, runs)
@@ -75,10 +79,23 @@ def _predict(args: argparse.Namespace, events: list[Event], path: Path) -> Predi
     return prediction
 
 
-def _play(said: Prediction, events: list[Event], what: str) -> dict[str, Any]:
+def _play(said: Prediction, events: list[Event], what: str) -> tuple[dict[str, Any], list[Shown]]:
+    """What the replay prints, and every chunk of it."""
+    house = House(lambda: 0.0)
     with up(said.policy, 1, said.max_workers) as system, progress(what, lines=True) as tell:
-        shown = None if tell is None else lambda share, house: tell(share, f"{house.meter.active} active")
-        return asyncio.run(replay(events, Asked(system.url), shown))
+
+        def look(share: float, seen: House) -> None:
+            nonlocal house
+            house = seen
+            if tell is not None:
+                tell(share, f"{house.meter.active} active")
+
+        return asyncio.run(replay(events, Asked(system.url), look)), house.shown
+
+
+def _line(chunk: Shown) -> str:
+    times = {"due_s": round(chunk.due_s, 3), "at_s": round(chunk.at_s, 3)}
+    return json.dumps(chunk._asdict() | times) + "\n"
 
 
 def _command() -> str:

@@ -11,52 +11,54 @@ from typing import NamedTuple
 
 import msgspec
 
-from bench.live.house import House
+from bench.live.house import House, Shown
+from bench.live.paces import Boot, Paces, paces
 from bench.live.replay import Asked, replay
 from bench.sim.profiles import Profile
 from bench.traces.events import Event
 from turboserve.errors import TurboserveError
 
-_ALONE = (
-    Event(0.0, "first", "arrive", active=True),
-    Event(3.0, "first", "depart"),
-    Event(4.0, "alone", "arrive", active=True),
-    Event(18.0, "alone", "depart"),
-)
-"""The first one finds everything cold."""
-_STAYING, _COMING = 3, 6
-"""Sessions all the time, about as many as the trace's chunks have beside them; and those that come once both
-workers serve, for how soon a new one is shown something."""
-_ORDER_S, _COME_S, _EVERY_S, _STAY_S = 5.0, 36.0, 6.0, 4.5
+_WARM_S, _FIRST_S = 3.5, 3.0
+"""The first one finds everything cold, and counts nothing."""
+_STAYING = (4.0, 4.5, 5.0)
+"""When those come who stay: their chunks fall due apart while they share a worker."""
+_ORDER_S = 12.0
 _SETTLE_S = 3.0
+_COME_S, _EVERY_S, _STAY_S, _COMING = 42.0, 5.9, 5.0, 10
+"""Those who come and go once both workers serve, each at another time of a chunk's length."""
+_PAUSE_EVERY_S, _PAUSE_S = 7.0, 0.6
+"""So do those who stay: after a pause their chunks fall due at another time."""
 
 
 class Seen(NamedTuple):
-    """Medians. `alone_s`: of a chunk's latency with one session on one worker; `beside_boot_s`: of several,
-    while another worker boots, `busy_s`: with both. `first_s`: to a new session's first chunk then.
+    """`busy_s`: the median latency with both workers, `first_s`: to a new session's first chunk then.
+    `first_plays_s`: how long that plays.
     """
 
-    alone_s: float
+    paces: Paces
     boot_s: float
-    beside_boot_s: float
     busy_s: float
     first_s: float
+    first_plays_s: float
 
 
 def measured(profile: Profile, seen: Seen) -> Profile:
-    """`profile`: with the curve that a worker measured alone."""
-    gpu = profile.gpus[0]
-    alone_s = dict(gpu.batch_s)[1]
-    deliver_s = max(0.0, seen.alone_s - alone_s)
-    step_s = max(alone_s, seen.busy_s - deliver_s)
-    slowed = tuple((rows, round(one_s * step_s / alone_s, 6)) for rows, one_s in gpu.batch_s)
+    """`profile`: with the curve that a worker measured alone; it becomes as slow, or quick, as sessions saw
+    it.
+    """
+    gpu, known = profile.gpus[0], seen.paces
+    own_s = dict(gpu.batch_s)[1]
+    seen_curve = tuple((rows, round(one_s * known.alone_s / own_s, 6)) for rows, one_s in gpu.batch_s)
     return msgspec.structs.replace(
         profile,
-        gpus=(msgspec.structs.replace(gpu, batch_s=slowed),),
-        deliver_s=round(deliver_s, 4),
+        gpus=(msgspec.structs.replace(gpu, batch_s=seen_curve),),
+        deliver_s=0.0,
         start_s=round(max(0.0, seen.first_s - seen.busy_s), 4),
-        beside_boot=round(max(1.0, (seen.beside_boot_s - deliver_s) / step_s), 3),
-        measured="a worker's own curve, as much slower as sessions saw it with both workers playing",
+        beside_boot=known.beside_boot,
+        beside_busy=known.beside_busy,
+        spread=known.spread,
+        first_chunk_s=seen.first_plays_s,
+        measured="a worker's own curve, as quick as sessions saw it, delivery included",
     )
 
 
@@ -64,30 +66,37 @@ async def see(url: str, second_worker: Callable[[], Awaitable[None]]) -> Seen:
     """On a system with one worker that may have two. `second_worker` orders it, and returns once it is
     ready. Takes a minute and three quarters. Raises TurboserveError.
     """
-    alone = await replay(_ALONE, Asked(url))
     crowd = _Crowd()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(replay(_crowd(), Asked(url), crowd.look))
+        tasks.create_task(replay(crowd_events(), Asked(url), crowd.look))
         await asyncio.sleep(_ORDER_S)
-        ordered_s, before = crowd.now()
+        ordered_s = crowd.now_s()
         await second_worker()
-        ready_s, after = crowd.now()
-        await asyncio.sleep(_SETTLE_S)
-        _, settled = crowd.now()
-    meter = crowd.house.meter
+        boot = Boot(ordered_s, crowd.now_s(), crowd.now_s() + _SETTLE_S)
+    return seen(crowd.house, boot)
+
+
+def seen(house: House, boot: Boot) -> Seen:
+    shown = [chunk for chunk in house.shown if chunk.due_s > _WARM_S]
+    later = [chunk.latency_s for chunk in shown if chunk.usual and chunk.due_s > boot.settled_s]
+    first = first_chunks(shown)
     return Seen(
-        _median([(alone["chunk_latency_ms"]["p50"] or 0.0) / 1000]),
-        ready_s - ordered_s,
-        _median(meter.latencies_s[before:after]),
-        _median(meter.latencies_s[settled:]),
-        _median(meter.ttfc_s[_STAYING:]),
+        paces(shown, boot),
+        boot.ready_s - boot.ordered_s,
+        statistics.median(later),
+        statistics.median([chunk.latency_s for chunk in first if chunk.due_s > boot.settled_s]),
+        statistics.median([chunk.plays_s for chunk in first]),
     )
 
 
-def _median(values_s: Sequence[float]) -> float:
-    if not values_s or not all(values_s):
+def first_chunks(shown: Sequence[Shown]) -> list[Shown]:
+    """Of every session. Raises TurboserveError if nobody came while both workers served."""
+    first: dict[str, Shown] = {}
+    for chunk in shown:
+        first.setdefault(chunk.session, chunk)
+    if len(first) <= len(_STAYING):
         raise TurboserveError("no_chunks", "sessions that were to be measured showed no chunk in time")
-    return statistics.median(values_s)
+    return list(first.values())
 
 
 class _Crowd:
@@ -99,16 +108,28 @@ class _Crowd:
     def look(self, _: float, house: House) -> None:
         self.house = house
 
-    def now(self) -> tuple[float, int]:
-        """Seconds of the replay, and chunks so far."""
-        return self.house.now(), len(self.house.meter.latencies_s)
+    def now_s(self) -> float:
+        """Of the replay."""
+        return self.house.now()
 
 
-def _crowd() -> list[Event]:
+def crowd_events() -> list[Event]:
+    """In order."""
     end_s = _COME_S + _EVERY_S * _COMING
-    events = [Event(0.0, f"stays-{n}", "arrive", active=True) for n in range(_STAYING)]
+    events = [Event(0.0, "first", "arrive", active=True), Event(_FIRST_S, "first", "depart")]
+    for n, at_s in enumerate(_STAYING):
+        events += _staying(f"stays-{n}", at_s, _COME_S + _PAUSE_EVERY_S * n / len(_STAYING), end_s)
     for n in range(_COMING):
         at_s = _COME_S + _EVERY_S * n
         events.append(Event(at_s, f"comes-{n}", "arrive", active=True))
         events.append(Event(at_s + _STAY_S, f"comes-{n}", "depart"))
-    return [*events, *(Event(end_s, f"stays-{n}", "depart") for n in range(_STAYING))]
+    return sorted(events, key=lambda event: event.time_s)
+
+
+def _staying(name: str, come_s: float, first_pause_s: float, end_s: float) -> list[Event]:
+    events = [Event(come_s, name, "arrive", active=True)]
+    pause_s = first_pause_s
+    while pause_s + _PAUSE_S < end_s:
+        events += [Event(pause_s, name, "idle"), Event(pause_s + _PAUSE_S, name, "active")]
+        pause_s += _PAUSE_EVERY_S
+    return [*events, Event(end_s, name, "depart")]

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from bench.sim.audience import Audience
 from bench.sim.parts import KindOfWorker, SimSession, SimWorker
 from bench.sim.profiles import Gpu
 from services.worker.curve import HEADROOM
 
+_OPENING = 2
+"""Chunks of a new session that are granted at once."""
+
 _MOST_SESSIONS = 1024
 """On one worker, in the list of its latencies, which goes on with the last one told."""
+
+
+class Shown(NamedTuple):
+    """A chunk that reached a viewer: due and there in seconds of the replay. `worker` "": unknown. `usual`:
+    neither one of its session's first two, nor the first after a pause that left its viewer with nothing.
+    `plays_s`: how long.
+    """
+
+    session: str
+    worker: str
+    due_s: float
+    at_s: float
+    plays_s: float
+    usual: bool
+
+    @property
+    def latency_s(self) -> float:
+        return self.at_s - self.due_s
 
 
 class ToldKind(KindOfWorker):
@@ -28,7 +50,7 @@ class ToldKind(KindOfWorker):
 class House(Audience):
     """`clock`: seconds since the replay began. `target_s` None: a worker's capacity is what it says itself.
 
-    Every call happens now.
+    Every call happens now. `shown`: every chunk, in order.
     """
 
     def __init__(self, clock: Callable[[], float], target_s: float | None = None) -> None:
@@ -37,6 +59,7 @@ class House(Audience):
         self._target_s = target_s
         self._waiting: dict[str, float] = {}
         self.workers: dict[str, SimWorker] = {}
+        self.shown: list[Shown] = []
 
     def now(self) -> float:
         """Brings everything that is integrated over time up to now."""
@@ -80,6 +103,12 @@ class House(Audience):
         self.meter.active -= 1
         self.meter.refused += 1
         self._waiting.pop(session.name, None)
+
+    def deliver(self, session: SimSession, at_s: float, chunk_s: float) -> None:
+        worker = session.here.name if session.here else ""
+        usual = session.chunks >= _OPENING and session.due_s > session.active_from_s
+        self.shown.append(Shown(session.name, worker, session.due_s, at_s, chunk_s, usual))
+        super().deliver(session, at_s, chunk_s)
 
     # Who has whom, as the system says.
 

@@ -6,24 +6,15 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from bench.live.prediction import Prediction
+from bench.live.prediction import JUDGED, Prediction, figure
 
 WITHIN = 0.15
 
-_JUDGED = ("chunk_latency_ms.p50", "chunk_latency_ms.p95", "gpu_seconds")
 _SHOWN = (
     *("chunk_latency_ms.mean", "chunk_latency_ms.p99", "worst_latency_ms.mean", "ttfc_ms.p50", "ttfc_ms.p95"),
     *("continuous_play_ratio", "queued_s", "beyond_capacity", "refused", "moves", "suspends"),
     *("scale_events", "chunks"),
 )
-
-
-def figure(told: dict[str, Any], name: str) -> float | None:
-    """The one at a path like "ttfc_ms.p50"; None where it isn't known."""
-    value: Any = told
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def middle(runs: Sequence[dict[str, Any]], name: str) -> float | None:
@@ -33,7 +24,7 @@ def middle(runs: Sequence[dict[str, Any]], name: str) -> float | None:
 
 def off(prediction: Prediction, runs: Sequence[dict[str, Any]]) -> dict[str, float]:
     """How far the live middle lies from the prediction, as a share of it, for every figure that is judged."""
-    told = {name: (figure(prediction.told, name), middle(runs, name)) for name in _JUDGED}
+    told = {name: (figure(prediction.told, name), middle(runs, name)) for name in JUDGED}
     return {name: live / said - 1.0 for name, (said, live) in told.items() if said and live is not None}
 
 
@@ -68,11 +59,23 @@ def _how(prediction: Prediction, loads: Sequence[float]) -> str:
         f"The prediction ([live-prediction.json](live-prediction.json)) was made before the live runs, "
         f"{prediction.made_at}, by the simulator, from what was measured on a system of its own where a few "
         f"sessions played on two workers: chunks made together take {batches}, {profile.beside_boot:g} times "
-        f"as long while a worker boots, {profile.deliver_s * 1000:.0f} ms to be delivered, and a new "
+        f"as long while a worker boots, {profile.beside_busy:g} times while the other one makes chunks"
+        f"{_chance(profile.spread)}, and a new "
         f"session's first {profile.start_s * 1000:.0f} ms more; a boot {calibration.boot_s} s (the first "
         f"worker's, on an idle machine, {calibration.learned_boot_s} s). The machine's load before each live "
-        f"run: {', '.join(f'{load:.1f}' for load in loads)}."
+        f"run: {', '.join(f'{load:.1f}' for load in loads)}.{_drawn(prediction)}"
     )
+
+
+def _chance(spread: Sequence[float]) -> str:
+    return f", and {spread[0]:g} to {spread[-1]:g} times that by chance" if spread else ""
+
+
+def _drawn(prediction: Prediction) -> str:
+    if not prediction.between:
+        return ""
+    between = ", ".join(f"`{name}` {low:g} to {high:g}" for name, (low, high) in prediction.between.items())
+    return f" Of many runs with times drawn from these the one of middle p95 counts; nine in ten: {between}."
 
 
 def _rest(runs: Sequence[dict[str, Any]]) -> str:
@@ -86,7 +89,7 @@ def _table(prediction: Prediction, runs: Sequence[dict[str, Any]]) -> str:
     heads = ["what", "simulator", *(f"live {n}" for n in range(1, len(runs) + 1)), "live against it"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     far = off(prediction, runs)
-    for name in (*_JUDGED, *_SHOWN):
+    for name in (*JUDGED, *_SHOWN):
         values = [figure(prediction.told, name), *(figure(run, name) for run in runs)]
         last = _judged(far[name]) if name in far else ""
         lines.append("| " + " | ".join([f"`{name}`", *map(_shown, values), last]) + " |")

@@ -44,8 +44,10 @@ class Profile(msgspec.Struct, frozen=True):
     """`chunk_s`: how long a chunk plays. `target_s`: latency target where none is given. `deliver_s`: from
     the device's last step to the viewer. `start_s`: before a new session's first chunk. `resume_s`: before
     the first one after a pause, on the worker that has the state; `resume_elsewhere_s`: on another.
-    `move_s`: a moved session's pause. `beside_boot`: how many times as long chunks take while a worker boots,
-    where it shares processors with those that serve.
+    `move_s`: a moved session's pause. Where workers share processors, `beside_boot` says how many times as
+    long chunks take while one boots, `beside_busy` while another makes chunks, and for each further one as
+    much more. `spread`: what chunks took against what all this says, as equally likely shares of it; empty:
+    none. `first_chunk_s`: how long a session's first chunk plays, None: as long as all.
     """
 
     name: str
@@ -59,6 +61,9 @@ class Profile(msgspec.Struct, frozen=True):
     move_s: float
     measured: str
     beside_boot: float = 1.0
+    beside_busy: float = 1.0
+    spread: tuple[float, ...] = ()
+    first_chunk_s: float | None = None
 
 
 def _paper_batch_s(sessions: int) -> float:

@@ -169,7 +169,7 @@ class _Run:
         self._limits = limits
         self._idle_s = options.idle_s
         placement, fleet = _policies(options)
-        self.world = World(profile)
+        self.world = World(profile, options.seed)
         self.control = Control(self.world, placement, fleet, limits, options.floor_rung_weight or 1.0)
         terms = Terms(
             options.boot_s,

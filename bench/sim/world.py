@@ -5,11 +5,13 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from bench.sim.audience import Audience
 from bench.sim.parts import SimSession, SimWorker
 from bench.sim.profiles import Profile
+from bench.sim.sharing import Sharing
 
 Handler = Callable[..., None]
 
@@ -17,15 +19,18 @@ Handler = Callable[..., None]
 class World(Audience):
     """What happens, in order. Whoever decides (`Control`) is told by whoever calls, not from here; but
     `shifted` has the sessions whose beat has changed, for it to read and clear. `booting`: workers, now.
+    `seed`: of what chunks take, where the profile has a spread.
     """
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, seed: int = 1) -> None:
         super().__init__()
         self.profile = profile
         self._events: list[tuple[float, int, Handler, tuple[Any, ...]]] = []
         self._order = itertools.count()
         self.shifted: dict[str, SimSession] = {}
         self.booting = 0
+        self._rng = Random(seed)
+        self._sharing = Sharing(self, profile.beside_busy) if profile.beside_busy > 1.0 else None
 
     def at(self, at_s: float, handler: Handler, *given: Any) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), handler, given))
@@ -95,7 +100,13 @@ class World(Audience):
         share = sum([session.weight for session in batch]) / len(batch)
         if self.booting:
             share *= self.profile.beside_boot
-        self.at(self.now_s + share * worker.kind.batch_s[len(batch)], self._made, worker)
+        if self.profile.spread:
+            share *= self._rng.choice(self.profile.spread)
+        work_s = share * worker.kind.batch_s[len(batch)]
+        if self._sharing is not None:
+            self._sharing.begin(worker, work_s, self._made)
+        else:
+            self.at(self.now_s + work_s, self._made, worker)
 
     def _made(self, worker: SimWorker) -> None:
         batch, worker.batch = worker.batch, []
@@ -106,8 +117,12 @@ class World(Audience):
                 continue
             if delivered_s > session.play_end_s:
                 self.shifted[session.name] = session
-            self.deliver(session, delivered_s, self.profile.chunk_s)
+            self.deliver(session, delivered_s, self._plays_s(session))
             if session.active and session.here is not None:
                 self._plan(session)
         if worker.ready:
             self._make(worker)
+
+    def _plays_s(self, session: SimSession) -> float:
+        first_s = self.profile.first_chunk_s
+        return self.profile.chunk_s if session.chunks or first_s is None else first_s

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.gpu.policies.phases import Prediction
-from bench.live.report import WITHIN, figure
+from bench.live.prediction import figure
+from bench.live.report import WITHIN
 
 _ROWS = (
     ("worst-case chunk latency, mean over time", "worst_latency_ms.mean", "ms"),

@@ -10,26 +10,30 @@ import pytest
 
 from bench.live.calibrate import Calibration
 from bench.live.clocked import load_model
-from bench.live.crowd import Seen, measured
+from bench.live.crowd import Seen, crowd_events, measured
+from bench.live.paces import Paces
 from bench.sim.profiles import Gpu, Profile
 from bench.sim.simulate import Options, simulate
-from bench.traces.events import Event
+from bench.traces.events import Event, checked
+from bench.traces.statistics import peak_active
 from services.worker.models import UnknownModel, WeightsError
 
 PROFILE = Profile("p", (Gpu("cpu", ((1, 0.2), (2, 0.4)), 8),), 1.5, 1.5, 0.0, 0.0, 0.0, 0.0, 0.0, "")
 
 
-def test_a_curve_is_as_much_slower_as_sessions_saw_it() -> None:
-    found = measured(PROFILE, Seen(alone_s=0.21, boot_s=9.0, beside_boot_s=0.51, busy_s=0.26, first_s=0.3))
+def test_a_profile_is_what_sessions_saw() -> None:
+    known = Paces(alone_s=0.25, beside_busy=1.4, beside_boot=2.0, spread=(0.9, 1.1))
+    found = measured(PROFILE, Seen(known, boot_s=9.0, busy_s=0.26, first_s=0.3, first_plays_s=1.125))
     assert found.gpus[0].batch_s == ((1, 0.25), (2, 0.5))
     assert found.gpus[0].slots == 8
-    assert (found.deliver_s, found.start_s, found.beside_boot) == (0.01, 0.04, 2.0)
+    assert (found.start_s, found.first_chunk_s) == (0.04, 1.125)
+    assert (found.beside_busy, found.beside_boot, found.spread) == (1.4, 2.0, (0.9, 1.1))
 
 
-def test_a_curve_is_never_quicker_than_a_worker_alone_nor_for_a_boot_beside_it() -> None:
-    found = measured(PROFILE, Seen(0.21, 9.0, beside_boot_s=0.1, busy_s=0.15, first_s=0.1))
-    assert found.gpus[0].batch_s == ((1, 0.2), (2, 0.4))
-    assert (found.start_s, found.beside_boot) == (0.0, 1.0)
+def test_the_crowd_is_a_trace_in_which_four_sessions_play_at_most() -> None:
+    events = crowd_events()
+    assert list(checked(events)) == events
+    assert peak_active(events) == 4
 
 
 def test_chunks_are_slower_beside_a_boot_and_no_longer_after_it() -> None:

@@ -30,8 +30,8 @@ class Recorded(World):
 
     last: Recorded
 
-    def __init__(self, profile: Any) -> None:
-        super().__init__(profile)
+    def __init__(self, profile: Any, seed: int) -> None:
+        super().__init__(profile, seed)
         self.heard: list[Happening] = []
         Recorded.last = self
 
