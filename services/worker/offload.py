@@ -83,6 +83,8 @@ class Lanes(Protocol):
 class HostPool:
     """`slots` mirrors of `slot_bytes` each. Dropping it unlocks them, once copies under way are over."""
 
+    _piece_bytes = _PIECE_BYTES
+
     def __init__(
         self,
         slots: int,
@@ -232,7 +234,7 @@ class HostPool:
         pieces = [
             Piece(slot, row[start:end], memory[start:end], (span.after or told, *before), end - start)
             for span in spans
-            for start, end in _cut(span.start, span.end)
+            for start, end in _cut(span.start, span.end, self._piece_bytes)
         ]
         self._outward.put(pieces, slot, urgent=urgent)
         self._outward.pump()
@@ -244,10 +246,10 @@ class HostPool:
         return () if piece is None or piece.over else (piece.ended,)
 
 
-def _cut(start: int, end: int) -> Iterator[tuple[int, int]]:
+def _cut(start: int, end: int, most_bytes: int = _PIECE_BYTES) -> Iterator[tuple[int, int]]:
     """Into pieces of about a millisecond, between which another copy comes to its turn."""
-    for begin in range(start, end, _PIECE_BYTES):
-        yield begin, min(begin + _PIECE_BYTES, end)
+    for begin in range(start, end, most_bytes):
+        yield begin, min(begin + most_bytes, end)
 
 
 class _Streams:

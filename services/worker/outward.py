@@ -101,7 +101,8 @@ class Outward:
                 self._tell_first(queue, ())
             except Exception as error:  # noqa: BLE001 whatever the device has
                 self._fail(piece.slot, error)
-            under_way += piece.size_bytes
+            else:
+                under_way += piece.size_bytes
 
     def flush(self, slot: int) -> None:
         """Tell all of this mirror at once, final or not: the device waits. Raises what went wrong there, and

@@ -86,6 +86,7 @@ class LatePool(HostPool):
         self.late = LateLanes()
         super().__init__(slots, slot_bytes, "cpu", lanes=self.late)
         assert self._outward is not None
+        self._piece_bytes = slot_bytes // 4
         self._outward._most_bytes = slot_bytes // 2
 
     def advance(self, chance: random.Random, pieces: int) -> None:

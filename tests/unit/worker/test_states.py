@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -280,6 +281,47 @@ def test_a_state_that_is_held_stays_also_when_its_copy_is_gone() -> None:
     world.states.let_go(other.copy)
     assert not world.states.hold(other.copy), "never adopted: there is nothing"
     assert world.states.tiers.free == 1
+
+
+def test_who_has_nothing_left_to_copy_leaves_at_once_though_another_state_waits_to_be_copied() -> None:
+    world = World(SlotModel(2), TinyModel(), 2, 2, 0, 1)
+    one, other = world.played = [Played(key, TinyModel()) for key in range(2)]
+    until_decoded(world, one)
+    while world.pool.busy():
+        world.settle()
+    until_decoded(world, other)
+    assert world.pool.waiting, "all of the other's"
+    asked = world.states.stow(one.copy, "host")
+    answer = asked.poll()
+    assert answer is not None
+    assert (answer.bytes, world.states.tiers.free) == (0, 1)
+    stowed(world, one.copy, "device")
+    until_decoded(world, one)
+    world.end()
+
+
+def test_a_state_whose_copy_fails_is_lost_if_it_was_all_there_was_and_copied_again_if_not() -> None:
+    world = World(SlotModel(2), TinyModel(), 2, 2, 0, 1)
+    lost: list[int] = []
+    world.states.shelf.on_lost = lambda copy: lost.append(copy.key)
+    suspended, hot = world.played = [Played(key, TinyModel()) for key in range(2)]
+    for one in (hot, suspended):
+        until_decoded(world, one)
+    assert world.states.stow(suspended.copy, "host").poll() is None
+    pool, copy = world.pool, world.pool.late.copy
+    assert pool._outward is not None
+    pool._outward._tell = lambda *_: 1 / 0
+    while pool.waiting:
+        pool.late.settle()
+        world.states.pump()
+    assert lost == [0]
+    assert (suspended.copy.tier, hot.copy.tier) == ("none", "device")
+    pool._outward._tell = partial(copy, "out")
+    world.states.copy_behind(hot.copy)
+    stowed(world, hot.copy, "host")
+    stowed(world, hot.copy, "device")
+    until_decoded(world, hot)
+    world.end()
 
 
 def test_in_full_host_memory_mirrors_of_the_hot_give_way_and_then_the_longest_suspended() -> None:

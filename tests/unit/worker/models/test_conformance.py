@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from services.worker.models.conformance import check
 from services.worker.models.in_pieces import at_once
-from services.worker.models.protocol import ModelSpec, Part, PastChunk, Rung
+from services.worker.models.protocol import Final, ModelSpec, Part, PastChunk, Rung
 from tests.fixtures.tiny_model import TinyModel
 from turboserve.cli import main
 
@@ -152,6 +152,14 @@ class WritesAhead(Little):
         return super().decode(state)
 
 
+class SpeaksTooSoon(Little):
+    """What is only written by the decode."""
+
+    def final(self, state):
+        name = f"ring.{state.age % 2}"
+        return {} if state.steps else {name: [Final(*span) for span in self.parts(state)[name].spans]}
+
+
 class LeavesAPartOut(Little):
     def parts(self, state):
         return {"ring.0": super().parts(state)["ring.0"]}
@@ -281,6 +289,7 @@ def test_the_tests_own_model_passes_without_torch_in_it() -> None:
         (ForgetsItsPrompt, "a prompt not yet shown"),
         (TellsNoChange, "bytes it had: changed unsaid: ring.0, ring.1"),
         (WritesAhead, "bytes it had: changed unsaid: ring.0, ring.1"),
+        (SpeaksTooSoon, "final while it is made stays so: not so: ring.0"),
         (LeavesAPartOut, "what no part has is padding"),
         (RebuildsAnother, "it goes on much the same"),
         (SharesItsWorkspace, "rebuilt in 2 pieces beside another = at once"),
