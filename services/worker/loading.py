@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from services.worker import curve, host_memory, measure, residency, runner
+from services.worker import curve, early, host_memory, measure, residency, runner
 from services.worker.encode import EncodeSettings
 from services.worker.encoding import cores, threads_for
 from services.worker.host_memory import HostMemory
@@ -45,6 +45,7 @@ class Loaded(NamedTuple):
 
 def load(settings: WorkerSettings) -> Loaded:
     """Raises `StartupError`."""
+    early.begin(settings.device)
     memory = _memory_beside(settings)
     with _fitting(settings), timed("model"):
         loaded = _load_model(settings)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from services.worker import loading, report
+from services.worker import early, loading, report
 from services.worker.assembly import Assembly, assemble
 from services.worker.device import Device
 from services.worker.engine import Engine
@@ -38,6 +38,7 @@ def main(given: Mapping[str, object]) -> int:
     except (SettingsError, InvalidName) as error:
         print(f"turboserve worker: {error}", file=sys.stderr)
         return EXIT_USAGE
+    early.begin(settings.device)
     exit_code = run("worker", settings, serve, instance=worker)
     if any(thread.name.startswith(_THREADS) for thread in threading.enumerate()):
         os._exit(exit_code)  # what hangs in the model can't be ended, and Python would wait for it

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -37,10 +36,6 @@ logger = logging.getLogger(__name__)
 _META = torch.device("meta")
 _LAYERS = 2  # a first and a last one; those between are alike
 _MOST_THREADS = 12
-_SWITCH_S = 0.0005
-"""Between threads: Triton lets go of the interpreter's lock a thousand times, and gets it back after so long
-from whoever makes the model. As when the worker serves.
-"""
 
 
 def begun(
@@ -52,7 +47,6 @@ def begun(
     if device.type != "cuda" or not usable(device) or wishes.pieces not in (None, "triton"):
         return None
     done: Future[None] = Future()
-    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
     place = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
 
     def work() -> None:
