@@ -86,6 +86,9 @@ def _tell(report: Report, what: str, log: str, code: int) -> None:
 def _one(device: str, model: str, weights: str, host_pool_gib: str) -> None:
     began = time.time() - _age_s()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    from services.worker import early
+
+    early.begin(device)
     from services.worker.loading import load
     from services.worker.settings import WorkerSettings
 

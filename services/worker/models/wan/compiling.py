@@ -50,7 +50,10 @@ class Divided:
                 self._fulfil(made, work)
                 return
         self.elsewhere.append(path)
-        self._threads.submit(self._after, path, made, work)
+        try:
+            self._threads.submit(self._after, path, made, work)
+        except RuntimeError as error:  # the process ends
+            made.set_exception(error)
 
     def _after(self, path: Path, made: Future[Any], work: Work) -> None:
         with host_lock(path, _LOCK_DEADLINE_S, told=False):

@@ -12,8 +12,6 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-_WARM_UPS = 2
-
 
 class Inputs(NamedTuple):
     """One forward's, at fixed addresses: what is written there before a replay is what it computes with.
@@ -109,7 +107,7 @@ class CudaCapture:
         aside = self._aside
         aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(aside):
-            for _ in range(0 if warm else _WARM_UPS):
+            if not warm:
                 work()
         torch.cuda.current_stream(self._device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
