@@ -5,7 +5,6 @@ workers are, as they report it and as sessions see it, and how long one takes to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import httpx
 import msgspec
@@ -38,15 +37,17 @@ async def calibrate(url: str, first_boot_s: float) -> Calibration:
     TurboserveError, TimeoutError.
     """
     async with Client(url) as client:
-        worker = await _one(client, lambda ready: len(ready) == 1)
+        [worker] = await _ready(client, 1)
         await _limit(url, 1)
 
         async def second() -> None:
             await _limit(url, 2)
-            await _one(client, lambda ready: len(ready) == 2)
+            await _ready(client, 2)
 
         seen = await see(url, second)
-        return Calibration(measured(profile_of(worker), seen), round(seen.boot_s, 1), round(first_boot_s, 1))
+        [later] = [one for one in await _ready(client, 2) if one.id != worker.id]
+        profile = measured(profile_of(worker), seen, curve_of(later))
+        return Calibration(profile, round(seen.boot_s, 1), round(first_boot_s, 1))
 
 
 async def _limit(url: str, workers: int) -> None:
@@ -56,21 +57,26 @@ async def _limit(url: str, workers: int) -> None:
         (await http.patch("/v1/fleet", json=limits)).raise_for_status()
 
 
-async def _one(client: Client, enough: Callable[[list[WorkerInfo]], bool]) -> WorkerInfo:
-    """One of the ready workers, once they are enough and have told their latencies."""
+async def _ready(client: Client, count: int) -> list[WorkerInfo]:
+    """The ready workers, once they are so many and have told their latencies."""
     async with asyncio.timeout(_BOOT_S):
         while True:
             ready = [w for w in await client.workers() if w.state == "ready" and w.latency_s]
-            if enough(ready):
-                return ready[0]
+            if len(ready) == count:
+                return ready
             await asyncio.sleep(_LOOK_S)
 
 
 def profile_of(worker: WorkerInfo) -> Profile:
     """Everything but its pace is that of the simulator's `sprites-cpu`."""
-    known, told = PROFILES["sprites-cpu"], worker.latency_s
-    batch_s = tuple((rows, told[rows]) for rows in _BATCHES if rows < len(told))
-    gpu = Gpu(known.gpus[0].kind, batch_s, slots=worker.capacity + SPARE_SLOTS, most_active=worker.capacity)
+    known, slots = PROFILES["sprites-cpu"], worker.capacity + SPARE_SLOTS
+    gpu = Gpu(known.gpus[0].kind, curve_of(worker), slots=slots, most_active=worker.capacity)
     return msgspec.structs.replace(
         known, name="measured", gpus=(gpu,), measured="reported by a worker as it started"
     )
+
+
+def curve_of(worker: WorkerInfo) -> tuple[tuple[int, float], ...]:
+    """What it tells: (sessions, seconds) of one chunk of each."""
+    told = worker.latency_s
+    return tuple((rows, told[rows]) for rows in _BATCHES if rows < len(told))

@@ -42,16 +42,20 @@ class Seen(NamedTuple):
     first_plays_s: float
 
 
-def measured(profile: Profile, seen: Seen) -> Profile:
+def measured(profile: Profile, seen: Seen, told_later: Sequence[tuple[int, float]]) -> Profile:
     """`profile`: with the curve that a worker measured alone; it becomes as slow, or quick, as sessions saw
-    it.
+    it, and so does `told_later`, what the second one told.
     """
     gpu, known = profile.gpus[0], seen.paces
     own_s = dict(gpu.batch_s)[1]
-    seen_curve = tuple((rows, round(one_s * known.alone_s / own_s, 6)) for rows, one_s in gpu.batch_s)
+
+    def as_seen(curve: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+        return tuple((rows, round(one_s * known.alone_s / own_s, 6)) for rows, one_s in curve)
+
+    gpu = msgspec.structs.replace(gpu, batch_s=as_seen(gpu.batch_s), told_later=as_seen(told_later))
     return msgspec.structs.replace(
         profile,
-        gpus=(msgspec.structs.replace(gpu, batch_s=seen_curve),),
+        gpus=(gpu,),
         deliver_s=0.0,
         start_s=round(max(0.0, seen.first_s - seen.busy_s), 4),
         beside_boot=known.beside_boot,

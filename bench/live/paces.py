@@ -5,7 +5,7 @@ Counted are usual chunks in whose way no other of their worker's came. Such a ch
     latency = alone / (1 - beside * (1 - 1 / beside_busy)) * chance
 
 `alone`: the median of those beside which no other worker made chunks. `beside`: the share of its time during
-which another one did. `chance`: what is left. The simulator draws it as often as it was seen.
+which another one did. `chance`: what is left; the simulator draws it from its quantiles.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.live.house import Shown
+from bench.sim.sharing import between
 from turboserve.errors import TurboserveError
 
 _APART, _BESIDE = 0.05, 0.2
 """Shares: below, a chunk was made apart from other workers' chunks; above, beside them."""
 _LEAST = 5
 """Chunks for a median."""
-_QUANTILES = 20
+_QUANTILES = 41
 _MOST = 3.0
 
 
@@ -89,10 +90,9 @@ def _overlap_s(one: Shown, other: Shown) -> float:
 
 
 def _evenly(values: Sequence[float]) -> tuple[float, ...]:
-    """As many values, equally likely ones, whatever their number was."""
+    """Quantiles of them, from the least to the greatest."""
     ordered = sorted(values)
-    places = ((2 * n + 1) * len(ordered) // (2 * _QUANTILES) for n in range(_QUANTILES))
-    return tuple(round(ordered[place], 3) for place in places)
+    return tuple(round(between(ordered, n / (_QUANTILES - 1)), 3) for n in range(_QUANTILES))
 
 
 def _median(values_s: Sequence[float]) -> float:

@@ -58,7 +58,7 @@ class Fleet:
 
     def begin(self, count: int) -> None:
         """Workers that are ready from the start, and have been for long."""
-        for worker in self._order(self.seen_kinds[0].kind, count):
+        for worker in self._order(self.seen_kinds[0].kind, count, later=False):
             worker.become("ready", _LONG_AGO_S)
             self._serve(1)
 
@@ -78,7 +78,7 @@ class Fleet:
 
     def _start(self, kind: str, count: int) -> None:
         boot_s = self._terms.boot_s
-        for worker in self._order(kind, count):
+        for worker in self._order(kind, count, later=True):
             if boot_s <= 0.0:
                 self._ready(worker)
                 continue
@@ -88,17 +88,18 @@ class Fleet:
             self._world.booting += 1
             self._world.at(ready_at_s, self._booted, worker, failing)
 
-    def _order(self, kind: str, count: int) -> list[SimWorker]:
+    def _order(self, kind: str, count: int, *, later: bool) -> list[SimWorker]:
         size = self._terms.node_size
         room = max(0, self._terms.maximum - len(self.workers)) // size
         bought = []
         for _ in range(min(count // size, room)):
             node = f"node{next(self._nodes)}" if size > 1 else ""
-            bought += [self._add(kind, node) for _ in range(size)]
+            bought += [self._add(kind, node, later=later) for _ in range(size)]
         return bought
 
-    def _add(self, kind: str, node: str) -> SimWorker:
+    def _add(self, kind: str, node: str, *, later: bool) -> SimWorker:
         sold = next(known for known in self.kinds if known.gpu.kind == kind)
+        sold = sold.later or sold if later else sold
         worker = SimWorker(f"w{next(self._names)}", node, sold, self._world.now_s)
         self.workers[worker.name] = worker
         self._world.meter.rent(worker, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import msgspec
+
 from bench.sim.profiles import Gpu
 from services.autoscaler.policies import view as fleet
 from services.placement.policies import view as placement
@@ -14,15 +16,22 @@ NEVER_S = -math.inf
 
 
 class KindOfWorker:
-    """What all workers of a kind share. `rows[n]`: how many of n ready chunks are made together."""
+    """What all workers of a kind share. `rows[n]`: how many of n ready chunks are made together. `later`: the
+    same for those that boot while others serve; None: they are alike.
+    """
 
     def __init__(self, gpu: Gpu, target_s: float) -> None:
         self.gpu = gpu
+        self.later: KindOfWorker | None = None
         self.latency_s = gpu.latency_s()
         self.capacity = gpu.capacity(target_s)
         curve = gpu.curve()
         self.batch_s: Mapping[int, float] = dict(gpu.batch_s)
         self.rows = [0, *(paying_rows(curve, ready) for ready in range(1, gpu.slots + 1))]
+        if gpu.told_later:
+            told = msgspec.structs.replace(gpu, batch_s=gpu.told_later, told_later=())
+            self.later = KindOfWorker(told, target_s)
+            self.later.batch_s = self.batch_s
 
 
 class SimWorker:

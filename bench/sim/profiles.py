@@ -12,7 +12,8 @@ from services.worker.curve import HEADROOM, Curve, Pace, round_s
 
 class Gpu(msgspec.Struct, frozen=True):
     """`batch_s`: (sessions, seconds) of one chunk of each, made together. `slots`: states that fit.
-    `most_active` None: what keeps the latency target is its capacity; else at most so many.
+    `most_active` None: what keeps the latency target is its capacity; else at most so many. `told_later`:
+    what one that boots beside busy ones measures and says of itself, though it is as quick; empty: `batch_s`.
     """
 
     kind: str
@@ -20,6 +21,7 @@ class Gpu(msgspec.Struct, frozen=True):
     slots: int
     price_per_s: float = 1.0
     most_active: int | None = None
+    told_later: tuple[tuple[int, float], ...] = ()
 
     def curve(self) -> Curve:
         """A chunk counts as one step here."""
@@ -46,8 +48,9 @@ class Profile(msgspec.Struct, frozen=True):
     the first one after a pause, on the worker that has the state; `resume_elsewhere_s`: on another.
     `move_s`: a moved session's pause. Where workers share processors, `beside_boot` says how many times as
     long chunks take while one boots, `beside_busy` while another makes chunks, and for each further one as
-    much more. `spread`: what chunks took against what all this says, as equally likely shares of it; empty:
-    none. `first_chunk_s`: how long a session's first chunk plays, None: as long as all.
+    much more. `spread`: what chunks took against what all this says, as quantiles from the least share of it
+    to the greatest; empty: nothing else. `first_chunk_s`: how long a session's first chunk plays, None: as
+    long as all.
     """
 
     name: str

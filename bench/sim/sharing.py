@@ -1,8 +1,8 @@
-"""What a worker's chunks take while others at the same processors make theirs."""
+"""What a worker's chunks take while others at the same processors make theirs, and by chance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from bench.sim.parts import SimWorker
@@ -59,3 +59,11 @@ class Sharing:
         del self._left_s[worker]
         self._plan()
         self._made.pop(worker)(worker)
+
+
+def between(quantiles: Sequence[float], share: float) -> float:
+    """What `share` of all values don't exceed; `quantiles` are evenly spaced, from the least to the most."""
+    place = share * (len(quantiles) - 1)
+    below = min(int(place), len(quantiles) - 1)
+    above = min(below + 1, len(quantiles) - 1)
+    return quantiles[below] + (place - below) * (quantiles[above] - quantiles[below])

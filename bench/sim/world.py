@@ -11,7 +11,7 @@ from typing import Any
 from bench.sim.audience import Audience
 from bench.sim.parts import SimSession, SimWorker
 from bench.sim.profiles import Profile
-from bench.sim.sharing import Sharing
+from bench.sim.sharing import Sharing, between
 
 Handler = Callable[..., None]
 
@@ -101,7 +101,7 @@ class World(Audience):
         if self.booting:
             share *= self.profile.beside_boot
         if self.profile.spread:
-            share *= self._rng.choice(self.profile.spread)
+            share *= between(self.profile.spread, self._rng.random())
         work_s = share * worker.kind.batch_s[len(batch)]
         if self._sharing is not None:
             self._sharing.begin(worker, work_s, self._made)

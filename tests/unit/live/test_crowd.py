@@ -23,8 +23,10 @@ PROFILE = Profile("p", (Gpu("cpu", ((1, 0.2), (2, 0.4)), 8),), 1.5, 1.5, 0.0, 0.
 
 def test_a_profile_is_what_sessions_saw() -> None:
     known = Paces(alone_s=0.25, beside_busy=1.4, beside_boot=2.0, spread=(0.9, 1.1))
-    found = measured(PROFILE, Seen(known, boot_s=9.0, busy_s=0.26, first_s=0.3, first_plays_s=1.125))
+    seen = Seen(known, boot_s=9.0, busy_s=0.26, first_s=0.3, first_plays_s=1.125)
+    found = measured(PROFILE, seen, told_later=((1, 0.24), (2, 0.4)))
     assert found.gpus[0].batch_s == ((1, 0.25), (2, 0.5))
+    assert found.gpus[0].told_later == ((1, 0.3), (2, 0.5))
     assert found.gpus[0].slots == 8
     assert (found.start_s, found.first_chunk_s) == (0.04, 1.125)
     assert (found.beside_busy, found.beside_boot, found.spread) == (1.4, 2.0, (0.9, 1.1))

@@ -7,7 +7,7 @@ import pytest
 
 from bench.sim.parts import KindOfWorker, SimWorker
 from bench.sim.profiles import Gpu, Profile
-from bench.sim.sharing import Sharing
+from bench.sim.sharing import Sharing, between
 from bench.sim.simulate import Options, simulate
 from bench.sim.world import World
 from bench.traces.events import Event
@@ -54,10 +54,27 @@ def test_chunks_on_two_workers_that_share_take_longer() -> None:
 
 
 def test_times_are_drawn_by_seed_from_what_was_seen() -> None:
-    drawn = msgspec.structs.replace(PROFILE, spread=(0.9, 1.0, 1.0, 1.4))
+    drawn = msgspec.structs.replace(PROFILE, spread=(0.9, 1.0, 1.4))
     one, again, other = (chunks_of_two(drawn, 0.75, seed) for seed in (1, 1, 2))
     assert one == again != other
-    assert one["p95"] == pytest.approx(280.0)
+    assert 180.0 < one["p50"] < one["max"] <= 280.0
+
+
+def test_what_lies_between_quantiles() -> None:
+    found = [between((0.9, 1.0, 1.4), share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert found == pytest.approx([0.9, 0.95, 1.0, 1.2, 1.4])
+
+
+def test_a_worker_that_boots_later_may_tell_another_curve_and_is_as_quick() -> None:
+    events = [Event(float(n), str(n), "arrive", active=True) for n in range(3)] + [Event(40.0, "0", "depart")]
+    gpu = msgspec.structs.replace(PROFILE.gpus[0], most_active=2)
+    profiles = [
+        msgspec.structs.replace(PROFILE, gpus=(kind,))
+        for kind in (gpu, msgspec.structs.replace(gpu, told_later=((1, 0.5),)))
+    ]
+    told = [simulate(events, Options(profile=profile, max_gpus=2, boot_s=5.0)) for profile in profiles]
+    assert [run["chunk_latency_ms"]["p50"] for run in told] == pytest.approx([200.0, 200.0])
+    assert told[1]["worst_latency_ms"]["mean"] > told[0]["worst_latency_ms"]["mean"]
 
 
 def test_a_first_chunk_that_plays_for_less_is_followed_sooner() -> None:
