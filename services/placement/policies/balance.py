@@ -71,7 +71,7 @@ class _Plan:
 
 def _movable(board: Board, source: Worker) -> list[Session]:
     """Cheapest first, then who has been active longest: likely to stay so."""
-    return sorted(board.here[source.worker], key=lambda s: (s.move_cost_s, s.since_s, s.session))
+    return sorted(board.here(source.worker), key=lambda s: (s.move_cost_s, s.since_s, s.session))
 
 
 def least_worst_s(board: Board) -> float:
@@ -109,14 +109,9 @@ def untangled(board: Board, active_s: float) -> PlannedMove | None:
 
 def _waits(board: Board, active_s: float) -> Iterator[tuple[float, Session, Worker]]:
     """Of each worker with several sessions, who waits longest and may be moved for it."""
-    for source in board.ready:
-        if len(board.beats[source.worker]) < 2:
-            continue
-        settled = [
-            s
-            for s in board.here[source.worker]
-            if s.beat_s is not None and board.view.now_s - s.since_s >= active_s
-        ]
+    for name in _shared(board, active_s):
+        source = board.workers[name]
+        settled = [s for s in board.here(name) if _is_settled(board, s, active_s)]
         for session in settled if len(settled) > 1 else ():
             wait_s = _wait_s(board, session, source)
             chunks = board.view.spell_s / board.view.chunk_s
@@ -124,10 +119,22 @@ def _waits(board: Board, active_s: float) -> Iterator[tuple[float, Session, Work
                 yield wait_s, session, source
 
 
+def _shared(board: Board, active_s: float) -> Iterator[str]:
+    """Ready workers that may have several such sessions."""
+    now_s = board.view.now_s
+    settled = Counter([s.worker for s in board.placed if now_s - s.since_s >= active_s])
+    names = {worker for worker, count in settled.items() if count > 1}.union(board.changed())
+    return (name for name in names if board.workers[name].state == "ready")
+
+
+def _is_settled(board: Board, session: Session, active_s: float) -> bool:
+    return session.beat_s is not None and board.view.now_s - session.since_s >= active_s
+
+
 def _wait_s(board: Board, session: Session, worker: Worker) -> float:
     """For the others there, at every chunk."""
     tempo = tempo_of(board, worker)
-    beats = [s.beat_s for s in board.here[worker.worker] if s is not session and s.beat_s is not None]
+    beats = [s.beat_s for s in board.here(worker.worker) if s is not session and s.beat_s is not None]
     return (
         sum(overlap_s(session.beat_s, beat, tempo) for beat in beats) if session.beat_s is not None else 0.0
     )
@@ -139,12 +146,14 @@ def _out_of_the_way(board: Board, session: Session, source: Worker, wait_s: floa
     for worker in board.free(session):
         if worker is source or board.latency_s(worker, session.weight) > now_s:
             continue
-        beats, tempo = board.beats[worker.worker], tempo_of(board, worker)
+        beats, tempo = board.beats(worker.worker), tempo_of(board, worker)
         if session.beat_s is None or _FITS * wait_s < sum(overlap_s(session.beat_s, b, tempo) for b in beats):
             continue
         harm = fit(beats, begin_s, session.beat_s, tempo).harm
         if best is None or harm < best[0]:
             best = harm, worker
+        if harm <= 0.0:
+            break
     return best[1] if best else None
 
 

@@ -1,15 +1,22 @@
 """A view laid out by worker, on which a policy tries its acts. Made for one decision, then thrown away.
 
-What can't be true is read as harmlessly as possible, since a policy must never end its service: of two
-workers or sessions with one name the first counts, a session on an unknown worker has none.
+A session on an unknown worker has none; what else can't be true, see `sound`.
+
+A decision about a thousand workers makes few objects that Python's garbage collector counts, such as lists:
+thousands of them at every decision would have it look through the whole process again and again, which takes
+longer than the slowest decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 import msgspec
 
+from services.placement.policies.sound import each_once, with_times, workers_by_name
+from services.placement.policies.vacancies import Vacancies, Wanted, latencies_s, latency_s
 from services.placement.policies.view import (
     Act,
     Decision,
@@ -25,101 +32,129 @@ from services.placement.policies.view import (
     Worker,
 )
 
-_ROUNDING = 1e-9
-"""Of sums of weights."""
-_MOST_UNTOLD = 1000
-"""Slots beyond those that a latency is told for."""
-_MOST = 1e6
-"""Seconds, or weight, or slots: more is no number that anybody measured."""
+_WORKER = attrgetter("worker")
 
 
 class Board:
-    """`here`: active sessions by worker, `loads`: what they weigh, `beats`: those that are known of them.
-    `waiting`: active ones without a worker, in the order in which they became so.
+    """`placed`: the active sessions that had a worker when the decision began. `loads`: what those weigh that
+    a worker has now, `counts`: how many they are. `waiting`: active ones without a worker, in the order in
+    which they became so.
     """
 
     def __init__(self, view: View) -> None:
-        if not (0.0 < view.chunk_s < _MOST and 0.0 < view.spell_s < _MOST):
-            view = msgspec.structs.replace(view, chunk_s=1.0, spell_s=15.0)
-        self.view = view
-        self.workers: dict[str, Worker] = {}
-        for worker in view.workers:
-            if worker.worker not in self.workers:
-                possible = 0 <= worker.capacity <= worker.slots < len(worker.latency_s)
-                self.workers[worker.worker] = worker if possible else _possible(worker)
-        self.ready = [worker for worker in self.workers.values() if worker.state == "ready"]
-        self.here: dict[str, list[Session]] = {name: [] for name in self.workers}
-        self.loads: dict[str, float] = dict.fromkeys(self.workers, 0.0)
-        self.beats: dict[str, list[float]] = {name: [] for name in self.workers}
-        self.waiting: list[Session] = []
-        self.acts: list[Act] = []
-        self._lay(view.sessions)
+        self.view = with_times(view)
+        workers = self.workers = workers_by_name(view.workers)
+        self.ready = [worker for worker in workers.values() if worker.state == "ready"]
+        sessions = each_once(view.sessions)
+        self.placed = [s for s in sessions if s.worker in workers and s.active]
+        others = [s for s in sessions if s.worker not in workers or not s.active]
+        self.waiting = [s for s in others if s.active]
         self.waiting.sort(key=lambda session: (session.since_s, session.session))
+        self.acts: list[Act] = [
+            Suspend(s.session, s.worker, "its user paused")
+            for s in others
+            if s.worker in workers and not s.active
+        ]
+        self.counts = dict.fromkeys(workers, 0)
+        self.loads = dict.fromkeys(workers, 0.0)
+        self._last = dict.fromkeys(workers, -1)
+        self._previous: list[int] = []
+        self._lay()
+        self._changed: dict[str, list[Session]] = {}
+        self._now_s: list[float] = []
+        self._index: dict[str, int] = {}
+        self._vacancies: dict[Wanted, Vacancies] = {}
 
-    def _lay(self, sessions: Iterable[Session]) -> None:
-        here, loads, beats = self.here, self.loads, self.beats
-        known: set[str] = set()
-        for session in sessions:
-            if session.session in known:
-                continue
-            known.add(session.session)
-            if not (session.weight > 0.0 < session.floor_weight < _MOST > session.weight):
-                session = msgspec.structs.replace(session, weight=1.0, floor_weight=1.0, full_weight=1.0)
+    def _lay(self) -> None:
+        counts, last, previous = self.counts, self._last, self._previous
+        for n, session in enumerate(self.placed):
             worker = session.worker
-            if not session.active:
-                if worker in here:
-                    self.acts.append(Suspend(session.session, worker, "its user paused"))
-            elif worker in here:
-                here[worker].append(session)
-                loads[worker] += session.weight
-                if session.beat_s is not None:
-                    beats[worker].append(session.beat_s)
-            else:
-                self.waiting.append(session)
+            previous.append(last[worker])
+            last[worker] = n
+        counts.update(Counter(map(_WORKER, self.placed)))
+        if {session.weight for session in self.placed} <= {1.0}:
+            self.loads.update(counts)
+            return
+        for session in self.placed:
+            self.loads[session.worker] += session.weight
+
+    def here(self, worker: str) -> Sequence[Session]:
+        """The active sessions that a worker has now, none if it is unknown."""
+        changed = self._changed.get(worker)
+        if changed is not None:
+            return changed
+        found: list[Session] = []
+        n = self._last.get(worker, -1)
+        while n >= 0:
+            found.append(self.placed[n])
+            n = self._previous[n]
+        return found[::-1]
+
+    def beats(self, worker: str) -> list[float]:
+        """Those that are known of its sessions."""
+        return [session.beat_s for session in self.here(worker) if session.beat_s is not None]
+
+    def changed(self) -> Iterable[str]:
+        """Workers that have other sessions than when the decision began."""
+        return self._changed
 
     def _add(self, session: Session, worker: str) -> None:
-        self.here[worker].append(session)
+        self._own(worker).append(session)
         self.loads[worker] += session.weight
-        if session.beat_s is not None:
-            self.beats[worker].append(session.beat_s)
+        self._note(worker, 1)
 
     def _remove(self, session: Session, worker: str) -> None:
-        self.here[worker].remove(session)
+        self._own(worker).remove(session)
         self.loads[worker] -= session.weight
-        if session.beat_s is not None:
-            self.beats[worker].remove(session.beat_s)
+        self._note(worker, -1)
+
+    def _own(self, worker: str) -> list[Session]:
+        if worker not in self._changed:
+            self._changed[worker] = list(self.here(worker))
+        return self._changed[worker]
+
+    def _note(self, worker: str, more: int) -> None:
+        self.counts[worker] += more
+        index = self.index(worker)
+        if index is None:
+            return
+        if self._now_s:
+            self._now_s[index] = self.latency_s(self.ready[index])
+        for vacancies in self._vacancies.values():
+            vacancies.look_at(index, self.ready[index])
+
+    def index(self, worker: str) -> int | None:
+        """Among the ready ones; None: it isn't one."""
+        if not self._index:
+            self._index = {worker.worker: index for index, worker in enumerate(self.ready)}
+        return self._index.get(worker)
 
     def ratio(self, worker: Worker) -> float:
         return self.loads[worker.worker] / worker.capacity if worker.capacity else float("inf")
 
     def latency_s(self, worker: Worker, more: float = 0.0) -> float:
         """With `more` load than now. What doesn't fit takes for ever."""
-        load = self.loads[worker.worker] + more
-        if load > worker.slots:
-            return float("inf")
-        whole = int(load)
-        below_s = worker.latency_s[whole]
-        part = load - whole
-        if part <= _ROUNDING:
-            return below_s
-        return below_s + part * (worker.latency_s[min(whole + 1, worker.slots)] - below_s)
+        return latency_s(worker, self.loads[worker.worker] + more)
 
-    def free(self, session: Session, *, beyond: bool = False) -> list[Worker]:
+    def now_s(self) -> Sequence[float]:
+        """The latency of each ready worker."""
+        if not self._now_s:
+            self._now_s = latencies_s(self.ready, self.loads, 0.0)
+        return self._now_s
+
+    def vacancies(self, session: Session, more: float | None = None, *, beyond: bool = False) -> Vacancies:
         """Ready workers with room for it: within capacity, or `beyond` it up to their slots. Those to be
-        avoided only if there is no other.
+        avoided only if there is no other. `more`: what to reckon latencies with, None: its weight.
         """
-        here, group, loads = self.here, session.group, self.loads
-        weight = session.weight - _ROUNDING
-        free = [
-            w
-            for w in self.ready
-            if len(here[w.worker]) < w.slots
-            and w.group == group
-            and (beyond or loads[w.worker] + weight <= w.capacity)
-        ]
-        if not session.avoid:
-            return free
-        return [w for w in free if w.worker not in session.avoid] or free
+        wanted = Wanted(session.group, session.weight, session.weight if more is None else more, beyond)
+        known = self._vacancies.get(wanted)
+        if known is None:
+            known = Vacancies(wanted, self.ready, self.loads, self.counts)
+            self._vacancies[wanted] = known
+        return known.without(session.avoid) if session.avoid else known
+
+    def free(self, session: Session, *, beyond: bool = False) -> Sequence[Worker]:
+        return self.vacancies(session, beyond=beyond).workers
 
     def place(self, session: Session, worker: Worker, reason: str) -> None:
         self._add(session, worker.worker)
@@ -148,23 +183,11 @@ class Board:
         return after
 
     def decision(self, memory: Memory, still_waiting: Iterable[Session]) -> Decision:
-        rho_max = max((self.ratio(worker) for worker in self.ready if worker.capacity), default=0.0)
+        loads = self.loads
+        rho_max = max([loads[w.worker] / w.capacity for w in self.ready if w.capacity], default=0.0)
         freed_per_s = self.view.freed_per_s
         waiting = tuple(
             Waiting(session.session, position, (position + 1) / freed_per_s if freed_per_s > 0 else None)
             for position, session in enumerate(still_waiting)
         )
         return Decision(tuple(self.acts), waiting, rho_max, memory)
-
-
-def _possible(worker: Worker) -> Worker:
-    """With a latency for each of its slots, and no more capacity than slots."""
-    slots = max(0, min(worker.slots, len(worker.latency_s) + _MOST_UNTOLD))
-    capacity, latency_s = worker.capacity, worker.latency_s
-    last_s = latency_s[-1] if latency_s else 0.0
-    return msgspec.structs.replace(
-        worker,
-        slots=slots,
-        capacity=min(max(0, capacity), slots),
-        latency_s=latency_s + (last_s,) * (slots + 1 - len(latency_s)),
-    )

@@ -11,7 +11,10 @@ from services.placement.policies.view import Decision, Memory, Session, View, Wo
 def least_loaded(board: Board, session: Session) -> Worker | None:
     """By load against capacity; beyond it only when everybody is full. None: no slot is free anywhere."""
     free = board.free(session) or board.free(session, beyond=True)
-    return min(free, key=lambda w: (board.ratio(w), board.latency_s(w, 1)), default=None)
+    ratios = [board.ratio(worker) for worker in free]
+    least = min(ratios, default=0.0)
+    tied = [worker for worker, ratio in zip(free, ratios, strict=True) if ratio == least]
+    return min(tied, key=lambda worker: board.latency_s(worker, 1), default=None)
 
 
 class LeastLoadedForLife(msgspec.Struct, frozen=True, tag="fixed-ll"):
@@ -42,7 +45,7 @@ def place_pinned(board: Board, session: Session, first: Worker | None) -> bool:
     """On the worker it is pinned to, however loaded, as long as that runs; else on `first`."""
     home = board.workers.get(session.home)
     worker = home if home is not None and home.state == "ready" else first
-    if worker is None or len(board.here[worker.worker]) >= worker.slots:
+    if worker is None or board.counts[worker.worker] >= worker.slots:
         return False
     board.place(session, worker, "pinned there" if worker is home else "its first worker, for life")
     return True
@@ -52,6 +55,6 @@ def empty_draining(board: Board, patience_s: float = 0.0) -> None:
     """Move who is on a worker that has drained for `patience_s` to where there is room within capacity."""
     for source in board.view.workers:
         if source.state == "draining" and board.view.now_s - source.since_s >= patience_s:
-            for session in list(board.here[source.worker]):
+            for session in list(board.here(source.worker)):
                 if free := board.free(session):
                     board.move(session, source, min(free, key=board.ratio), "its worker is drained")

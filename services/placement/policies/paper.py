@@ -52,14 +52,14 @@ class Paper(msgspec.Struct, frozen=True, tag="paper"):
         """Placing raises only the chosen worker's latency: L is the greater of that and today's worst. A
         latency that is none (below 0, NaN) ties with all.
         """
-        free = board.free(session)
-        if not free:
+        free = board.vacancies(session, more=1.0)
+        if not free.workers:
             return None
-        worst_s = max(board.latency_s(worker) for worker in board.ready)
-        after_s = {worker.worker: max(worst_s, board.latency_s(worker, 1)) for worker in free}
-        tied_s = min(after_s.values()) * (1.0 + self.near_tie)
-        tied = [worker for worker in free if after_s[worker.worker] <= tied_s]
-        return min(tied or free, key=board.ratio)
+        worst_s = max(board.now_s())
+        after_s = [max(worst_s, latency_s) for latency_s in free.latencies_s]
+        tied_s = min(after_s) * (1.0 + self.near_tie)
+        tied = [w for w, latency_s in zip(free.workers, after_s, strict=True) if latency_s <= tied_s]
+        return min(tied or free.workers, key=board.ratio)
 
     def _rebalance(self, board: Board) -> None:
         # Every move lowers L by more than η·κ ≥ 0, and there are finitely many placements: this ends.
@@ -70,25 +70,37 @@ class Paper(msgspec.Struct, frozen=True, tag="paper"):
             )
 
     def _bottleneck(self, board: Board) -> Worker:
-        return max(board.ready, key=board.latency_s)
+        now_s = board.now_s()
+        return board.ready[now_s.index(max(now_s))]
 
     def best_move(self, board: Board) -> Gain | None:
         """The best move off the bottleneck if its Γ is more than 0."""
         if len(board.ready) < 2:
             return None
-        source = self._bottleneck(board)
-        worst_s = board.latency_s(source)
-        others = heapq.nlargest(3, board.ready, key=board.latency_s)
-        if len(others) == 3 and board.latency_s(others[2]) >= worst_s:
+        worst_s = max(board.now_s())
+        if sum([latency_s >= worst_s for latency_s in board.now_s()]) > 2:
             return None  # Whatever moves, a third worker stays as slow.
+        source = self._bottleneck(board)
         best: Gain | None = None
-        for session in board.here[source.worker]:
-            for target in board.free(session):
-                if target is source:
-                    continue
-                rest_s = max((board.latency_s(w) for w in others if w not in (source, target)), default=0.0)
-                after_s = max(rest_s, board.latency_s(source, -1), board.latency_s(target, 1))
-                gain = gain_s(worst_s, after_s, self.eta, max(0.0, session.move_cost_s))
-                if gain > 0.0 and (best is None or gain > best.gain_s):
-                    best = Gain(gain, session, target)
+        for session in board.here(source.worker):
+            gains_s = self._gains_s(board, session, source)
+            gain = max(gains_s, default=0.0)
+            if gain > 0.0 and (best is None or gain > best.gain_s):
+                target = board.vacancies(session, more=1.0).workers[gains_s.index(gain)]
+                best = Gain(gain, session, target)
         return best
+
+    def _gains_s(self, board: Board, session: Session, source: Worker) -> list[float]:
+        """Γ of moving it to each of those with room; 0 to where it is."""
+        free = board.vacancies(session, more=1.0)
+        slowest = [w for w in heapq.nlargest(3, board.ready, key=board.latency_s) if w is not source]
+        worst_s, left_s = board.latency_s(source), board.latency_s(source, -1)
+        others_s = [max(board.latency_s(worker), left_s) for worker in slowest] + [left_s]
+        cost_s = max(0.0, session.move_cost_s)
+        gains_s = [
+            gain_s(worst_s, max(others_s[w is slowest[0]], with_it_s), self.eta, cost_s)
+            for w, with_it_s in zip(free.workers, free.latencies_s, strict=True)
+        ]
+        if (place := free.place_of(board.index(source.worker))) is not None:
+            gains_s[place] = 0.0
+        return gains_s

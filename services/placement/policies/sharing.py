@@ -19,11 +19,11 @@ def share(board: Board, waiting: Sequence[Session], after_s: float) -> list[Sess
     left: list[Session] = []
     for session in waiting:
         waited_s = board.view.now_s - session.since_s
-        free = board.free(session, beyond=True) if waited_s >= after_s else []
-        if not free:
+        free = board.vacancies(session, beyond=True) if waited_s >= after_s else None
+        if free is None or not free.workers:
             left.append(session)
             continue
-        worker = min(free, key=lambda w: board.latency_s(w, session.weight))
+        worker = free.workers[free.latencies_s.index(min(free.latencies_s))]
         board.place(session, worker, f"has waited for {waited_s:.1f} s: shares beyond capacity")
     return left
 
@@ -35,8 +35,8 @@ def relieve(board: Board, best: Callable[[Session], Worker | None]) -> None:
     for source in board.ready:
         if board.loads[source.worker] <= source.capacity + _ROUNDING:
             continue
-        for session in sorted(board.here[source.worker], key=lambda s: (-s.since_s, s.session)):
-            target = best(session) if board.free(session) else None
+        for session in sorted(board.here(source.worker), key=lambda s: (-s.since_s, s.session)):
+            target = best(session)
             if target is not None and board.latency_s(target, session.weight) <= board.latency_s(source):
                 board.move(session, source, target, "there is room for it elsewhere")
             if board.loads[source.worker] <= source.capacity + _ROUNDING:

@@ -52,7 +52,7 @@ def _room_for(board: Board, session: Session) -> _Room | None:
     """Where the fewest step down."""
     found: list[tuple[int, float, _Room]] = []
     for worker in board.ready:
-        here = board.here[worker.worker]
+        here = board.here(worker.worker)
         if worker.group != session.group or len(here) >= worker.slots or worker.worker in session.avoid:
             continue
         over = board.loads[worker.worker] + min(session.weight, session.floor_weight) - worker.capacity
@@ -77,7 +77,8 @@ def _least(here: Sequence[Session], priority: int, over: float) -> list[Session]
 
 def step_up(board: Board, waiting: Sequence[Session], memory: Memory, after_s: float) -> Memory:
     """Those that fit where they are, once there has been room for all at full for `after_s`."""
-    stepped = [(board.workers[s.worker], s) for s in board.view.sessions if _is_down(board, s)]
+    down = [s for s in board.view.sessions if s.weight < s.full_weight]
+    stepped = [(board.workers[s.worker], s) for s in down if _is_served(board, s)]
     if not stepped or waiting or not _roomy(board):
         return msgspec.structs.replace(memory, roomy_s=None)
     now_s = board.view.now_s
@@ -90,17 +91,15 @@ def step_up(board: Board, waiting: Sequence[Session], memory: Memory, after_s: f
     return msgspec.structs.replace(memory, roomy_s=roomy_s)
 
 
-def _is_down(board: Board, session: Session) -> bool:
-    """And served by a worker that goes on."""
-    if not session.weight < session.full_weight or session not in board.here.get(session.worker, ()):
-        return False
-    return board.workers[session.worker].state == "ready"
+def _is_served(board: Board, session: Session) -> bool:
+    """By a worker that goes on."""
+    return session in board.here(session.worker) and board.workers[session.worker].state == "ready"
 
 
 def _roomy(board: Board) -> bool:
     """In every group all could be at full."""
     free: dict[str, float] = {}
     for worker in board.ready:
-        wanted = sum(max(s.weight, s.full_weight) for s in board.here[worker.worker])
+        wanted = sum(max(s.weight, s.full_weight) for s in board.here(worker.worker))
         free[worker.group] = free.get(worker.group, 0.0) + worker.capacity - wanted
     return all(room >= -_ROUNDING for room in free.values())

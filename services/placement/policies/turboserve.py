@@ -8,6 +8,10 @@ is so much lower that it pays for all the moves it takes.
 from __future__ import annotations
 
 import heapq
+import math
+from collections import Counter
+from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 
@@ -16,12 +20,14 @@ from services.placement.policies.beats import Fit, fit
 from services.placement.policies.board import Board
 from services.placement.policies.sharing import relieve, share
 from services.placement.policies.stepping import could_make_room, make_room, step_up
+from services.placement.policies.vacancies import Vacancies
 from services.placement.policies.view import Decision, Memory, Refuse, Session, View, Worker
 
 _EQUAL = 1.02
 """Predicted latencies this near are told apart by nothing."""
 _MOST_TRIED = 128
 """Of equals: among so many beats there is one that fits."""
+_SHARE = attrgetter("priority", "tenant")
 
 
 class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
@@ -67,11 +73,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         """
         if not board.waiting:
             return []
-        share: dict[tuple[int, str], int] = {}
-        for sessions in board.here.values():
-            for session in sessions:
-                key = session.priority, session.tenant
-                share[key] = share.get(key, 0) + 1
+        share = Counter(map(_SHARE, board.placed))
         turns = [
             (-s.priority, share.get((s.priority, s.tenant), 0), n, s) for n, s in enumerate(board.waiting)
         ]
@@ -99,25 +101,47 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         """The quickest with it, what being away from its state costs spread over a spell's chunks; among
         equals the cheapest, then where its chunks are least in others' way, then where its state is.
         """
-        free = board.free(session)
-        if not free:
+        free = board.vacancies(session)
+        if not free.workers:
             return None
-        expected = [self._expected(board, session, worker) for worker in free]
-        least_s, price = min(expected)
+        expected = self._expected(board, session, free)
+        least_s = min(expected)
+        told = zip(expected, free.prices, strict=True)
+        most = min([price for latency_s, price in told if latency_s == least_s], default=math.inf)
         equal_s = least_s * _EQUAL
-        near = [w for w, told in zip(free, expected, strict=True) if told[0] <= equal_s and told[1] <= price]
-        near = sorted(near or free, key=lambda w: w.worker != session.home)[:_MOST_TRIED]
-        return min(near, key=lambda w: self._harm(board, session, w))
+        told = zip(expected, free.prices, strict=True)
+        near = [
+            w
+            for w, (latency_s, price) in zip(free.workers, told, strict=True)
+            if latency_s <= equal_s and price <= most
+        ]
+        near = sorted(near or free.workers, key=lambda w: w.worker != session.home)[:_MOST_TRIED]
+        return self._least_harm(board, session, near)
 
-    def _expected(self, board: Board, session: Session, worker: Worker) -> tuple[float, float]:
-        """A chunk's latency with it, and what a place there costs."""
+    def _expected(self, board: Board, session: Session, free: Vacancies) -> Sequence[float]:
+        """A chunk's latency with it, on each."""
         view = board.view
-        away_s = 0.0 if worker.worker == session.home else self.eta * session.away_cost_s
-        latency_s = board.latency_s(worker, session.weight) + away_s * view.chunk_s / view.spell_s
-        return latency_s, worker.price_per_s / max(worker.capacity, 1)
+        away_s = self.eta * session.away_cost_s * view.chunk_s / view.spell_s
+        if away_s == 0.0:
+            return free.latencies_s
+        expected = [latency_s + away_s for latency_s in free.latencies_s]
+        if (home := free.place_of(board.index(session.home))) is not None:
+            expected[home] = free.latencies_s[home]
+        return expected
+
+    def _least_harm(self, board: Board, session: Session, near: Sequence[Worker]) -> Worker:
+        """The first of them without any, else with the least."""
+        best, least = near[0], math.inf
+        for worker in near:
+            harm = self._harm(board, session, worker)
+            if harm < least:
+                best, least = worker, harm
+            if harm <= 0.0:
+                break
+        return best
 
     def _harm(self, board: Board, session: Session, worker: Worker) -> float:
-        if not self.beats or not board.beats[worker.worker]:
+        if not self.beats or not board.counts[worker.worker]:
             return 0.0
         return self._fit(board, session, worker).harm
 
@@ -128,7 +152,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
             begin_s += session.away_cost_s
         if session.beat_s is not None:
             begin_s = max(begin_s, session.beat_s - view.chunk_s)
-        return fit(board.beats[worker.worker], begin_s, session.beat_s, tempo_of(board, worker))
+        return fit(board.beats(worker.worker), begin_s, session.beat_s, tempo_of(board, worker))
 
     def _why(self, board: Board, session: Session, worker: Worker) -> str:
         place = "where its state is" if worker.worker == session.home else "the quickest with it"
@@ -140,7 +164,7 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         """
         if self._unsettled(board):
             return msgspec.structs.replace(memory, uneven_s=None)
-        worst_s = max(map(board.latency_s, board.ready), default=0.0)
+        worst_s = max(board.now_s(), default=0.0)
         least_s = least_worst_s(board)
         if worst_s <= least_s:
             return msgspec.structs.replace(memory, uneven_s=None)
@@ -165,8 +189,8 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         for source in list(board.workers.values()):
             if source.state != "draining" or board.view.now_s - source.since_s < self.drain_patience_s:
                 continue
-            for session in list(board.here[source.worker]):
-                if board.free(session) and (target := self._best(board, session)) is not None:
+            for session in list(board.here(source.worker)):
+                if (target := self._best(board, session)) is not None:
                     board.move(session, source, target, "its worker is drained")
 
     def _untangle(self, board: Board) -> None:
