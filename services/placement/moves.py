@@ -1,6 +1,6 @@
 """Moving a session to another worker while it plays: what `hand_over` decides, done and told.
 
-One move at a time leaves a worker, and one comes to it: two would share a link and both take longer. Nor do
+One state at a time leaves a worker, and one comes to it: two would share a link and both take longer. Nor do
 two moves go opposite ways between the same two: each worker would refuse the other's.
 """
 

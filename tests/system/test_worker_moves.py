@@ -112,6 +112,22 @@ async def test_a_session_moves_while_it_plays_and_nobody_sees_it(wire: MoveWire)
     assert back.epoch == 3
 
 
+async def test_the_next_one_leaves_before_the_last_ones_first_chunk_elsewhere(wire: MoveWire) -> None:
+    await playing(wire, first := new_own("a red ball"), 2)
+    await playing(wire, second := new_own("a slow blue ball"), 2)
+    move = await wire.move(first, "w-1", "w-2")
+    await wire.until_news(move, "arrived")
+    async with wire.viewer(second.session):
+        await wire.grant(second.session, 0)
+        await wire.moved(second, "w-1", "w-2")
+    assert not [news for news in wire.news if news.move_id == move.move_id and news.state == "gone"]
+    await wire.commit(move, first)
+    await wire.grant(first.session, 1)
+    await wire.until_news(move, "gone")
+    for own in (first, second):
+        await wire.until(lambda session=own.session: wire.copy("w-1", session) is None)
+
+
 async def test_a_prompt_in_the_pause_of_a_move_waits_and_the_new_owner_shows_it(
     wire: MoveWire,
 ) -> None:

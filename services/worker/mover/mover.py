@@ -1,6 +1,7 @@
 """Moves of sessions to and from this worker: serves what is asked for them, and tells each what concerns it.
 
-One move leaves and one arrives at a time; who asks for another is told to come back.
+The state of one session leaves and that of one arrives at a time; who asks for another is told to come back.
+A few that have left wait meanwhile for their first chunk elsewhere.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from shared.contracts.moves import (
 from shared.contracts.subjects import CALL_OFF, MOVE_OUT, OPEN_LINK, RESERVE, STAGE
 
 _MOST_OVER = 64
+_MOST_OUTGOING = 4
 _CLOSE_S = 3.0
 
 
@@ -47,7 +49,7 @@ class Mover:
 
     port: Port
     dropped_epochs: DroppedEpochs
-    _outgoing: Outgoing | None = None
+    _outgoing: dict[str, Outgoing] = field(default_factory=dict)
     _incoming: dict[str, Incoming] = field(default_factory=dict)
     _over: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _subscriptions: list[Subscription] = field(default_factory=list)
@@ -71,7 +73,7 @@ class Mover:
         for subscription in self._subscriptions:
             await unsubscribe(subscription)
         self._subscriptions.clear()
-        ending = [move for move in (self._outgoing, *self._incoming.values()) if move is not None]
+        ending: list[Incoming | Outgoing] = [*self._outgoing.values(), *self._incoming.values()]
         for move in ending:
             move.tell(Failed("the worker stops"))
         if ending:
@@ -84,9 +86,9 @@ class Mover:
 
     def on_boundary(self, copy: Copy, chunk: Making | None) -> None:
         """On the device thread."""
-        outgoing = self._outgoing
-        if outgoing is not None and outgoing.copy is copy:
-            outgoing.reader.at_boundary(chunk)
+        for outgoing in list(self._outgoing.values()):
+            if outgoing.copy is copy:
+                outgoing.reader.at_boundary(chunk)
 
     def on_step(self, copy: Copy) -> None:
         """On the device thread: the first of a copy that came by a move."""
@@ -96,9 +98,9 @@ class Mover:
 
     def on_leave(self, copy: Copy) -> None:
         """Let go for whatever reason: also to make room for another."""
-        outgoing = self._outgoing
-        if outgoing is not None and outgoing.copy is copy:
-            outgoing.tell(Failed("its copy here is gone"))
+        for outgoing in self._leaving(copy.session):
+            if outgoing.copy is copy:
+                outgoing.tell(Failed("its copy here is gone"))
         for incoming in self._about(copy.session):
             if incoming.copy is copy:
                 incoming.lose_copy()
@@ -107,8 +109,7 @@ class Mover:
         """Before an `Own` is carried out. A frozen copy's waits: it may be another worker's already. Raises
         `Refused`.
         """
-        outgoing = self._outgoing
-        if outgoing is not None and outgoing.move.session == own.session:
+        for outgoing in self._leaving(own.session):
             outgoing.tell(Told(own.epoch))
             if outgoing.unsettled:
                 await self._settled(outgoing, own)
@@ -137,13 +138,18 @@ class Mover:
             raise Refused("busy", f"{own.session} is being freed here", "repeat the command") from None
 
     async def dropped(self, session: str, epoch: int) -> None:
-        outgoing = self._outgoing
-        if outgoing is not None and outgoing.move.session == session:
+        for outgoing in self._leaving(session):
             outgoing.tell(Dropped(epoch))
             await outgoing.closed()
         for incoming in self._about(session):
             incoming.hear_dropped(epoch)
             await incoming.closed()
+
+    def _leaving(self, session: str) -> list[Outgoing]:
+        return [outgoing for outgoing in self._outgoing.values() if outgoing.move.session == session]
+
+    def _sending(self) -> list[Outgoing]:
+        return [outgoing for outgoing in self._outgoing.values() if outgoing.sends]
 
     def _about(self, session: str) -> list[Incoming]:
         return [incoming for incoming in self._incoming.values() if incoming.move.session == session]
@@ -166,16 +172,16 @@ class Mover:
         gate.refuse_unfit_state(self.port, asked)
         if any(incoming.receiving for incoming in self._incoming.values()):
             raise Refused("busy", "another session is arriving here", "try again in a moment")
-        if self._outgoing is not None and self._outgoing.move.target == move.source:
+        if any(other.move.target == move.source for other in self._sending()):
             raise Refused("busy", f"a session is leaving for {move.source}", "try again in a moment")
         gate.refuse_held(self.port, move, self.dropped_epochs.through(move.session))
 
     async def _move_out(self, order: MoveOut, _meta: Meta) -> MovingOut:
-        outgoing = self._outgoing
-        if outgoing is None or outgoing.move.move_id != order.move.move_id:
+        outgoing = self._outgoing.get(order.move.move_id)
+        if outgoing is None:
             copy, transport = self._refuse_departure(order)
-            outgoing = Outgoing(self.port, order, copy, transport, self._end_outgoing)
-            self._outgoing = outgoing
+            outgoing = Outgoing(self.port, order, copy, transport, lambda: self._end_outgoing(order.move))
+            self._outgoing[order.move.move_id] = outgoing
             await asyncio.shield(outgoing.held)
             outgoing.go()
         await asyncio.shield(outgoing.held)
@@ -185,7 +191,8 @@ class Mover:
         """The copy that leaves, and over what. Raises `Refused`."""
         move = order.move
         self._refuse_old(move, order.deadline_at)
-        if self._outgoing is not None:
+        many = len(self._outgoing) >= _MOST_OUTGOING
+        if many or self._sending() or self._leaving(move.session):
             raise Refused("busy", "another session is leaving", "try again in a moment")
         if any(i.receiving and i.move.source == move.target for i in self._incoming.values()):
             raise Refused("busy", f"a session is arriving from {move.target}", "try again in a moment")
@@ -211,20 +218,18 @@ class Mover:
         return Staged(max(0.0, self.port.engine.stepper.over_at - time.monotonic()))
 
     def _call_off(self, call: CallOff, _meta: Meta) -> None:
-        outgoing, incoming = self._outgoing, self._incoming.get(call.move_id)
-        if outgoing is not None and outgoing.move.move_id == call.move_id:
+        outgoing, incoming = self._outgoing.get(call.move_id), self._incoming.get(call.move_id)
+        if outgoing is not None:
             outgoing.tell(Failed(call.why))
         if incoming is not None:
             incoming.tell(Failed(call.why))
 
     # Ends.
 
-    def _end_outgoing(self) -> None:
-        outgoing, self._outgoing = self._outgoing, None
-        if outgoing is not None:
-            if outgoing.outcome == "gone":
-                self.dropped_epochs.note(outgoing.move.session, outgoing.move.epoch)
-            self._remember(outgoing.move.move_id)
+    def _end_outgoing(self, move: Move) -> None:
+        if self._outgoing.pop(move.move_id).outcome == "gone":
+            self.dropped_epochs.note(move.session, move.epoch)
+        self._remember(move.move_id)
 
     def _end_incoming(self, move_id: str) -> None:
         self._incoming.pop(move_id, None)

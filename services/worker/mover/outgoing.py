@@ -40,7 +40,7 @@ _NEARLY_S, _MOST_WAIT_S = 0.008, 0.1
 
 class Outgoing:
     """`held` first, then `go`. `reader`: for the engine. `settled`: the copy goes on, or is gone (`outcome`).
-    `on_over`: nothing of the move is left.
+    `sends`: there may still be something to send. `on_over`: nothing of the move is left.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Outgoing:
         self.move, self.copy = order.move, copy
         self.settled = asyncio.Event()
         self.outcome = ""
+        self.sends = True
         self.reader = Reader(port.states, copy, self._hear_reading, lambda why: self.tell(Failed(why)))
         self._port, self._offered, self._on_over = port, order.transports, on_over
         self._patience = port.patience(transport)
@@ -212,6 +213,7 @@ class Outgoing:
         if parcel.stage == REST:
             # Others may need the state's place; if it stays, it may come back to one.
             await self._port.let_go(self.copy)
+            self.sends = False
 
     # The end.
 
