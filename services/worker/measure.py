@@ -20,7 +20,7 @@ from shared.contracts.fleet import LatencyPoint
 
 logger = logging.getLogger(__name__)
 
-_MEASURED_CHUNKS = 4
+_MEASURED_CHUNKS = 5
 _ALIKE = 1.03  # steps that differ by less than that: more would tell nothing new
 _SHORT_S = 0.02  # of steps so short it takes two chunks to tell the quickest from chance
 _MEASURE_DEADLINE_S = 20.0
@@ -32,10 +32,6 @@ class _Chunk(NamedTuple):
     steps_s: tuple[float, ...]
     decode_s: float
     encode_s: float
-
-    @property
-    def forwards(self) -> int:
-        return len(self.steps_s)
 
     @property
     def step_s(self) -> float:
@@ -75,7 +71,15 @@ def measure(runner: Runner, settings: encode.EncodeSettings, max_rows: int) -> M
         alike = [rung for rung in runner.spec.rungs if kind_of(rung) == kind]
         with timed(f"measurements of rung {alike[0].name}"):
             paces |= _of_a_kind(runner, state, alike, settings, max_rows, deadline)
+    paces = _shown_alike(paces)
     return Measured(paces[runner.spec.rungs[0].name], paces)
+
+
+def _shown_alike(paces: Mapping[str, Pace]) -> dict[str, Pace]:
+    """Pictures are decoded and encoded alike whatever rung made them, so the quickest counts for all."""
+    decode_s = min(pace.decode_s for pace in paces.values())
+    encode_s = min(pace.encode_s for pace in paces.values())
+    return {name: pace._replace(decode_s=decode_s, encode_s=encode_s) for name, pace in paces.items()}
 
 
 def _of_a_kind(
@@ -89,10 +93,8 @@ def _of_a_kind(
     """Every place it took, but for the state's, is free again afterwards."""
     alone = _alone(runner, state, rungs[0], settings, deadline)
     curve = _curve(runner, state, rungs[0], alone.step_s, max_rows, deadline)
-    pace = Pace(curve, alone.forwards, alone.decode_s, alone.encode_s)
-    others = {rung.name: _one_chunk(runner, state, rung, settings).forwards for rung in rungs[1:]}
-    forwards = {rungs[0].name: alone.forwards} | others
-    return {name: pace._replace(forwards=count) for name, count in forwards.items()}
+    forwards = {rung.name: runner.begin_chunk(state, rung.name) for rung in rungs}  # each begun anew
+    return {name: Pace(curve, count, alone.decode_s, alone.encode_s) for name, count in forwards.items()}
 
 
 def kind_of(rung: Rung) -> str:
@@ -136,22 +138,17 @@ def _rebuild(runner: Runner, past: Sequence[PastChunk], deadline: float) -> None
 def _alone(
     runner: Runner, state: State, rung: Rung, settings: encode.EncodeSettings, deadline: float
 ) -> _Chunk:
-    """The quickest of a few counts, since what disturbs a worker at start (other services starting) passes,
-    but not the first chunk's steps. That one shows a changed prompt, so that a user's first change meets
-    no kernel for the first time.
+    """The quickest of a few counts, since what disturbs a worker at start (other services starting) passes.
+    The first chunk shows a changed prompt, so that a user's first change meets no kernel for the first time.
     """
     runner.set_prompt(state, "")  # the same words, since others may have to be encoded elsewhere
-    first = _one_chunk(runner, state, rung, settings)
     made: list[_Chunk] = []
     while len(made) < _MEASURED_CHUNKS and (not made or time.monotonic() < deadline):
         made.append(_one_chunk(runner, state, rung, settings))
         if _undisturbed(runner) and _told_enough(made):
             break
-    return _Chunk(
-        min(made, key=lambda chunk: chunk.step_s).steps_s,
-        min(chunk.decode_s for chunk in (first, *made)),
-        min(chunk.encode_s for chunk in (first, *made)),
-    )
+    steps_s, decode_s, encode_s = zip(*made, strict=True)
+    return _Chunk(min(steps_s, key=min), min(decode_s), min(encode_s))
 
 
 def _told_enough(made: Sequence[_Chunk]) -> bool:

@@ -81,13 +81,14 @@ class Notes(TinyModel):
 
 
 def test_the_chunk_of_a_changed_prompt_is_not_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four fill the window, one shows the prompt, one is counted, one tells the other rung's forwards."""
+    """Four fill the window, one shows the prompt and is counted; then both rungs tell their forwards."""
     monkeypatch.setattr("services.worker.measure._undisturbed", lambda _: True)
     monkeypatch.setattr("services.worker.measure._told_enough", lambda _: True)
     model = Notes()
-    measure(runner.Runner(model, "cpu"), EncodeSettings(), max_rows=1)
+    measured = measure(runner.Runner(model, "cpu"), EncodeSettings(), max_rows=1)
     default = "tiny-default"
     assert model.chunks == [*[default] * 4, f"{default}, changed", default, "tiny-fast"]
+    assert [pace.forwards for pace in measured.paces.values()] == [2, 1]
 
 
 @pytest.mark.parametrize(
