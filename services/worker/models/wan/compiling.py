@@ -40,7 +40,7 @@ class Divided:
         if self._folder is None:
             self._threads.submit(self._fulfil, made, work)
         else:
-            path = self._folder / f"kernel-{next(self._numbers)}.lock"
+            path = self._folder / f"{next(self._numbers)}.lock"
             self._threads.submit(self._if_free, path, made, work)
         return made
 

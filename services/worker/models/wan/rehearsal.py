@@ -122,7 +122,7 @@ def _compiled(rehearsal: Callable[[], None], device: torch.device, wishes: Wishe
     from triton import AsyncCompileMode
 
     threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
-    folder = None if wishes.kept in (None, OFF) else Path(wishes.kept)
+    folder = None if wishes.kept in (None, OFF) else Path(wishes.kept) / "kernels"
     with ThreadPoolExecutor(threads, "kernel", torch.cuda.set_device, (device,)) as pool:
         divided = Divided(pool, folder)
         return _all(AsyncCompileMode, rehearsal, divided), len(divided.elsewhere)

@@ -139,7 +139,7 @@ def test_every_kernel_that_compiles_is_loaded_too(tmp_path: Path) -> None:
 
 def test_a_kernel_that_another_worker_is_at_comes_last(tmp_path: Path) -> None:
     free = threading.Event()
-    other, _ = _held(tmp_path / "kernel-0.lock", free)
+    other, _ = _held(tmp_path / "0.lock", free)
     with ThreadPoolExecutor(1) as pool:
         divided = Divided(pool, tmp_path)
         first, second = (divided.submit(_compiles(Compiled(name))) for name in ("attend", "split"))
@@ -148,7 +148,7 @@ def test_a_kernel_that_another_worker_is_at_comes_last(tmp_path: Path) -> None:
         free.set()
         assert first.result(DEADLINE_S).name == "attend"
     other.join(DEADLINE_S)
-    assert [path.name for path in divided.elsewhere] == ["kernel-0.lock"]
+    assert [path.name for path in divided.elsewhere] == ["0.lock"]
 
 
 @pytest.mark.parametrize("folder", [None, "a file"])
