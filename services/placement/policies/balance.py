@@ -4,9 +4,10 @@ gains nothing; and one at a time for two sessions whose chunks always fall due t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from services.placement.policies.beats import Tempo, fit, overlap_s
@@ -25,33 +26,38 @@ class PlannedMove(NamedTuple):
     target: Worker
 
 
-def moves_to(board: Board, least_s: float) -> list[PlannedMove]:
-    """Off every worker above `least_s`, onto those that stay within it; empty if not all can go."""
-    plan = _Plan(board, least_s)
-    for source in board.ready:
-        if not plan.relieve(source):
-            return []
-    return plan.moves
+def moves_to(board: Board, least_s: float, may_be: Callable[[int], bool]) -> list[PlannedMove]:
+    """Off every worker above `least_s`, onto those that stay within it; empty if not all can go, or more
+    moves would be needed than there `may_be`.
+    """
+    plan = _Plan(board, least_s, may_be)
+    above = [w for w, now_s in zip(board.ready, board.now_s(), strict=True) if not now_s <= least_s]
+    return plan.moves if all(map(plan.relieve, above)) else []
 
 
 class _Plan:
     """`more`: what the moves so far add to a worker."""
 
-    def __init__(self, board: Board, least_s: float) -> None:
+    def __init__(self, board: Board, least_s: float, may_be: Callable[[int], bool]) -> None:
         self.moves: list[PlannedMove] = []
         self._board = board
         self._least_s = least_s
+        self._may_be = may_be
         self._more: Counter[str] = Counter()
-        self._targets = sorted(
-            (worker for worker in board.ready if self._within(worker, 0.0)), key=board.latency_s
-        )
+
+    @functools.cached_property
+    def _targets(self) -> list[Worker]:
+        within = (worker for worker in self._board.ready if self._within(worker, 0.0))
+        return sorted(within, key=self._board.latency_s)
 
     def relieve(self, source: Worker) -> bool:
-        """False: nowhere to go for one that must."""
+        """False: nowhere to go for one that must, or too many must."""
         gone = 0.0
         for session in _movable(self._board, source):
             if self._within(source, -gone):
                 return True
+            if not self._may_be(len(self.moves) + 1):
+                return False
             target = next((worker for worker in self._targets if self._takes(worker, session)), None)
             if target is None:
                 return False

@@ -169,11 +169,11 @@ class Turboserve(msgspec.Struct, frozen=True, tag="turboserve"):
         if worst_s <= least_s:
             return msgspec.structs.replace(memory, uneven_s=None)
         uneven_s = board.view.now_s if memory.uneven_s is None else min(memory.uneven_s, board.view.now_s)
-        moves = moves_to(board, least_s)
+        waited_s = board.view.now_s - uneven_s
+        moves = moves_to(board, least_s, lambda count: waited_s >= self.patience_s * count)
         chunks = board.view.spell_s / board.view.chunk_s
         cost_s = self.eta * sum(session.move_cost_s for session, _, _ in moves)
-        waited_s = board.view.now_s - uneven_s
-        if (worst_s - least_s) * chunks > cost_s and waited_s >= self.patience_s * len(moves):
+        if (worst_s - least_s) * chunks > cost_s:
             reason = f"worst latency {worst_s:.3f} s, could be {least_s:.3f} s"
             for session, source, target in moves:
                 board.move(session, source, target, reason)
