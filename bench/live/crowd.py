@@ -20,8 +20,10 @@ from turboserve.errors import TurboserveError
 
 _WARM_S, _FIRST_S = 3.5, 3.0
 """The first one finds everything cold, and counts nothing."""
-_STAYING = (4.0, 4.5, 5.0)
-"""When those come who stay: their chunks fall due apart while they share a worker."""
+_STAYING = (4.0, 4.75, 34.0)
+"""When those come who stay: while two share a worker, their chunks fall due apart, also beside a boot. The
+third comes once both workers serve.
+"""
 _ORDER_S = 12.0
 _SETTLE_S = 3.0
 _COME_S, _EVERY_S, _STAY_S, _COMING = 42.0, 5.9, 5.0, 10

@@ -20,7 +20,7 @@ from turboserve.errors import TurboserveError
 
 _APART, _BESIDE = 0.05, 0.2
 """Shares: below, a chunk was made apart from other workers' chunks; above, beside them."""
-_LEAST = 5
+_LEAST = 4
 """Chunks for a median."""
 _QUANTILES = 41
 _MOST = 3.0
