@@ -27,7 +27,7 @@ TOLERANCE = 0.03
 _CALLS, _ROUNDS = 4, 5
 _LONG_MS, _ROUNDS_OF_LONG = 10.0, 3
 HOPELESS = 1.3
-"""Times the quickest: a long call that takes more isn't timed again."""
+"""Times the quickest: a long call that takes more twice isn't timed again."""
 _CLEARLY = 0.97
 """Of the time of the one before it: less isn't told from chance, and two workers should choose alike."""
 Ways = Mapping[str, Callable[[], Tensor]]
@@ -116,8 +116,11 @@ def _agrees(made: Tensor, wanted: Tensor, tolerance: float) -> bool:
 
 def _settled(way: Callable[[], Any], device: torch.device, once: float, least: float) -> float:
     """ms of one call that took `once` when it was first timed; `least`: the quickest of those it is compared
-    with. A start waits for long calls, so they are timed fewer times.
+    with. A start waits for long calls, so they are timed fewer times. What took hopelessly long is timed once
+    more: host memory that is locked meanwhile holds the device up for a second.
     """
+    if once > max(_LONG_MS, HOPELESS * least):
+        once = min(once, _milliseconds(way, device, 1))
     if once <= _LONG_MS:
         return statistics.median(_milliseconds(way, device, _CALLS) for _ in range(_ROUNDS))
     if once > HOPELESS * least:
