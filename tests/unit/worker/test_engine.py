@@ -13,6 +13,7 @@ from queue import Queue
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from services.worker import encoding, runner
@@ -32,7 +33,7 @@ from services.worker.states import States
 from services.worker.tiers import Tiers
 from shared.contracts.moves import HandOver
 from tests.fixtures.worker_wire import new_own, next_own, steered
-from tests.unit.worker.late import SlotModel
+from tests.unit.worker.late import LookedAtPool, SlotModel
 
 WAIT_S = 30.0
 FAR = 1000
@@ -41,9 +42,9 @@ FAR = 1000
 class Bench:
     """An engine on its thread, with a log that takes everything."""
 
-    def __init__(self, model: Runner, hot: int, host: int) -> None:
+    def __init__(self, model: Runner, hot: int, host: int, pool: HostPool | None = None) -> None:
         self.roster = Roster(1.0, lambda: None)
-        self.pool = HostPool(host, model.spec.state_bytes, "cpu")
+        self.pool = pool or HostPool(host, model.spec.state_bytes, "cpu")
         self.states = States(Shelf(Tiers(model, self.pool, hot)))
         curves = {"": Curve("all", ((1, 1.0), (2, 1.5)))}
         self.engine = Engine(model, self.states, self.roster, EncodeSettings(), self._deliver, curves)
@@ -83,8 +84,8 @@ class Bench:
 
 
 @contextmanager
-def running(model: Runner, hot: int, host: int) -> Iterator[Bench]:
-    bench = Bench(model, hot, host)
+def running(model: Runner, hot: int, host: int, pool: HostPool | None = None) -> Iterator[Bench]:
+    bench = Bench(model, hot, host, pool)
     thread = threading.Thread(target=bench.engine.run)
     thread.start()
     try:
@@ -125,6 +126,26 @@ def test_suspended_and_resumed_is_uninterrupted_bit_for_bit(sprites: Runner) -> 
         bench.play(left, 6)
         assert bench.made[left.session] == bench.made[stayed.session]
         assert bench.most_hot == 1
+
+
+def test_copies_that_wait_are_told_beside_steps_and_while_nothing_is_to_do() -> None:
+    """The device takes little at a time, and copies only when it is looked at."""
+    model = Runner(SlotModel(1), "cpu")
+    pool = LookedAtPool(3, model.spec.state_bytes)
+    with running(model, hot=1, host=3, pool=pool) as bench:
+        copies = [bench.open(FAR, max_chunks=5, seed=seed) for seed in range(2)]
+        bench.until(lambda: all(copy.state == "finished" for copy in copies))
+        copy = bench.open(0, seed=7)
+        bench.play(copy, 3)
+        bench.until(lambda: not pool.waiting)
+        bench.look_again()
+        kept = bench.states.shelf.kept[copy]
+        assert kept.mirror is not None
+        assert (np.asarray(pool._memory[kept.mirror.slot]) == kept.state.memory).all()
+    with running(Runner(SlotModel(3), "cpu"), hot=3, host=0) as bench:
+        stayed = [bench.open(FAR, max_chunks=5, seed=seed) for seed in range(2)]
+        bench.until(lambda: all(copy.state == "finished" for copy in stayed))
+    assert all(copy.next_append == 5 for copy in (*copies, *stayed))
 
 
 def test_running_sessions_beyond_the_hot_slots_take_turns(tiny: Runner) -> None:
