@@ -33,7 +33,8 @@ _begun = threading.Event()
 
 def begin(device: str) -> None:
     """Once; on threads that end with the process. `device`: as settings name it. Nothing, without a GPU."""
-    if device == "cpu" or _begun.is_set() or not _GPUS.exists():
+    wanted = device.startswith("cuda") or (device == "auto" and _GPUS.exists())
+    if not wanted or _begun.is_set():
         return
     _begun.set()
     sys.setswitchinterval(_SWITCH_S)

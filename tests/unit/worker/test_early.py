@@ -35,18 +35,19 @@ def began(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     return semaphore
 
 
-def test_all_is_begun_once(began: threading.Semaphore) -> None:
-    early.begin("cuda:0")
+@pytest.mark.parametrize("device", ["auto", "cuda:1"])
+def test_all_is_begun_once(began: threading.Semaphore, device: str) -> None:
+    early.begin(device)
     assert all(began.acquire(timeout=DEADLINE_S) for _ in WORKS)
-    early.begin("cuda:0")
+    early.begin(device)
     assert not began.acquire(blocking=False)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_nothing_is_begun_without_a_gpu(
     began: threading.Semaphore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str
 ) -> None:
-    if device != "cpu":
+    if device == "auto":
         monkeypatch.setattr(early, "_GPUS", tmp_path / "none")
     early.begin(device)
     assert not early._begun.is_set()
