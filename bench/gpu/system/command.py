@@ -95,6 +95,8 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     move_options.add_argument("--rotate-every", type=int, default=5, help="beats from suspend to suspend")
     away = "there is more room elsewhere for who comes back: with --policy ll-resume it goes there"
     move_options.add_argument("--away", action="store_true", help=away)
+    told = "the killed worker's end is told, as by an autoscaler that had started it; else it is to be missed"
+    parser.add_argument_group("kill").add_argument("--told", action="store_true", help=told)
     asked = parser.parse_args(given)
     asked.parts = asked.parts or _UNLESS_SAID
     if asked.workers < 2 and {"moves", "kill"} & {*asked.parts}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import statistics
 import time
 from collections import defaultdict
@@ -12,8 +13,9 @@ from typing import NamedTuple
 from bench.gpu.system.move_times import MoveTimes
 from bench.vitals import VitalsWatch
 from shared.bus import Bus, Meta
-from shared.contracts.fleet import DeviceReport, LoadReport
-from shared.contracts.subjects import LOAD_REPORT, MOVE_NEWS
+from shared.contracts.fleet import DeviceReport, LoadReport, WorkerExited
+from shared.contracts.subjects import LOAD_REPORT, MOVE_NEWS, WORKER_EXITED
+from shared.ids import DEFAULT_CELL
 
 _POLL_S = 0.1
 _AFTER_ALL_S = 2.2
@@ -55,6 +57,12 @@ class Fleet:
 
     async def close(self) -> None:
         await self._bus.close()
+
+    async def tell_end(self, worker: str) -> None:
+        """As the autoscaler does of one that it has started."""
+        exited = WorkerExited(worker, -signal.SIGKILL, self.reports[worker].incarnation)
+        await self._bus.publish(WORKER_EXITED.at(cell=DEFAULT_CELL, worker=worker), exited)
+        await self._bus.flush()
 
     def _heard(self, report: LoadReport, _: Meta) -> None:
         now = time.monotonic()

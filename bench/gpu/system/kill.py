@@ -35,6 +35,8 @@ async def kill(run: Run) -> None:
             viewer.forget()
         before, killed_at = run.gpu_memory(), time.time()
         run.services.kill(victim)
+        if run.asked.told:
+            await run.fleet.tell_end(victim)
         await _tell_memory(run, victim, before)
         await _taken_over(theirs, victim)
         await asyncio.sleep(run.asked.settle)
