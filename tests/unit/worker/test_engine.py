@@ -141,6 +141,7 @@ def test_copies_that_wait_are_told_beside_steps_and_while_nothing_is_to_do() -> 
         bench.look_again()
         kept = bench.states.shelf.kept[copy]
         assert kept.mirror is not None
+        assert kept.state is not None
         assert (np.asarray(pool._memory[kept.mirror.slot]) == kept.state.memory).all()
     with running(Runner(SlotModel(3), "cpu"), hot=3, host=0) as bench:
         stayed = [bench.open(FAR, max_chunks=5, seed=seed) for seed in range(2)]

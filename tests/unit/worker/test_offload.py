@@ -7,6 +7,8 @@ import torch
 
 from services.worker.models.protocol import Memory, Part
 from services.worker.offload import HostPool, Mirror
+from services.worker.runner import Runner
+from services.worker.tiers import Kept, Tiers
 from tests.unit.worker.late import LatePool
 from tests.unit.worker.models.wan import tiny
 
@@ -92,3 +94,22 @@ def test_more_than_may_wait_is_copied_as_a_whole_instead() -> None:
         pool.save(mirror, memory, parts(1, version))
         assert pool.waiting_bytes <= 2 * SIZE
     assert loaded(pool, mirror) == memory.tolist()
+
+
+def test_what_a_failed_step_was_told_to_write_is_copied_again() -> None:
+    model = tiny.model(slots=1)
+    model.read_stand_ins()
+    tiers = Tiers(Runner(model, "cpu"), HostPool(1, model.spec.state_bytes, "cpu"), 1)
+    state = tiers.take(lambda: model.open(seed=5, prompt="a red ball"))
+    kept = Kept(0, state=state, mirror=tiers.pool.lease())
+    tiers.save(kept)
+    for _ in range(model.begin_chunk(state, model.spec.rungs[0])):
+        model.forward([state])
+        tiers.save_ahead(kept)
+    told, parts = kept.ahead, model.parts(state)
+    assert told
+    tiers.distrust(kept)
+    assert not kept.ahead
+    lacking = sum(end - start for name in told for start, end in parts[name].spans)
+    assert tiers.save(kept).bytes >= lacking
+    assert tiers.save(kept).bytes == 0

@@ -300,6 +300,10 @@ def test_who_has_nothing_left_to_copy_leaves_at_once_though_another_state_waits_
     world.end()
 
 
+def refuse(*_: object) -> tuple[object, object]:
+    raise RuntimeError("CUDA error: invalid argument")
+
+
 def test_a_state_whose_copy_fails_is_lost_if_it_was_all_there_was_and_copied_again_if_not() -> None:
     world = World(SlotModel(2), TinyModel(), 2, 2, 0, 1)
     lost: list[int] = []
@@ -310,7 +314,7 @@ def test_a_state_whose_copy_fails_is_lost_if_it_was_all_there_was_and_copied_aga
     assert world.states.stow(suspended.copy, "host").poll() is None
     pool, copy = world.pool, world.pool.late.copy
     assert pool._outward is not None
-    pool._outward._tell = lambda *_: 1 / 0
+    pool._outward._tell = refuse
     while pool.waiting:
         pool.late.settle()
         world.states.pump()
