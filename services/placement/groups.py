@@ -33,6 +33,7 @@ class Groups:
         self._transports = {report.worker: frozenset(report.transports) for report in reports}
         self._ready: set[str] = set()
         self._ready_by: dict[str, Counter[str]] = {}
+        self._named: tuple[ModelReport, str] | None = None
         for report in reports:
             starts = report.state == "starting"
             group = report.model.name if starts else self._name(report.model)
@@ -46,11 +47,14 @@ class Groups:
                 self._ready_by.setdefault(group, Counter()).update(self._transports[report.worker])
 
     def _name(self, model: ModelReport) -> str:
-        kind = _Kind(model.name, compatibility_of(model), tuple(model.rungs))
-        if kind not in self._kinds:
-            others = sum(known.model == model.name for known in self._kinds)
-            self._kinds[kind] = f"{model.name}#{others + 1}" if others else model.name
-        return self._kinds[kind]
+        """Neighbours mostly serve the same, which is seen sooner than worked out."""
+        if self._named is None or self._named[0] != model:
+            kind = _Kind(model.name, compatibility_of(model), tuple(model.rungs))
+            if kind not in self._kinds:
+                others = sum(known.model == model.name for known in self._kinds)
+                self._kinds[kind] = f"{model.name}#{others + 1}" if others else model.name
+            self._named = model, self._kinds[kind]
+        return self._named[1]
 
     def fill(self, workers: Iterable[Worker], going_to: Iterable[str]) -> None:
         """How many places each group has left. `going_to`: where sessions are or go."""

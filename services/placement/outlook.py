@@ -142,7 +142,6 @@ def _session(standing: Standing, groups: Groups, copies: Copies, terms: Terms) -
     home = standing.going_to or homes.home_of(row, held, groups.of_worker)
     group = groups.of(row, standing.going_to, home)
     weight, floor_weight, full_weight = weights(row, groups.told(group), terms.floor_rung)
-    failed = {worker for worker, copy in held.items() if copy.state in ("failed", "superseded")}
     return Session(
         session=row.id,
         active=True,
@@ -156,10 +155,15 @@ def _session(standing: Standing, groups: Groups, copies: Copies, terms: Terms) -
         weight=weight,
         floor_weight=floor_weight,
         full_weight=full_weight,
-        avoid=tuple(sorted(failed.union(standing.avoid))),
+        avoid=_avoid(standing, held) if held or standing.avoid else (),
         beat_s=standing.beat_s,
         away_cost_s=_away_s(standing, home, held.get(home), groups, terms),
     )
+
+
+def _avoid(standing: Standing, held: Mapping[str, CopyReport]) -> tuple[str, ...]:
+    failed = {worker for worker, copy in held.items() if copy.state in ("failed", "superseded")}
+    return tuple(sorted(failed.union(standing.avoid)))
 
 
 def _away_s(standing: Standing, home: str, copy: CopyReport | None, groups: Groups, terms: Terms) -> float:
