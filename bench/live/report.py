@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.live.prediction import JUDGED, Prediction, figure
+from bench.sim.profiles import Gpu
 
 WITHIN = 0.15
 
@@ -60,8 +61,8 @@ def _how(prediction: Prediction, loads: Sequence[float]) -> str:
         f"{prediction.made_at}, by the simulator, from what was measured on a system of its own where a few "
         f"sessions played on two workers: chunks made together take {batches}, {profile.beside_boot:g} times "
         f"as long while a worker boots, {profile.beside_busy:g} times while the other one makes chunks"
-        f"{_chance(profile.spread)}, and a new "
-        f"session's first {profile.start_s * 1000:.0f} ms more; a boot {calibration.boot_s} s (the first "
+        f"{_chance(profile.spread)}, and a new session's first {profile.start_s * 1000:.0f} ms more"
+        f"{_later(profile.gpus[0])}; a boot {calibration.boot_s} s (the first "
         f"worker's, on an idle machine, {calibration.learned_boot_s} s). The machine's load before each live "
         f"run: {', '.join(f'{load:.1f}' for load in loads)}.{_drawn(prediction)}"
     )
@@ -69,6 +70,11 @@ def _how(prediction: Prediction, loads: Sequence[float]) -> str:
 
 def _chance(spread: Sequence[float]) -> str:
     return f", and {spread[0]:g} to {spread[-1]:g} times that by chance" if spread else ""
+
+
+def _later(gpu: Gpu) -> str:
+    told = ", ".join(f"{seconds * 1000:.0f} ms for {rows}" for rows, seconds in gpu.told_later)
+    return f"; the worker that boots later tells {told} of itself" if told else ""
 
 
 def _drawn(prediction: Prediction) -> str:
@@ -82,7 +88,8 @@ def _rest(runs: Sequence[dict[str, Any]]) -> str:
     boots = ", ".join(str(boot_s) for run in runs for boot_s in run["boot_s"]) or "none"
     problems = [problem for run in runs for problem in run["problems"]]
     lost = f"Viewers that lost their session: {sum(run['failed'] for run in runs)}."
-    return " ".join([lost, f"Boots seen live: {boots} s.", *problems])
+    kept = "Every chunk that reached a viewer: [live-chunks.jsonl](live-chunks.jsonl)."
+    return " ".join([lost, f"Boots seen live: {boots} s.", kept, *problems])
 
 
 def _table(prediction: Prediction, runs: Sequence[dict[str, Any]]) -> str:

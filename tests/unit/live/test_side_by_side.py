@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench.bound import bound
@@ -74,6 +75,18 @@ def test_a_prediction_is_read_as_it_was_written(calibration: Calibration, tmp_pa
     prediction.write(made, tmp_path / "live-prediction.json")
     assert prediction.read(tmp_path / "live-prediction.json") == made
     assert made.trace == prediction.digest(events)
+
+
+def test_where_times_are_drawn_the_prediction_is_the_middle_of_many_runs(calibration: Calibration) -> None:
+    events = prediction.opened_when_wanted(files.read(files.TWO_WORKERS))
+    drawn = msgspec.structs.replace(calibration.profile, spread=(0.8, 1.0, 1.5))
+    made = prediction.predict(events, Calibration(drawn, boot_s=7.0), "turboserve", 2)
+    low, high = made.between["chunk_latency_ms.p95"]
+    assert low < made.told["chunk_latency_ms"]["p95"] < high
+    assert "nine in ten: `chunk_latency_ms.p50`" in report.page(
+        made, [], [], "t.jsonl", "python -m bench.live"
+    )
+    assert prediction.predict(events, calibration, "turboserve", 2).between == {}
 
 
 def test_the_page_judges_the_middle_run(calibration: Calibration) -> None:
