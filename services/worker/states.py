@@ -147,9 +147,15 @@ class States:
             self.tiers.drop_mirror(kept)
 
     def copy_ahead(self, copy: Copy) -> None:
-        """A step of it was just told the device: its mirror gets what is final, as it becomes so."""
+        """A step of it was just told the device: its mirror gets what is final, as it becomes so. If it has
+        none, that begins now: behind the chunk there is less to copy then.
+        """
         kept = self.shelf.kept.get(copy)
         if kept is None or not self.write_behind:
+            return
+        if kept.mirror is None:
+            self._mirror(copy, kept)
+            kept.ahead = frozenset(kept.mirror.versions if kept.mirror else ())
             return
         try:
             self.tiers.save_ahead(kept)
@@ -206,7 +212,7 @@ class States:
 
     def let_go(self, copy: Copy) -> None:
         """Idempotent. What was reserved and not adopted is freed, and so is what belongs to a copy that is
-        over. One that came is copied to its mirror now, beside its first chunk: behind that there is less.
+        over. One that came is copied to its mirror now; in mid-chunk its next step comes first.
         """
         self.shelf.held.discard(copy)
         kept = self.shelf.kept.get(copy)
@@ -215,7 +221,7 @@ class States:
         ends = kept.reserved or _over(copy, kept.generation)
         if ends and not self.shelf.busy(copy):
             self.shelf.drop(copy)
-        elif not ends and kept.hot and kept.mirror is None and kept.coming is None:
+        elif not (ends or copy in self.shelf.under_way) and kept.hot and not (kept.mirror or kept.coming):
             self._mirror(copy, kept)
 
     def memory(self, copy: Copy) -> Memory:

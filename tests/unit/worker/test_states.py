@@ -300,6 +300,23 @@ def test_who_has_nothing_left_to_copy_leaves_at_once_though_another_state_waits_
     world.end()
 
 
+def test_a_mirror_begins_with_the_first_step_and_not_before_one_that_a_move_waits_for() -> None:
+    world = World(SlotModel(1), TinyModel(), 1, 1, 0, 1)
+    one = Played(0, TinyModel())
+    world.chunk(one)
+    world.states.let_go(one.copy)
+    kept = world.states.shelf.kept[one.copy]
+    assert (kept.mirror, world.pool.busy()) == (None, False)
+    world.states.copy_ahead(one.copy)
+    mirror = world.states.shelf.kept[one.copy].mirror
+    assert mirror is not None
+    assert world.pool.waiting
+    world.states.not_stepped(one.copy)
+    assert not mirror.versions, "what failed may be in all of it"
+    world.played = [one]
+    world.end()
+
+
 def refuse(*_: object) -> tuple[object, object]:
     raise RuntimeError("CUDA error: invalid argument")
 
