@@ -33,7 +33,7 @@ T = TypeVar("T")
 # What may be sent in the pause rather than in another round: a millisecond's worth, or ten.
 _REST_BYTES = {"ipc": 128 << 20, "nccl": 128 << 20, "tcp": 16 << 20}
 _TRIES = 60
-_QUIET_S, _STILL_S = 3.0, 0.3
+_QUIET_S, _STILL_S = 6.0, 0.6
 
 
 @dataclass(frozen=True, slots=True)
