@@ -28,7 +28,7 @@ _FOR_WORST = (
 )
 """(fill, hold_boots, z): what lowers the worst latency, which is low only while nearly everybody is alone."""
 _AS_THEIRS = (
-    *((fill, 4.0) for fill in (0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)),
+    *((fill, 4.0) for fill in (0.9, 0.8, 0.75, 0.7, 0.65, 0.625, 0.6, 0.55, 0.5)),
     *((fill, 1.0) for fill in (0.9, 0.8)),
 )
 """(fill, hold_boots): our placement on fleets sized without a forecast, by head-room, as theirs are."""
@@ -97,7 +97,7 @@ def _boot() -> Iterator[Case]:
             yield Case("boot", "paper", {"rho": rho, "hold_s": hold_s})
     for target in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
         yield Case("boot", "hpa", {"target": target})
-    for z in (0.0, 0.5, 1.0, 2.0, 3.0, DEFAULT_Z, 5.0, 6.0, 8.0):
+    for z in (0.0, 0.5, 1.0, 2.0, 3.0, 3.75, DEFAULT_Z, 5.0, 6.0, 8.0):
         yield Case("boot", "turboserve", {"z": z})
     for fill, hold_boots, z in _FOR_WORST:
         sized = {"z": z, "fill": fill, "hold_boots": hold_boots}
