@@ -142,11 +142,11 @@ class Board:
             self._now_s = latencies_s(self.ready, self.loads, 0.0)
         return self._now_s
 
-    def vacancies(self, session: Session, more: float | None = None, *, beyond: bool = False) -> Vacancies:
+    def vacancies(self, session: Session, *, beyond: bool = False) -> Vacancies:
         """Ready workers with room for it: within capacity, or `beyond` it up to their slots. Those to be
-        avoided only if there is no other. `more`: what to reckon latencies with, None: its weight.
+        avoided only if there is no other.
         """
-        wanted = Wanted(session.group, session.weight, session.weight if more is None else more, beyond)
+        wanted = Wanted(session.group, session.weight, beyond)
         known = self._vacancies.get(wanted)
         if known is None:
             known = Vacancies(wanted, self.ready, self.loads, self.counts)

@@ -52,7 +52,7 @@ class Paper(msgspec.Struct, frozen=True, tag="paper"):
         """Placing raises only the chosen worker's latency: L is the greater of that and today's worst. A
         latency that is none (below 0, NaN) ties with all.
         """
-        free = board.vacancies(session, more=1.0)
+        free = board.vacancies(session)
         if not free.workers:
             return None
         worst_s = max(board.now_s())
@@ -86,15 +86,15 @@ class Paper(msgspec.Struct, frozen=True, tag="paper"):
             gains_s = self._gains_s(board, session, source)
             gain = max(gains_s, default=0.0)
             if gain > 0.0 and (best is None or gain > best.gain_s):
-                target = board.vacancies(session, more=1.0).workers[gains_s.index(gain)]
+                target = board.vacancies(session).workers[gains_s.index(gain)]
                 best = Gain(gain, session, target)
         return best
 
     def _gains_s(self, board: Board, session: Session, source: Worker) -> list[float]:
         """Γ of moving it to each of those with room; 0 to where it is."""
-        free = board.vacancies(session, more=1.0)
+        free = board.vacancies(session)
         slowest = [w for w in heapq.nlargest(3, board.ready, key=board.latency_s) if w is not source]
-        worst_s, left_s = board.latency_s(source), board.latency_s(source, -1)
+        worst_s, left_s = board.latency_s(source), board.latency_s(source, -session.weight)
         others_s = [max(board.latency_s(worker), left_s) for worker in slowest] + [left_s]
         cost_s = max(0.0, session.move_cost_s)
         gains_s = [

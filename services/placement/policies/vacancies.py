@@ -18,11 +18,10 @@ _ROUNDING = 1e-9
 
 
 class Wanted(NamedTuple):
-    """`more`: the load to reckon latencies with. `beyond`: capacity doesn't count, only slots do."""
+    """`beyond`: capacity doesn't count, only slots do."""
 
     group: str
     weight: float
-    more: float
     beyond: bool
 
 
@@ -48,7 +47,7 @@ class Vacancies:
         self._ready = ready
         self._at = list(compress(range(len(ready)), self._fit(ready)) if among is None else among)
         self.workers = [ready[index] for index in self._at]
-        self.latencies_s = latencies_s(self.workers, loads, wanted.more)
+        self.latencies_s = latencies_s(self.workers, loads, wanted.weight)
         self.prices = [_price(worker) for worker in self.workers]
 
     def look_at(self, index: int, worker: Worker) -> None:
@@ -60,7 +59,7 @@ class Vacancies:
             for row in rows:
                 del row[place]
         if self._fit([worker])[0]:
-            with_it_s = latency_s(worker, self._loads[worker.worker] + self._wanted.more)
+            with_it_s = latency_s(worker, self._loads[worker.worker] + self._wanted.weight)
             self._at.insert(place, index)
             self.workers.insert(place, worker)
             self.latencies_s.insert(place, with_it_s)

@@ -56,6 +56,12 @@ def test_the_best_move_off_the_bottleneck_is_made_while_it_gains() -> None:
     assert decision.rho_max == 0.5
 
 
+def test_one_that_takes_more_than_others_is_not_moved_back_and_forth() -> None:
+    """Reckoned as one session of a lighter rung, each move would seem to gain, for ever."""
+    heavy = placement.Session("heavy", True, 0.0, worker="a", weight=1.7)
+    assert Paper().decide(view([worker("a"), worker("b")], [heavy]), Memory()).acts == ()
+
+
 def test_a_move_that_costs_more_than_it_gains_is_not_made() -> None:
     """Γ = 0.7 − 0.45 − η·κ."""
     seen = view([worker("a"), worker("b")], on("a", 4, 0.2))
