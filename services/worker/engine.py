@@ -34,9 +34,6 @@ from services.worker.stepper import Stepper
 
 logger = logging.getLogger(__name__)
 
-_LOOK_AGAIN_S = 1.0
-_SOON_S = 0.002
-
 
 @dataclass(slots=True)
 class Engine:

@@ -140,7 +140,7 @@ class HostPool:
         """
         changed = [part for name, part in parts.items() if mirror.versions.get(name) != part.version]
         spans = [span for part in changed for span in part.spans]
-        if not mirror.versions or self._full(mirror, sum(end - start for start, end in spans)):
+        if self._begins_anew(mirror, sum(end - start for start, end in spans)):
             spans = [(0, len(memory))]
         copying = self._out(mirror, memory, [Final(*span, after) for span in spans], urgent=urgent)
         mirror.versions = {name: part.version for name, part in parts.items()}
@@ -154,7 +154,7 @@ class HostPool:
         """
         lacking = {name for name in final if mirror.versions.get(name) != parts[name].version}
         spans = sorted((span for name in lacking for span in final[name]), key=lambda span: span.start)
-        if not mirror.versions or self._full(mirror, sum(span.end - span.start for span in spans)):
+        if self._begins_anew(mirror, sum(span.end - span.start for span in spans)):
             return frozenset()
         self._out(mirror, memory, spans, urgent=False)
         mirror.versions = {**mirror.versions, **{name: parts[name].version for name in lacking}}
@@ -162,13 +162,16 @@ class HostPool:
 
     def load(self, mirror: Mirror, memory: Memory, after: Any = None) -> Copying:
         """All of it, by one copy. `join` before the device uses it. `after`: the event after which `memory`
-        may be written; None: all that the device was told so far, of whichever session.
+        may be written; None: all that the device was told so far, of whichever session. Raises `RuntimeError`
+        if a copy to the mirror failed.
         """
         row, started = self._memory[mirror.slot], time.perf_counter()
         if self._lanes is None or self._outward is None:
             np.asarray(memory)[:] = np.asarray(row)
             return Copying(len(memory), time.perf_counter() - started)
         self._outward.flush(mirror.slot)
+        if self._outward.has_failed(mirror.slot):
+            raise RuntimeError("a copy to host memory failed, so this state isn't whole there")
         last = self._outward.last(mirror.slot)
         before = [after or self._lanes.told(), *([] if last is None else [last.ended])]
         piece = Piece(mirror.slot, None, None)
@@ -183,7 +186,8 @@ class HostPool:
             return
         if last.ended is None:
             self._outward.flush(last.slot)
-        self._lanes.join(last.ended)
+        if last.ended is not None:
+            self._lanes.join(last.ended)
 
     @property
     def waiting(self) -> bool:
@@ -210,14 +214,15 @@ class HostPool:
         told: Callable[[], None] = self._lanes.told().synchronize
         return told
 
-    def _full(self, mirror: Mirror, size_bytes: int) -> bool:
-        """So much more would be more than may wait: then nothing does any more, and all is to be copied."""
-        if self._outward is None:
+    def _begins_anew(self, mirror: Mirror, size_bytes: int) -> bool:
+        """It has nothing, or so much more would be more than may wait: then nothing does any more, and all is
+        to be copied.
+        """
+        waiting = 0 if self._outward is None else self._outward.waiting_bytes(mirror.slot)
+        if mirror.versions and waiting + size_bytes <= _MOST_WAITING * self._slot_bytes:
             return False
-        waiting = self._outward.waiting_bytes(mirror.slot)
-        if waiting + size_bytes <= _MOST_WAITING * self._slot_bytes:
-            return False
-        self._outward.drop(mirror.slot)
+        if self._outward is not None:
+            self._outward.drop(mirror.slot)
         mirror.versions = {}
         return True
 

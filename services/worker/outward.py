@@ -96,25 +96,12 @@ class Outward:
         """Tell what may be told now. Never raises: a mirror whose copy fails is dropped, see `failed`."""
         under_way = self._under_way_bytes()
         while under_way < self._most_bytes and (queue := self._next()) is not None:
-            piece = queue[0]
-            try:
-                self._tell_first(queue, ())
-            except Exception as error:  # noqa: BLE001 whatever the device has
-                self._fail(piece.slot, error)
-            else:
-                under_way += piece.size_bytes
+            under_way += self._try_first(queue, ())
 
     def flush(self, slot: int) -> None:
-        """Tell all of this mirror at once, final or not: the device waits. Raises what went wrong there, and
-        then the mirror is dropped.
-        """
+        """Tell all of this mirror at once, final or not: the device waits. Never raises, as `pump`."""
         while (queue := self._waiting.get(slot)) is not None:
-            try:
-                self._tell_first(queue, queue[0].after)
-            except Exception:
-                self.drop(slot)
-                self._failed.add(slot)
-                raise
+            self._try_first(queue, queue[0].after)
 
     def drop(self, slot: int) -> None:
         """What wasn't told of this mirror never will be."""
@@ -122,6 +109,10 @@ class Outward:
             piece.dropped, piece.into, piece.source = True, None, None
         self._urgent.discard(slot)
         self._failed.discard(slot)
+
+    def has_failed(self, slot: int) -> bool:
+        """Whether `failed` will name it."""
+        return slot in self._failed
 
     def failed(self) -> set[int]:
         """Mirrors dropped since the last call because a copy of theirs failed: they aren't whole."""
@@ -140,15 +131,21 @@ class Outward:
             self._fail(piece.slot, error)
             return False
 
-    def _tell_first(self, queue: deque[Piece], after: Sequence[Any]) -> None:
+    def _try_first(self, queue: deque[Piece], after: Sequence[Any]) -> int:
+        """How many bytes the device was told."""
         piece = queue[0]
-        piece.begun, piece.ended = self._tell(piece.into, piece.source, after)
+        try:
+            piece.begun, piece.ended = self._tell(piece.into, piece.source, after)
+        except Exception as error:  # noqa: BLE001 whatever the device has
+            self._fail(piece.slot, error)
+            return 0
         piece.into = piece.source = None
         self._told.append(piece)
         queue.popleft()
         if not queue:
             del self._waiting[piece.slot]
             self._urgent.discard(piece.slot)
+        return piece.size_bytes
 
     def _under_way_bytes(self) -> int:
         """Told and not over. They end in the order in which they were told."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -55,10 +56,18 @@ class Shelf:
         return self._suspend(copy, kept)
 
     def take_in(self, copy: Copy, kept: Kept) -> Copying | None:
-        """The suspended one is on its way to the device. None: there is no room."""
-        if not self.make_room(copy):
+        """The suspended one is on its way to the device. None: there is no room, or it is lost."""
+        return self.fetch(copy, kept) if self.make_room(copy) else None
+
+    def fetch(self, copy: Copy, kept: Kept) -> Copying | None:
+        """There is room. None: it is lost."""
+        try:
+            copying = self.tiers.fetch(kept)
+        except Exception as error:
+            logger.exception("not fetched", extra={"session": copy.session})
+            traceback.clear_frames(error.__traceback__)  # its place is free though somebody keeps the error
+            self.lose(copy, "it could not be copied back")
             return None
-        copying = self.tiers.fetch(kept)
         self.tell(copy)
         return copying
 

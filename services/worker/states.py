@@ -63,13 +63,8 @@ class States:
         if kept is None or kept.hot:
             return
         self.shelf.make_ready()
-        try:
-            if self.tiers.free:
-                self.tiers.fetch(kept)
-                self.shelf.tell(copy)
-        except Exception:
-            logger.exception("not fetched", extra={"session": copy.session})
-            self.shelf.lose(copy, "it could not be copied back")
+        if self.tiers.free:
+            self.shelf.fetch(copy, kept)
 
     def coming(self, copy: Copy) -> bool:
         """Whether its state will be there without anybody's doing, but isn't yet."""

@@ -68,9 +68,10 @@ class Tiers:
 
     def hurry(self) -> None:
         """Free a place whose copy isn't over: what the device is told from now on comes after that."""
-        _, copying = self._leaving.pop(0)
-        self.pool.join(copying)
+        state, copying = self._leaving.pop(0)
         self._taken -= 1
+        self.pool.join(copying)
+        del state  # its place is wiped now, behind that
 
     def take(self, make: Callable[[], State]) -> State:
         """The caller has made room."""

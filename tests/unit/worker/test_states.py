@@ -345,6 +345,23 @@ def test_a_state_whose_copy_fails_is_lost_if_it_was_all_there_was_and_copied_aga
     world.end()
 
 
+def test_what_could_not_be_copied_is_not_brought_back_before_anybody_noticed() -> None:
+    world = World(SlotModel(1), TinyModel(), 1, 1, 0, 1)
+    lost: list[int] = []
+    world.states.shelf.on_lost = lambda copy: lost.append(copy.key)
+    (one,) = world.played = [Played(0, TinyModel())]
+    until_decoded(world, one)
+    assert world.pool._outward is not None
+    world.pool._outward._tell = refuse
+    world.states.stow(one.copy, "host").poll()
+    with pytest.raises(NoRoom):
+        one.begin(world.states)
+    assert lost == [0]
+    one.lost()
+    until_decoded(world, one)
+    world.end()
+
+
 def test_in_full_host_memory_mirrors_of_the_hot_give_way_and_then_the_longest_suspended() -> None:
     world = World(SlotModel(1), TinyModel(), 1, 2, 0, 1)
     lost: list[int] = []
