@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,37 +37,32 @@ class Divided:
 
     def submit(self, work: Work) -> Future[Any]:
         """As an executor's, for Triton."""
-        made: Future[Any] = Future()
         if self._folder is None:
-            self._threads.submit(self._fulfil, made, work)
-        else:
-            path = self._folder / f"{next(self._numbers)}.lock"
-            self._threads.submit(self._if_free, path, made, work)
+            return self._threads.submit(self._loaded, work)
+        made: Future[Any] = Future()
+        self._begin(made, self._if_free, self._folder / f"{next(self._numbers)}.lock", work)
         return made
 
-    def _if_free(self, path: Path, made: Future[Any], work: Work) -> None:
+    def _begin(self, made: Future[Any], how: Callable[..., None], path: Path, work: Work) -> None:
+        begun = self._threads.submit(how, made, path, work)
+        begun.add_done_callback(partial(_tell_error, made))
+
+    def _if_free(self, made: Future[Any], path: Path, work: Work) -> None:
         with host_lock_if_free(path) as free:
             if free:
-                self._fulfil(made, work)
+                made.set_result(self._loaded(work))
                 return
         self.elsewhere.append(path)
-        try:
-            self._threads.submit(self._after, path, made, work)
-        except RuntimeError as error:  # the process ends
-            made.set_exception(error)
+        self._begin(made, self._after, path, work)
 
-    def _after(self, path: Path, made: Future[Any], work: Work) -> None:
+    def _after(self, made: Future[Any], path: Path, work: Work) -> None:
         with host_lock(path, _LOCK_DEADLINE_S, told=False):
-            self._fulfil(made, work)
+            made.set_result(self._loaded(work))
 
-    def _fulfil(self, made: Future[Any], work: Work) -> None:
-        try:
-            kernel = work()
-            self._load(kernel)
-        except BaseException as error:  # noqa: BLE001 as an executor does
-            made.set_exception(error)
-            return
-        made.set_result(kernel)
+    def _loaded(self, work: Work) -> Any:
+        kernel = work()
+        self._load(kernel)
+        return kernel
 
     def _load(self, kernel: Any) -> None:
         """Those of a name that take the same types share a launcher, which a C compiler makes once."""
@@ -75,3 +71,9 @@ class Divided:
                 _ = kernel.run
             except Exception as error:  # noqa: BLE001 whoever launches it is told too
                 logger.debug("%s can't be loaded: %s", kernel.name, error)
+
+
+def _tell_error(made: Future[Any], begun: Future[None]) -> None:
+    """Also where no thread came to it."""
+    if (error := begun.exception()) is not None:
+        made.set_exception(error)

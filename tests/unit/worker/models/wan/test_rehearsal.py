@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,6 +135,14 @@ def test_every_kernel_that_compiles_is_loaded_too(tmp_path: Path) -> None:
         assert [each.result(DEADLINE_S) for each in asked[1:]] == kernels
     assert [kernel.loaded for kernel in kernels] == [False, True, True]
     assert divided.elsewhere == []
+
+
+@pytest.mark.parametrize("folder", [None, "locks"])
+def test_nobody_waits_for_threads_that_could_not_begin(tmp_path: Path, folder: str | None) -> None:
+    with ThreadPoolExecutor(1, initializer=_fails) as pool:
+        divided = Divided(pool, tmp_path / folder if folder else None)
+        asked = divided.submit(_compiles(Compiled("split")))
+        assert isinstance(asked.exception(DEADLINE_S), BrokenExecutor)
 
 
 def test_a_kernel_that_another_worker_is_at_comes_last(tmp_path: Path) -> None:
