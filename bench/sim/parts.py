@@ -29,7 +29,8 @@ class KindOfWorker:
         self.batch_s: Mapping[int, float] = dict(gpu.batch_s)
         self.rows = [0, *(paying_rows(curve, ready) for ready in range(1, gpu.slots + 1))]
         if gpu.told_later:
-            told = msgspec.structs.replace(gpu, batch_s=gpu.told_later, told_later=())
+            known = tuple(point for point in gpu.told_later if point[0] in self.batch_s)
+            told = msgspec.structs.replace(gpu, batch_s=known, told_later=())
             self.later = KindOfWorker(told, target_s)
             self.later.batch_s = self.batch_s
 

@@ -13,7 +13,8 @@ from services.worker.curve import HEADROOM, Curve, Pace, round_s
 class Gpu(msgspec.Struct, frozen=True):
     """`batch_s`: (sessions, seconds) of one chunk of each, made together. `slots`: states that fit.
     `most_active` None: what keeps the latency target is its capacity; else at most so many. `told_later`:
-    what one that boots beside busy ones measures and says of itself, though it is as quick; empty: `batch_s`.
+    what one that boots beside busy ones measures and says of itself, though it is as quick (sizes that
+    `batch_s` hasn't count nothing); empty: `batch_s`.
     """
 
     kind: str

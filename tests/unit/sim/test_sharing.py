@@ -70,7 +70,7 @@ def test_a_worker_that_boots_later_may_tell_another_curve_and_is_as_quick() -> N
     gpu = msgspec.structs.replace(PROFILE.gpus[0], most_active=2)
     profiles = [
         msgspec.structs.replace(PROFILE, gpus=(kind,))
-        for kind in (gpu, msgspec.structs.replace(gpu, told_later=((1, 0.5),)))
+        for kind in (gpu, msgspec.structs.replace(gpu, told_later=((1, 0.5), (2, 0.6))))
     ]
     told = [simulate(events, Options(profile=profile, max_gpus=2, boot_s=5.0)) for profile in profiles]
     assert [run["chunk_latency_ms"]["p50"] for run in told] == pytest.approx([200.0, 200.0])
