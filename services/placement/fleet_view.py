@@ -76,7 +76,8 @@ class FleetView:
         """
         worker, known = exited.worker, self._workers.get(exited.worker)
         incarnation = exited.incarnation or (known.report.incarnation if known is not None else "")
-        if self._ended_at(worker, incarnation) is not None or len(self._exits) >= _MAX_WORKERS:
+        told = self._exits.keys() & {(worker, incarnation), (worker, exited.incarnation)}
+        if told or len(self._exits) >= _MAX_WORKERS:
             return False
         self._exits[worker, incarnation] = now
         if known is None or known.report.incarnation != incarnation:

@@ -98,6 +98,17 @@ def test_who_never_heard_a_worker_believes_that_it_ended_until_it_reports() -> N
     assert view.why_lost("w-1", "i-1", 2.0, LONG) == ""
 
 
+def test_one_that_was_given_up_too_soon_may_end_later() -> None:
+    """As one that hung in a pod: its autoscaler knows no incarnation, who started it does."""
+    view = view_of()
+    assert view.exited(WorkerExited("w-1"), 0.0)
+    assert view.report(make_report("w-1", 7), 2.0)
+    assert not view.exited(WorkerExited("w-1"), 3.0), "it is said again"
+    assert view.why_lost("w-1", "i-1", 3.0, LONG) == ""
+    assert view.exited(WorkerExited("w-1", -9, "i-1"), 4.0)
+    assert view.why_lost("w-1", "i-1", 4.0, LONG) == "its worker ended"
+
+
 def test_a_last_word_is_death_at_once() -> None:
     view = view_of(make_report("w-1", 1, make_copy()))
     view.report(make_report("w-1", 2, state="stopped"), 1.0)
