@@ -24,7 +24,7 @@ from shared.process import Process, run
 from shared.settings import SettingsError, load
 
 EXIT_USAGE = 2
-_THREADS = ("device", "encode", "transfer")
+_THREADS = ("device", "encode", "transfer", "early")
 _SWITCH_S = 0.0005  # between threads: the event loop is not to wait 5 ms for the device thread
 _STEP_END_S = 2.0  # for a step that nobody wants any more: it can't be interrupted
 
@@ -41,7 +41,7 @@ def main(given: Mapping[str, object]) -> int:
     early.begin(settings.device)
     exit_code = run("worker", settings, serve, instance=worker)
     if any(thread.name.startswith(_THREADS) for thread in threading.enumerate()):
-        os._exit(exit_code)  # what hangs in the model can't be ended, and Python would wait for it
+        os._exit(exit_code)  # what hangs in a model or a driver can't be ended, and Python would wait for it
     return exit_code
 
 
