@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 
 from nats.aio.subscription import Subscription
 
@@ -21,6 +22,7 @@ from services.worker.mover import gate
 from services.worker.mover.incoming import Incoming
 from services.worker.mover.outgoing import Outgoing
 from services.worker.mover.port import Port
+from services.worker.mover.quiet import quiet_moment
 from services.worker.moving.facts import Dropped, Failed, Told
 from shared.bus import Meta, Refused
 from shared.contracts.fleet import Own
@@ -65,7 +67,9 @@ class Mover:
             await bus.serve(STAGE, self._stage, **at),
             await bus.subscribe(CALL_OFF, self._call_off, **at),
         ]
-        forgetting = self.port.links.keep_forgetting_lost(self.port.quiet)
+        engine = self.port.engine
+        moment = partial(quiet_moment, engine.errands, engine.planning, bus, desk.cell)
+        forgetting = self.port.links.keep_forgetting_lost(moment)
         self._forgetting = asyncio.create_task(forgetting, name="lost links")
 
     async def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from services.worker.engine import Engine
 from services.worker.holdings import Holdings
 from services.worker.mover.links import Links
 from services.worker.moving.patience import Patience
-from services.worker.planning import Quiet
 from services.worker.states import States
 from services.worker.tiers import DEVICE
 from services.worker.transfer.choose import kind_of
@@ -33,7 +31,6 @@ T = TypeVar("T")
 # What may be sent in the pause rather than in another round: a millisecond's worth, or ten.
 _REST_BYTES = {"ipc": 128 << 20, "nccl": 128 << 20, "tcp": 16 << 20}
 _TRIES = 60
-_QUIET_S, _STILL_S = 6.0, 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +68,6 @@ class Port:
             done.cancel()
             raise Refused("busy", "the device thread is at one step for long", "try again in a moment")
         return done.result()
-
-    async def quiet(self) -> None:
-        """Until every chunk here is in time though the device stands still for a while; `_QUIET_S` at most:
-        then it has to be, whoever plays.
-        """
-        planning = self.engine.planning
-        with contextlib.suppress(RuntimeError):
-            errand = self.engine.errands.put(lambda: Quiet(planning, _STILL_S))
-            await asyncio.wait({asyncio.wrap_future(errand)}, timeout=_QUIET_S)
-            errand.cancel()
 
     async def fetch(self, copy: Copy) -> None:
         """A suspended state comes to the device beside steps. To `hold` it right away would have the next
