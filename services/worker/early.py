@@ -24,9 +24,10 @@ logger = logging.getLogger(__name__)
 
 _GPUS = Path("/dev/nvidiactl")
 _COMPILER_DEADLINE_S = 20.0
-_SWITCH_S = 0.0005
-"""Between threads, as when the worker serves: whoever reads, hashes or compiles lets go of the interpreter's
-lock a thousand times, and gets it back after so long from whoever makes the model.
+SWITCH_S = 0.0005
+"""Between threads, also while the worker serves: the event loop is not to wait 5 ms for the device thread.
+Whoever reads, hashes or compiles lets go of the interpreter's lock a thousand times, and gets it back after
+so long from whoever makes the model.
 """
 _begun = threading.Event()
 
@@ -37,7 +38,7 @@ def begin(device: str) -> None:
     if not wanted or _begun.is_set():
         return
     _begun.set()
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)
     for what, work in (("torch", _torch), ("Triton's key", _key), ("a C compiler", _c_compiler)):
         threading.Thread(target=_tried, args=(what, work), name="early", daemon=True).start()
 

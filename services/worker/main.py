@@ -25,7 +25,6 @@ from shared.settings import SettingsError, load
 
 EXIT_USAGE = 2
 _THREADS = ("device", "encode", "transfer", "early")
-_SWITCH_S = 0.0005  # between threads: the event loop is not to wait 5 ms for the device thread
 _STEP_END_S = 2.0  # for a step that nobody wants any more: it can't be interrupted
 
 
@@ -81,7 +80,7 @@ async def _work(
     device: ThreadPoolExecutor,
     loaded: Loaded,
 ) -> None:
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(early.SWITCH_S)
     worker = assemble(process, reporter, log, loaded)
     beating = process.spawn("engine", _beat(device, worker.engine))
     await worker.mover.start()
